@@ -1,0 +1,1 @@
+"""Small, fast, noise-robust audio-visual speech recognition in plain PyTorch."""

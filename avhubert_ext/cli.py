@@ -1,0 +1,135 @@
+"""`avhubert-ext`: the command line of the library.
+
+Every command is a function that imports what it needs when it runs, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from avhubert_ext.errors import InputError
+
+
+def _synth(args: argparse.Namespace) -> None:
+    from avhubert_ext.synth.corpus import synthesize
+
+    synthesize(
+        args.out,
+        speakers=args.speakers,
+        utterances=args.utterances,
+        seed=args.seed,
+        domain=args.domain,
+        workers=args.workers,
+    )
+
+
+def _add_synth(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "synth", _synth, "make the embedded corpus: speech, lips and noise")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, LRS3 layout")
+    parser.add_argument("--speakers", type=int, default=10, help="every fifth is a test speaker")
+    parser.add_argument("--utterances", type=int, default=20, help="utterances per speaker")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same corpus")
+    parser.add_argument(
+        "--domain",
+        choices=("commands", "open"),
+        default="commands",
+        help="commands: a GRID-like grammar; open: sentences from an open word list",
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from avhubert_ext.data.prepare import prepare
+
+    counts = prepare(args.corpus, args.out, args.vocabulary, args.valid_fraction, args.workers)
+    print(", ".join(f"{name}: {count} utterances" for name, count in counts.items()))
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "prepare", _prepare, "LRS3-layout corpus -> AV-HuBERT manifests")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with trainval/ and test/")
+    parser.add_argument("--out", type=Path, required=True, help="manifest folder to write")
+    parser.add_argument("--vocabulary", type=int, default=1000, help="subwords, specials included")
+    parser.add_argument(
+        "--valid-fraction", type=float, default=0.05, help="of trainval speakers, for validation"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+
+
+def _noise(args: argparse.Namespace) -> None:
+    from avhubert_ext.data.prepare_noise import prepare_noise
+
+    prepare_noise(args.musan, args.out, args.seed)
+    print(f"noise manifests written to {args.out}")
+
+
+def _add_noise(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "noise", _noise, "MUSAN -> babble, music and noise manifests")
+    parser.add_argument("--musan", type=Path, required=True, help="folder with speech/ music/ noise/")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from avhubert_ext.models.checkpoint import convert
+
+    print(convert(args.input, args.output, half=args.half))
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "convert", _convert, "convert models between safetensors, fairseq and s3prl files"
+    )
+    parser.add_argument("input", type=Path, help=".pt of fairseq, .ckpt of s3prl, .safetensors")
+    parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
+    parser.add_argument("--half", action="store_true", help="store the weights as float16")
+
+
+def _command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    function: Callable[[argparse.Namespace], None],
+    help: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="avhubert-ext",
+        description="Small, fast, noise-robust audio-visual speech recognition.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_synth(commands)
+    _add_prepare(commands)
+    _add_noise(commands)
+    _add_convert(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        args.function(args)
+    except InputError as error:
+        print(f"avhubert-ext: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("avhubert-ext: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

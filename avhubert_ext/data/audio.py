@@ -1,0 +1,67 @@
+"""Audio in, AV-HuBERT's stacked log filter banks out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.data.files import whole_file
+from avhubert_ext.errors import InputError
+
+SAMPLE_RATE = 16_000  # Hz
+FILTERS = 26
+STACK = 4  # filter-bank frames (100 Hz) in one video frame (25 Hz)
+FEATURES = FILTERS * STACK
+SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+
+
+def load_audio(path: Path | str) -> np.ndarray:
+    """A 16 kHz mono file as int16 [samples]. Raises InputError that names the file."""
+    import soundfile
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} not found: the manifest names it; run `avhubert-ext prepare` again")
+    try:
+        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path}: not a readable audio file ({error})") from None
+    if rate != SAMPLE_RATE:
+        raise InputError(f"{path}: sample rate is {rate} Hz, expected 16000 Hz: resample the file")
+    if samples.shape[1] != 1:
+        raise InputError(f"{path}: {samples.shape[1]} channels, expected mono: mix it down")
+    if not len(samples):
+        raise InputError(f"{path}: no samples; remove the utterance from the manifest")
+    return samples[:, 0]
+
+
+def write_wav(path: Path, samples: np.ndarray) -> None:
+    """Write int16 [N] as a 16 kHz wav file, in one step."""
+    import soundfile
+
+    with whole_file(path) as temporary:
+        soundfile.write(temporary, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+
+
+def audio_features(
+    waveform: np.ndarray, sample_rate: int = SAMPLE_RATE, n_frames: int | None = None
+) -> np.ndarray:
+    """AV-HuBERT's audio features.
+
+    waveform: int16 [samples] (int16 scale matters: the filter banks are log energies).
+    Returns float32 [T, 104]: 26 log filter banks at 100 Hz, four frames stacked, cut or padded
+    with zeros to `n_frames` if given, then each frame normalised to zero mean, unit variance.
+    """
+    from python_speech_features import logfbank
+
+    if sample_rate != SAMPLE_RATE:
+        raise InputError(f"sample rate is {sample_rate} Hz, expected 16000 Hz: resample first")
+    bands = logfbank(waveform, samplerate=SAMPLE_RATE).astype(np.float32)
+    padding = -len(bands) % STACK
+    stacked = np.pad(bands, ((0, padding), (0, 0))).reshape(-1, FEATURES)
+    if n_frames is not None:
+        missing = max(0, n_frames - len(stacked))
+        stacked = np.pad(stacked[:n_frames], ((0, missing), (0, 0)))
+    mean = stacked.mean(axis=1, keepdims=True)
+    variance = stacked.var(axis=1, keepdims=True)
+    return (stacked - mean) / np.sqrt(variance + np.float32(1e-5))

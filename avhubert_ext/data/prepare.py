@@ -1,0 +1,165 @@
+"""An LRS3-layout folder in, AV-HuBERT's manifest folder out.
+
+In: `trainval/SPEAKER/CLIP.mp4` with `CLIP.txt` (first line `Text:  WORDS`), the same under `test/`;
+`CLIP.wav` beside the video is used if it is there, else the audio track is extracted.
+Out: `{train,valid,test}.{tsv,wrd}`, `spm_unigramN.model`, `dict.wrd.txt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
+from avhubert_ext.data.files import make_folder, write_text
+from avhubert_ext.data.manifest import Utterance, write_manifest
+from avhubert_ext.data.text import train_subwords
+from avhubert_ext.data.video import load_video
+from avhubert_ext.errors import InputError
+
+PROGRESS = "utterances.jsonl"  # one line an utterance already read, so that a rerun goes on
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An utterance of the corpus with its transcript, as strings that fit into JSON."""
+
+    id: str
+    video: str
+    audio: str
+    frames: int
+    samples: int
+    text: str
+
+
+def prepare(
+    corpus: Path, out: Path, vocabulary: int = 1000, valid_fraction: float = 0.05, workers: int = 1
+) -> dict[str, int]:
+    """Write the manifest folder; returns the number of utterances of each split.
+
+    Validation speakers are held out of `trainval`: whole speakers, chosen by a hash of the name.
+    """
+    found = sorted(corpus.glob("trainval/*/*.mp4")) + sorted(corpus.glob("test/*/*.mp4"))
+    if not found:
+        raise InputError(
+            f"{corpus}: no trainval/SPEAKER/CLIP.mp4 and no test/SPEAKER/CLIP.mp4 in it; give an "
+            "LRS3-layout folder, or make one with `avhubert-ext synth`"
+        )
+    make_folder(out)
+    clips = _read_clips(corpus, found, out, workers)
+    splits = _split(clips, valid_fraction)
+    for name, members in splits.items():
+        if not members:
+            raise InputError(f"{corpus}: no utterance for {name}; it needs 2 trainval speakers")
+        write_text(out / f"{name}.wrd", "".join(f"{c.text}\n" for c in members))
+        write_manifest(out / f"{name}.tsv", [_utterance(c) for c in members])
+    train_subwords([c.text for c in splits["train"]], vocabulary, out)
+    return {name: len(members) for name, members in splits.items()}
+
+
+def read_transcript(path: Path) -> str:
+    """The words after `Text:` in an LRS3 transcript, lower case."""
+    if not path.is_file():
+        raise InputError(f"{path} not found: every clip needs a transcript, `Text:  WORDS`")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = lines[0] if lines else ""
+    label, _, words = first.partition(":")
+    if label.strip() != "Text" or not words.strip():
+        raise InputError(f"{path}: the transcript is empty; the first line must be `Text:  WORDS`")
+    return " ".join(words.lower().split())
+
+
+def _utterance(c: Clip) -> Utterance:
+    return Utterance(c.id, Path(c.video), Path(c.audio), c.frames, c.samples)
+
+
+def _read_clips(corpus: Path, videos: list[Path], out: Path, workers: int) -> list[Clip]:
+    from tqdm import tqdm
+
+    progress = out / PROGRESS
+    known = {c.id: c for c in _read_progress(progress)}
+    ids = [str(v.relative_to(corpus).with_suffix("")) for v in videos]
+    todo = [(i, v, out) for i, v in zip(ids, videos, strict=True) if i not in known]
+    with (
+        progress.open("a", encoding="utf-8") as log,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+    ):
+        chunk = max(1, min(16, len(todo) // workers))
+        bar = tqdm(total=len(ids), initial=len(known), desc="prepare", unit="clip")
+        try:
+            for clip in pool.map(_read_clip, todo, chunksize=chunk):
+                known[clip.id] = clip
+                log.write(json.dumps(asdict(clip)) + "\n")
+                bar.update()
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            bar.close()
+    return [known[i] for i in ids]
+
+
+def _read_progress(path: Path) -> Iterable[Clip]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield Clip(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            return  # a line cut short by a kill: read that clip again
+
+
+def _read_clip(job: tuple[str, Path, Path]) -> Clip:
+    clip_id, video, out = job
+    text = read_transcript(video.with_suffix(".txt"))
+    audio = video.with_suffix(".wav")
+    if not audio.is_file():
+        audio = out / "audio" / f"{clip_id}.wav"
+        extract_audio(video, audio)
+    # Decoded, not read from the header: a manifest must not name a video that does not play.
+    frames = len(load_video(video))
+    samples = len(load_audio(audio))
+    return Clip(clip_id, str(video.absolute()), str(audio.absolute()), frames, samples, text)
+
+
+def extract_audio(video: Path, wav: Path) -> None:
+    """The audio track of a video as a 16 kHz mono wav file."""
+    import av
+
+    try:
+        with av.open(str(video)) as container:
+            if not container.streams.audio:
+                raise InputError(f"{video}: no audio track and no {video.stem}.wav beside it")
+            resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+            frames = [r for f in container.decode(audio=0) for r in resampler.resample(f)]
+            frames += resampler.resample(None)
+    except av.error.FFmpegError as error:
+        raise InputError(f"{video}: cannot decode its audio ({error}); copy it again") from None
+    samples = np.concatenate([f.to_ndarray()[0] for f in frames])
+    write_wav(wav, samples)
+
+
+def _split(clips: list[Clip], valid_fraction: float) -> dict[str, list[Clip]]:
+    training = [c for c in clips if c.id.startswith("trainval/")]
+    speakers = sorted({_speaker(c) for c in training}, key=_hash)
+    held_out = set(speakers[: max(1, round(valid_fraction * len(speakers)))])
+    return {
+        "train": [c for c in training if _speaker(c) not in held_out],
+        "valid": [c for c in training if _speaker(c) in held_out],
+        "test": [c for c in clips if c.id.startswith("test/")],
+    }
+
+
+def _speaker(clip: Clip) -> str:
+    return clip.id.split("/")[1]
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

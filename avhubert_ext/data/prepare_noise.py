@@ -1,0 +1,63 @@
+"""MUSAN in, noise manifests out: babble, music, noise, each split with its own files.
+
+Babble is a mix of up to 30 talkers; a talker's file serves one split only (paper A, section 3.1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
+from avhubert_ext.data.files import write_text
+from avhubert_ext.data.noise import hashed_generator
+from avhubert_ext.errors import InputError
+
+SPLITS = ("train", "valid", "test")
+BABBLE_TALKERS = 30
+BABBLE_SECONDS = 20
+
+
+def prepare_noise(musan: Path, out: Path, seed: int = 1) -> None:
+    """Write `OUT/{babble,music,noise}/{train,valid,test}.tsv`, one absolute wav path a line."""
+    babble = {}
+    for split, talkers in _by_split(_files(musan, "speech"), seed).items():
+        path = out / "babble" / f"{split}.wav"
+        write_wav(path, mix_babble(talkers, seed, split))
+        babble[split] = [path]
+    kinds = {"babble": babble}
+    for kind in ("music", "noise"):
+        kinds[kind] = _by_split(_files(musan, kind), seed)
+    for kind, splits in kinds.items():
+        for split, files in splits.items():
+            lines = "".join(f"{f.absolute()}\n" for f in files)
+            write_text(out / kind / f"{split}.tsv", lines)
+
+
+def mix_babble(talkers: list[Path], seed: int, split: str) -> np.ndarray:
+    """Up to 30 talkers at equal level, each from a random offset: int16 [20 s]."""
+    samples = BABBLE_SECONDS * SAMPLE_RATE
+    total = np.zeros(samples)
+    for path in talkers[:BABBLE_TALKERS]:
+        speech = load_audio(path).astype(np.float64)
+        offset = hashed_generator("babble", seed, split, path.name).integers(len(speech))
+        speech = np.resize(np.roll(speech, -int(offset)), samples)
+        total += speech / max(1.0, np.sqrt(np.mean(speech**2)))
+    return np.round(total * (0.5 * np.iinfo(np.int16).max / np.abs(total).max())).astype(np.int16)
+
+
+def _files(musan: Path, kind: str) -> list[Path]:
+    found = sorted((musan / kind).rglob("*.wav"))
+    if len(found) < len(SPLITS):
+        raise InputError(
+            f"{musan / kind}: {len(found)} wav files, expected at least {len(SPLITS)}, one for "
+            "each split; give MUSAN's root, with speech/, music/ and noise/ in it"
+        )
+    return found
+
+
+def _by_split(files: list[Path], seed: int) -> dict[str, list[Path]]:
+    """A third of the files, shuffled by the seed, to each split."""
+    order = hashed_generator("noise split", seed).permutation(len(files))
+    return {s: [files[i] for i in order[n :: len(SPLITS)]] for n, s in enumerate(SPLITS)}

@@ -1,0 +1,64 @@
+"""Subwords: training a sentencepiece model, and fairseq's dictionary file for it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.errors import InputError
+
+SPECIALS = 4  # <s>, <pad>, </s>, <unk>: the first ids, as in fairseq
+
+
+def train_subwords(transcripts: list[str], vocabulary: int, folder: Path) -> int:
+    """Write `spm_unigramN.model` and `dict.wrd.txt`; returns the number of subwords.
+
+    `vocabulary` counts the four special symbols; a small corpus may give fewer subwords.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([t.lower() for t in transcripts]),
+        model_writer=model,
+        vocab_size=vocabulary,
+        model_type="unigram",
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
+        num_threads=1,
+        minloglevel=2,
+    )
+    with whole_file(folder / f"spm_unigram{vocabulary}.model") as temporary:
+        temporary.write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [processor.id_to_piece(i) for i in range(SPECIALS, processor.get_piece_size())]
+    write_text(folder / "dict.wrd.txt", "".join(f"{piece} 1\n" for piece in pieces))
+    return len(pieces)
+
+
+class Subwords:
+    """Text to subwords and back, lower case as AV-HuBERT's labels."""
+
+    def __init__(self, model: Path) -> None:
+        import sentencepiece
+
+        if not model.is_file():
+            raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
+        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+    def encode(self, text: str) -> list[str]:
+        return self.processor.encode(text.lower(), out_type=str)
+
+
+def find_subword_model(folder: Path) -> Path:
+    """The only `spm_*.model` of a folder; an InputError if there is none or more than one."""
+    found = sorted(folder.glob("spm_*.model"))
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise InputError(f"{folder}: expected one spm_*.model, found {names}; name it explicitly")
+    return found[0]

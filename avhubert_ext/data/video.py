@@ -1,0 +1,63 @@
+"""Mouth-region video: decoding, cropping, normalising."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.errors import InputError
+
+CROP = 88  # pixels
+MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], AV-HuBERT's
+
+
+def load_video(path: Path | str) -> np.ndarray:
+    """All frames as gray uint8 [T, H, W]: decoded to BGR, then BT.601 luma, as AV-HuBERT does.
+
+    Raises InputError that names the file if it is missing or does not decode.
+    """
+    import av
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} not found: the manifest names it; run `avhubert-ext prepare` again")
+    try:
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "NONE"
+            frames = [_luma(f.to_ndarray(format="bgr24")) for f in container.decode(video=0)]
+    except (av.error.FFmpegError, IndexError, ValueError) as error:
+        raise InputError(f"{path}: cannot decode this video ({error}); make or copy it again") from None
+    if not frames:
+        raise InputError(f"{path}: no video frames; make or copy it again")
+    return np.stack(frames)
+
+
+def _luma(bgr: np.ndarray) -> np.ndarray:
+    """BT.601 luma of uint8 [H, W, 3] with 15-bit weights, as OpenCV computes it."""
+    weighted = bgr.astype(np.int32) @ np.array([3735, 19235, 9798], dtype=np.int32)
+    return ((weighted + (1 << 14)) >> 15).astype(np.uint8)
+
+
+def crop(frames: np.ndarray, top: int, left: int, flip: bool = False) -> np.ndarray:
+    """An 88x88 window of [T, H, W], the same in every frame, mirrored if `flip`."""
+    window = frames[:, top : top + CROP, left : left + CROP]
+    return window[:, :, ::-1] if flip else window
+
+
+def centre_crop(frames: np.ndarray) -> np.ndarray:
+    """The middle 88x88 window."""
+    height, width = frames.shape[1:]
+    return crop(frames, round((height - CROP) / 2), round((width - CROP) / 2))
+
+
+def random_crop_and_flip(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random window and one random flip for the whole clip."""
+    height, width = frames.shape[1:]
+    left = int(rng.integers(width - CROP + 1))
+    top = int(rng.integers(height - CROP + 1))
+    return crop(frames, top, left, flip=bool(rng.random() < 0.5))
+
+
+def normalise(frames: np.ndarray) -> np.ndarray:
+    """uint8 [T, H, W] -> float32, normalised."""
+    return (frames.astype(np.float32) / 255.0 - MEAN) / STD

@@ -1,0 +1,23 @@
+"""The one exception for bad input, and how command lines show it."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class InputError(Exception):
+    """Input the user can mend: the message names the file or value and the remedy, in one line."""
+
+
+def show_input_errors_plainly() -> None:
+    """Make an uncaught `InputError` end the process with one line and exit code 1, no traceback."""
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, InputError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+
+    sys.excepthook = hook

@@ -1,0 +1,1 @@
+"""Word error rate, cost of a model, and reports."""

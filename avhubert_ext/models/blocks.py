@@ -1,0 +1,143 @@
+"""Encoder blocks and positional encodings. Blocks map [B, T, D] to [B, T, D]."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avhubert_ext.models.attention import MultiheadAttention
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block of wav2vec 2.0 / AV-HuBERT, GELU in the feed-forward part."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn: int,
+        heads: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        activation_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(dim, heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, ffn)
+        self.fc2 = nn.Linear(ffn, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        y = self.self_attn_layer_norm(x)
+        x = x + self.dropout(self.self_attn(y, self.self_attn.project_memory(y), padding_mask))
+        y = self.activation_dropout(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return x + self.dropout(self.fc2(y))
+
+
+class ConformerFeedForward(nn.Module):
+    """LayerNorm, linear, SiLU, linear: half of the macaron pair."""
+
+    def __init__(self, dim: int, ffn: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, ffn)
+        self.fc2 = nn.Linear(ffn, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(F.silu(self.fc1(self.layer_norm(x))))))
+
+
+class ConformerConvolution(nn.Module):
+    """LayerNorm, pointwise, GLU, depthwise, BatchNorm, SiLU, pointwise; no biases.
+
+    Padding is set to zero before the depthwise convolution, so a clip gives the same result alone
+    and inside a padded batch.
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(dim)
+        self.pointwise1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.batch_norm = nn.BatchNorm1d(dim)
+        self.pointwise2 = nn.Conv1d(dim, dim, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        y = F.glu(self.pointwise1(self.layer_norm(x).transpose(1, 2)), dim=1)
+        if padding_mask is not None:
+            y = y.masked_fill(padding_mask[:, None, :], 0.0)
+        y = self.pointwise2(F.silu(self.batch_norm(self.depthwise(y))))
+        return self.dropout(y.transpose(1, 2))
+
+
+class ConformerBlock(nn.Module):
+    """Macaron conformer block (Gulati et al. 2020) with absolute positions: paper A's students."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn: int,
+        heads: int,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        kernel: int = 31,
+    ) -> None:
+        super().__init__()
+        self.ffn1 = ConformerFeedForward(dim, ffn, dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn = MultiheadAttention(dim, heads, attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = ConformerConvolution(dim, kernel, dropout)
+        self.ffn2 = ConformerFeedForward(dim, ffn, dropout)
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        x = x + 0.5 * self.ffn1(x)
+        y = self.self_attn_layer_norm(x)
+        x = x + self.dropout(self.self_attn(y, self.self_attn.project_memory(y), padding_mask))
+        x = x + self.conv(x, padding_mask)
+        x = x + 0.5 * self.ffn2(x)
+        return self.final_layer_norm(x)
+
+
+class PositionalConvolution(nn.Module):
+    """Grouped convolution over time with weight norm over (output, input) channels, then GELU.
+
+    [B, T, D] -> [B, T, D]. `weight_g` and `weight_v` are the names in public checkpoints.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        if dim % groups:
+            raise ValueError(f"width {dim} is not divisible by {groups} convolution groups")
+        self.groups = groups
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(dim, dim // groups, kernel))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4.0 / (kernel * dim)))
+        with torch.no_grad():
+            self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+        kernel = weight.shape[-1]
+        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
+
+
+def sinusoidal_positions(start: int, length: int, dim: int, device: torch.device) -> Tensor:
+    """Sinusoids of positions start ... start+length-1, fairseq's layout: sines, then cosines.
+
+    Returns float32 [length, dim]; an odd `dim` ends in a zero column.
+    """
+    half = dim // 2
+    rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / (half - 1)))
+    angles = torch.arange(start, start + length, device=device)[:, None] * rates[None]
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))

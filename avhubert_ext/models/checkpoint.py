@@ -1,0 +1,212 @@
+"""One file a model: safetensors with the configuration in its metadata; no pickles.
+
+Also reads what training leaves behind: fairseq checkpoints and s3prl states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avhubert_ext.data.files import whole_file
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
+from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.student import HeadsConfig, Student
+
+METADATA_KEY = "avhubert_ext"
+
+# fairseq's model nests the parts of a recogniser in its own encoder and decoder classes.
+FAIRSEQ_PREFIXES = {
+    "encoder.w2v_model.": "encoder.",
+    "encoder.bridge.": "bridge.",
+    "decoder.network.": "decoder.",
+}
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """The configuration that rebuilds an AVEncoder or AVRecognizer."""
+    if isinstance(model, AVRecognizer):
+        return {
+            "kind": "recognizer",
+            "encoder": asdict(model.encoder.config),
+            "decoder": asdict(model.decoder.config),
+        }
+    if isinstance(model, AVEncoder):
+        return {"kind": "encoder", "encoder": asdict(model.config)}
+    raise TypeError(f"cannot describe a {type(model).__name__}")
+
+
+def build(description: dict[str, Any]) -> nn.Module:
+    """The inverse of `describe`, with fresh weights."""
+    encoder = EncoderConfig(**description["encoder"])
+    if description["kind"] == "encoder":
+        return AVEncoder(encoder)
+    return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
+
+
+def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
+    """Write an AVEncoder or AVRecognizer as `.safetensors`; `half` stores weights as float16."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).contiguous()
+        for name, t in model.state_dict().items()
+    }
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, {METADATA_KEY: json.dumps(describe(model))})
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """The AVEncoder or AVRecognizer of a `.safetensors`, fairseq `.pt` or s3prl `.ckpt` file.
+
+    Weights come back as float32 on the CPU, the model in eval mode. Raises InputError if the file
+    is missing, truncated, or not one of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} not found: train or convert a model first, or mend the path")
+    if path.suffix == ".safetensors":
+        model, state = _read_safetensors(path)
+    else:
+        model, state = _read_torch(path)
+    _load_exactly(path, model, state)
+    return model.float().eval()
+
+
+def load_encoder(path: Path | str) -> AVEncoder:
+    """As `load_model`, but the encoder alone."""
+    model = load_model(path)
+    return model.encoder if isinstance(model, AVRecognizer) else model
+
+
+def _read_safetensors(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
+    if metadata is None:
+        raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
+    return build(json.loads(metadata)), state
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """A checkpoint of fairseq or s3prl, read with torch's safe loader."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: cannot be read safely ({reason}); it is truncated or not a checkpoint"
+        ) from None
+
+
+def _read_torch(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+    stored = read_torch_file(path)
+    if "Student" in stored:
+        return AVEncoder(EncoderConfig(**stored["Student_Encoder"])), strip_prefix(
+            stored["Student"], "encoder."
+        )
+    description = (stored.get("cfg") or {}).get("model") or {}
+    if not description.get("description"):
+        raise InputError(f"{path}: neither a checkpoint of av_asr_seq2seq nor of distiller_av")
+    return build(json.loads(description["description"])), from_fairseq_names(stored["model"])
+
+
+def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def from_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A fairseq model's tensors under the recogniser's own names."""
+    return {_renamed(name, FAIRSEQ_PREFIXES): tensor for name, tensor in state.items()}
+
+
+def to_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_fairseq_names`."""
+    inverse = {ours: theirs for theirs, ours in FAIRSEQ_PREFIXES.items()}
+    return {_renamed(name, inverse): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _load_exactly(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
+    expected = model.state_dict()
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or unknown:
+        raise InputError(
+            f"{path}: missing tensors {sorted(missing)}, unknown tensors {sorted(unknown)}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: {name} has shape {list(tensor.shape)}, "
+                f"expected {list(expected[name].shape)}"
+            )
+    model.load_state_dict(state)
+
+
+def save_fairseq(path: Path, model: AVRecognizer) -> None:
+    """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
+    state = {
+        "args": None,
+        "cfg": {
+            "model": {"_name": "av_asr_seq2seq", "description": json.dumps(describe(model))},
+            "task": {"_name": "av_asr"},
+        },
+        "model": to_fairseq_names(model.state_dict()),
+    }
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def convert(source: Path, target: Path, half: bool = False) -> str:
+    """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
+    model = load_model(source)
+    if target.suffix == ".safetensors":
+        save_model(target, model, half)
+    elif target.suffix == ".pt" and isinstance(model, AVRecognizer):
+        save_fairseq(target, model)
+    else:
+        raise InputError(
+            f"{target}: expected .safetensors, or .pt for a recogniser (encoder and decoder)"
+        )
+    parameters = sum(p.numel() for p in model.parameters())
+    return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters"
+
+
+def student_states(student: Student) -> dict[str, Any]:
+    """What an s3prl state holds of a student: weights, and the configurations to rebuild it."""
+    return {
+        "Student": student.state_dict(),
+        "Student_Encoder": asdict(student.encoder.config),
+        "Student_Heads": asdict(student.heads.config),
+    }
+
+
+def student_from_states(states: dict[str, Any]) -> Student:
+    """The inverse of `student_states`."""
+    heads = states["Student_Heads"]
+    student = Student(
+        EncoderConfig(**states["Student_Encoder"]),
+        HeadsConfig(tuple(heads["targets"]), heads["teacher_dim"]),
+    )
+    student.load_state_dict(states["Student"])
+    return student

@@ -1,0 +1,149 @@
+"""Transformer decoder over subwords, and the whole recogniser: encoder, bridge, decoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avhubert_ext.models.attention import KeyValue, MultiheadAttention, append
+from avhubert_ext.models.blocks import sinusoidal_positions
+from avhubert_ext.models.encoder import AVEncoder, EncoderConfig, EncoderOutput
+
+FIRST_POSITION = 2  # fairseq counts positions from padding_idx + 1
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The defaults are AV-HuBERT base's decoder (6 blocks, 57M with 1000 subwords)."""
+
+    vocabulary: int = 1000
+    layers: int = 6
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 4
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.1
+    padding_idx: int = 1
+
+
+@dataclass
+class DecoderCache:
+    """Keys and values of what has been decoded and of the encoder's output, one pair a block."""
+
+    self_attention: dict[int, KeyValue] = field(default_factory=dict)
+    encoder_attention: dict[int, KeyValue] = field(default_factory=dict)
+    length: int = 0  # tokens decoded so far
+
+    def reorder(self, order: Tensor) -> None:
+        """Keep the hypotheses `order` [B'] (indices into the batch)."""
+        for cache in (self.self_attention, self.encoder_attention):
+            for layer, (k, v) in cache.items():
+                cache[layer] = (k.index_select(0, order), v.index_select(0, order))
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm self-attention, encoder attention and feed-forward (ReLU, as AV-HuBERT's)."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(c.dim, c.heads, c.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(c.dim)
+        self.encoder_attn = MultiheadAttention(c.dim, c.heads, c.attention_dropout)
+        self.encoder_attn_layer_norm = nn.LayerNorm(c.dim)
+        self.fc1 = nn.Linear(c.dim, c.ffn)
+        self.fc2 = nn.Linear(c.ffn, c.dim)
+        self.final_layer_norm = nn.LayerNorm(c.dim)
+        self.dropout = nn.Dropout(c.dropout)
+        self.activation_dropout = nn.Dropout(c.activation_dropout)
+
+    def forward(
+        self, x: Tensor, past: KeyValue | None, memory: KeyValue, memory_padding: Tensor | None
+    ) -> tuple[Tensor, KeyValue]:
+        """[B, L, D] -> the same, and all self-attention keys and values so far."""
+        y = self.self_attn_layer_norm(x)
+        present = append(past, self.self_attn.project_memory(y))
+        x = x + self.dropout(self.self_attn(y, present, causal=past is None))
+        y = self.encoder_attn_layer_norm(x)
+        x = x + self.dropout(self.encoder_attn(y, memory, memory_padding))
+        y = self.activation_dropout(F.relu(self.fc1(self.final_layer_norm(x))))
+        return x + self.dropout(self.fc2(y)), present
+
+
+class TransformerDecoder(nn.Module):
+    """Subwords so far and the encoder's output in, logits of the next subword out.
+
+    Input and output embeddings are tied, without scale or bias; positions are sinusoidal.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.dim, config.padding_idx)
+        nn.init.normal_(self.embed_tokens.weight, std=config.dim**-0.5)
+        nn.init.zeros_(self.embed_tokens.weight[config.padding_idx].data)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
+        self.layer_norm = nn.LayerNorm(config.dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        memory_padding: Tensor | None = None,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
+        """Logits [B, L, V] of the token after each of `tokens`.
+
+        tokens: [B, L] int64; with a cache only those not yet decoded: all of the prefix at first,
+        then one at a time. memory: [B, T, D]; memory_padding: [B, T] bool, True = padding.
+        """
+        start = FIRST_POSITION + (cache.length if cache else 0)
+        positions = sinusoidal_positions(start, tokens.shape[1], self.config.dim, tokens.device)
+        x = self.embed_tokens(tokens)
+        x = self.dropout(x + positions.to(x.dtype))
+        for i, layer in enumerate(self.layers):
+            if cache is None:
+                x, _ = layer(x, None, layer.encoder_attn.project_memory(memory), memory_padding)
+                continue
+            if i not in cache.encoder_attention:
+                cache.encoder_attention[i] = layer.encoder_attn.project_memory(memory)
+            past = cache.self_attention.get(i)
+            x, cache.self_attention[i] = layer(
+                x, past, cache.encoder_attention[i], memory_padding
+            )
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return F.linear(self.layer_norm(x), self.embed_tokens.weight)
+
+
+class AVRecognizer(nn.Module):
+    """Audio-visual speech recogniser: encoder, bridge between the widths, decoder."""
+
+    def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+        super().__init__()
+        self.encoder = AVEncoder(encoder)
+        self.decoder = TransformerDecoder(decoder)
+        self.bridge: nn.Module = nn.Identity()
+        if encoder.dim != decoder.dim:
+            self.bridge = nn.Linear(encoder.dim, decoder.dim)
+            nn.init.normal_(self.bridge.weight, std=1 / math.sqrt(encoder.dim))
+
+    def encode(
+        self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None
+    ) -> EncoderOutput:
+        return self.encoder(audio, video, padding_mask)
+
+    def forward(
+        self,
+        audio: Tensor | None,
+        video: Tensor | None,
+        padding_mask: Tensor | None,
+        prev_tokens: Tensor,
+    ) -> Tensor:
+        """Teacher-forced logits [B, L, V]."""
+        out = self.encode(audio, video, padding_mask)
+        return self.decoder(prev_tokens, self.bridge(out.last_hidden_state), padding_mask)

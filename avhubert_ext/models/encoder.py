@@ -1,0 +1,175 @@
+"""The audio-visual encoder: AV-HuBERT's network, and its thinner students from the same parts.
+
+Shi et al. 2022 (AV-HuBERT); paper A, section 2. Parameter names are those of the public
+checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.blocks import (
+    ConformerBlock,
+    PositionalConvolution,
+    TransformerBlock,
+    sinusoidal_positions,
+)
+from avhubert_ext.models.frontends import VISUAL_FRONTENDS, AudioFrontend, VideoFrontend
+
+AUDIO_FEATURES = 104  # 26 log filter banks x 4 stacked frames
+FRAME_SIZE = 88  # pixels, height and width of a video frame
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Widths, depth and dropout of an encoder; the defaults are AV-HuBERT base."""
+
+    layers: int = 12
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 12
+    block: str = "transformer"  # or "conformer"
+    visual: str = "resnet"  # or "shufflenet"
+    visual_width: float = 1.0  # multiplies every channel count of the visual frontend
+    conv_pos: int = 128  # kernel of the positional convolution (transformer only)
+    conv_pos_groups: int = 16
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    dropout_input: float = 0.1
+    layerdrop: float = 0.0  # probability of skipping a block in training
+
+    def __post_init__(self) -> None:
+        if self.block not in ("transformer", "conformer"):
+            raise InputError(f"block '{self.block}': expected transformer or conformer")
+        if self.visual not in VISUAL_FRONTENDS:
+            raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder returns.
+
+    last_hidden_state: [B, T, D], after the final layer norm.
+    hidden_states: the fused representation before any positional encoding, then the residual
+        stream after each block, before the final layer norm; each [B, T, D].
+    padding_mask: [B, T] bool, True = padding; None if the batch has none.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...]
+    padding_mask: Tensor | None
+
+
+class BlockStack(nn.Module):
+    """Positional encoding, blocks and the final layer norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        c = config
+        self.layerdrop = c.layerdrop
+        self.pos_conv = None
+        if c.block == "transformer":
+            # A Sequential for the sake of the checkpoint name `pos_conv.0`.
+            self.pos_conv = nn.Sequential(
+                PositionalConvolution(c.dim, c.conv_pos, c.conv_pos_groups)
+            )
+        self.dropout = nn.Dropout(c.dropout)
+        self.layers = nn.ModuleList(self._block(c) for _ in range(c.layers))
+        self.layer_norm = nn.LayerNorm(c.dim)
+
+    @staticmethod
+    def _block(c: EncoderConfig) -> nn.Module:
+        if c.block == "conformer":
+            return ConformerBlock(c.dim, c.ffn, c.heads, c.dropout, c.attention_dropout)
+        return TransformerBlock(
+            c.dim, c.ffn, c.heads, c.dropout, c.attention_dropout, c.activation_dropout
+        )
+
+    def _positions(self, x: Tensor) -> Tensor:
+        if self.pos_conv is not None:
+            return self.pos_conv(x)
+        return sinusoidal_positions(0, x.shape[1], x.shape[2], x.device).to(x.dtype)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, ...]:
+        """The residual stream after each block, each [B, T, D]."""
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask[..., None], 0.0)
+        x = self.dropout(x + self._positions(x))
+        states = []
+        for layer in self.layers:
+            if not (self.training and torch.rand(()).item() < self.layerdrop):
+                x = layer(x, padding_mask)
+            states.append(x)
+        return tuple(states)
+
+
+class AVEncoder(nn.Module):
+    """Audio and video in, one vector a video frame (25 Hz) out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor_audio = AudioFrontend(AUDIO_FEATURES, config.dim)
+        self.feature_extractor_video = VideoFrontend(
+            config.visual, config.visual_width, config.dim
+        )
+        self.layer_norm = nn.LayerNorm(2 * config.dim)
+        self.post_extract_proj = nn.Linear(2 * config.dim, config.dim)
+        self.dropout_input = nn.Dropout(config.dropout_input)
+        self.encoder = BlockStack(config)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def fuse(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
+        """Frontends, concatenation (audio first), layer norm and projection: [B, T, D].
+
+        A missing stream is zeros after its projection, as in AV-HuBERT.
+        """
+        a = None if audio is None else self.feature_extractor_audio(audio)
+        v = None if video is None else self.feature_extractor_video(video)
+        a = torch.zeros_like(v) if a is None else a
+        v = torch.zeros_like(a) if v is None else v
+        fused = self.post_extract_proj(self.layer_norm(torch.cat([a, v], dim=-1)))
+        return self.dropout_input(fused)
+
+    def forward(
+        self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        audio: [B, 104, T] float or None; video: [B, 1, T, 88, 88] float or None;
+        padding_mask: [B, T] bool, True = padding, or None.
+        Raises InputError where the shapes do not fit.
+        """
+        check_inputs(audio, video, padding_mask)
+        fused = self.fuse(audio, video)
+        states = self.encoder(fused, padding_mask)
+        return EncoderOutput(self.encoder.layer_norm(states[-1]), (fused, *states), padding_mask)
+
+
+def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None) -> None:
+    """Raise an InputError that names the expected shape if the inputs do not fit."""
+    if audio is None and video is None:
+        raise InputError("audio and video are both None: give at least one of them")
+    if audio is not None and (audio.dim() != 3 or audio.shape[1] != AUDIO_FEATURES):
+        raise InputError(f"audio has shape {list(audio.shape)}: expected [B, {AUDIO_FEATURES}, T]")
+    if video is not None and (video.dim() != 5 or video.shape[1] != 1):
+        raise InputError(
+            f"video has shape {list(video.shape)}: expected [B, 1, T, {FRAME_SIZE}, {FRAME_SIZE}]"
+        )
+    shapes = [(x.shape[0], x.shape[2]) for x in (audio, video) if x is not None]
+    if len(set(shapes)) > 1:
+        raise InputError(
+            f"audio is {shapes[0]} and video {shapes[1]} (clips, frames): they must be the same"
+        )
+    if padding_mask is not None and tuple(padding_mask.shape) != shapes[0]:
+        raise InputError(
+            f"padding_mask has shape {list(padding_mask.shape)}: expected {list(shapes[0])}"
+        )

@@ -1,0 +1,172 @@
+"""Visual frontends: a mouth-region video in, one vector a frame out.
+
+Parameter names follow the public checkpoints (AV-HuBERT's ResNet-18, torchvision's ShuffleNetV2),
+so that their weights load without a key map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+RESNET_CHANNELS = (64, 128, 256, 512)
+SHUFFLENET_CHANNELS = (24, 116, 232, 464, 512)  # stem, three stages, last convolution
+SHUFFLENET_REPEATS = (4, 8, 4)
+
+
+def scaled_channels(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """Channel counts times `width`, rounded to multiples of 8 where `width` is not 1."""
+    if width == 1.0:
+        return channels
+    return tuple(max(8, round(c * width / 8) * 8) for c in channels)
+
+
+def stem3d(channels: int, activation: nn.Module) -> nn.Sequential:
+    """Conv3d 5x7x7 over (time, height, width): 88x88 -> 22x22, the frame rate is kept."""
+    return nn.Sequential(
+        nn.Conv3d(1, channels, (5, 7, 7), stride=(1, 2, 2), padding=(2, 3, 3), bias=False),
+        nn.BatchNorm3d(channels),
+        activation,
+        nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+    )
+
+
+def frames_to_batch(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B*T, C, H, W]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a residual; PReLU per channel as in AV-HuBERT."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.PReLU(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.PReLU(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x if self.downsample is None else self.downsample(x)
+        y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        return self.relu2(y + residual)
+
+
+class ResNet18(nn.Module):
+    """Conv3d stem and a ResNet-18 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C]."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        channels = scaled_channels(RESNET_CHANNELS, width)
+        self.frontend3D = stem3d(channels[0], nn.PReLU(channels[0]))
+        self.trunk = nn.Sequential()
+        inputs = channels[0]
+        for i, outputs in enumerate(channels, start=1):
+            first = BasicBlock(inputs, outputs, stride=1 if i == 1 else 2)
+            self.trunk.add_module(f"layer{i}", nn.Sequential(first, BasicBlock(outputs, outputs, 1)))
+            inputs = outputs
+        self.out_channels = inputs
+        for module in self.trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, video: Tensor) -> Tensor:
+        batch, _, time = video.shape[:3]
+        x = self.trunk(frames_to_batch(self.frontend3D(video)))
+        return x.mean(dim=(2, 3)).view(batch, time, -1)
+
+
+def channel_shuffle(x: Tensor) -> Tensor:
+    """Interleave the two halves of the channels of [N, C, H, W]."""
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def _conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _depthwise_bn(channels: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+    return [convolution, nn.BatchNorm2d(channels)]
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c, and 3d where stride is 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.split = stride == 1
+        branch_inputs = half if self.split else inputs
+        self.branch1 = nn.Sequential()
+        if not self.split:
+            self.branch1 = nn.Sequential(*_depthwise_bn(inputs, stride), *_conv_bn_relu(inputs, half))
+        self.branch2 = nn.Sequential(
+            *_conv_bn_relu(branch_inputs, half), *_depthwise_bn(half, stride), *_conv_bn_relu(half, half)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, processed = x.chunk(2, dim=1) if self.split else (self.branch1(x), x)
+        return channel_shuffle(torch.cat([kept, self.branch2(processed)], dim=1))
+
+
+class ShuffleNetV2(nn.Module):
+    """Conv3d stem and a ShuffleNetV2 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C].
+
+    Paper A, section 2.3: first convolution 3D (24 channels; kernel 5x7x7, which is what the stated
+    FLOPs fit), last convolution 512 channels instead of 1024.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        stem, *stages, last = scaled_channels(SHUFFLENET_CHANNELS, width)
+        self.frontend3D = stem3d(stem, nn.ReLU())
+        inputs = stem
+        for i, (outputs, repeats) in enumerate(zip(stages, SHUFFLENET_REPEATS, strict=True), start=2):
+            units = [ShuffleUnit(inputs, outputs, stride=2)]
+            units += [ShuffleUnit(outputs, outputs, stride=1) for _ in range(repeats - 1)]
+            self.add_module(f"stage{i}", nn.Sequential(*units))
+            inputs = outputs
+        self.conv5 = nn.Sequential(*_conv_bn_relu(inputs, last))
+        self.out_channels = last
+
+    def forward(self, video: Tensor) -> Tensor:
+        batch, _, time = video.shape[:3]
+        x = frames_to_batch(self.frontend3D(video))
+        x = self.conv5(self.stage4(self.stage3(self.stage2(x))))
+        return x.mean(dim=(2, 3)).view(batch, time, -1)
+
+
+VISUAL_FRONTENDS: dict[str, type[nn.Module]] = {"resnet": ResNet18, "shufflenet": ShuffleNetV2}
+
+
+class VideoFrontend(nn.Module):
+    """A trunk by name and the projection to the encoder width. [B, 1, T, 88, 88] -> [B, T, D]."""
+
+    def __init__(self, trunk: str, width: float, dim: int) -> None:
+        super().__init__()
+        self.trunk_name = trunk
+        self.add_module(trunk, VISUAL_FRONTENDS[trunk](width))
+        self.proj = nn.Linear(self.get_submodule(trunk).out_channels, dim)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.proj(self.get_submodule(self.trunk_name)(video))
+
+
+class AudioFrontend(nn.Module):
+    """Linear layer on stacked filter banks. [B, F, T] -> [B, T, D]."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(features, dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.proj(audio.transpose(1, 2))

@@ -1,0 +1,280 @@
+"""The synthetic corpus on disk: LRS3's layout, made in parallel, the same for the same seed.
+
+    OUT/corpus.json                               parameters
+    OUT/trainval/spk0000/00001.{mp4,wav,txt}      one utterance
+    OUT/test/spk0004/...                          speakers never seen in trainval
+    OUT/musan/{speech,music,noise}/*.wav          noise tree
+
+Every file is written under a temporary name and then renamed, the transcript last, so that a run
+can be killed at any time and goes on when started again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.synth.grammar import DOMAINS, Sentence
+from avhubert_ext.synth.mouth import render
+from avhubert_ext.synth.mp4 import write_video
+from avhubert_ext.synth.noise import COUNTS, make_noise
+from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
+from avhubert_ext.synth.speech import SAMPLE_RATE, Speech, speak
+from avhubert_ext.synth.visemes import mouth_trajectory
+
+FPS = 25
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
+TEST_EVERY = 5  # speakers 4, 9, 14, ... are test speakers
+VERSION = 1  # of the recipe; another version makes other files
+SCORE = "9.9"  # of every word: LRS3 gives the confidence of its alignment
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One utterance before it is written; words have (word, start, end) in seconds."""
+
+    samples: np.ndarray  # int16 [T * SAMPLES_PER_FRAME]
+    frames: np.ndarray  # uint8 [T, 96, 96]
+    words: tuple[tuple[str, float, float], ...]
+
+
+def synthesize(
+    out: Path | str,
+    speakers: int = 10,
+    utterances: int = 20,
+    seed: int = 1,
+    domain: str = "commands",
+    workers: int | None = None,
+) -> None:
+    """Write a corpus of `speakers` x `utterances` under `out`; what is there already stays.
+
+    The same arguments give the same files, whatever the number of workers.
+    """
+    out = Path(out)
+    workers = workers or os.cpu_count() or 1
+    _check_arguments(speakers, utterances, seed, domain, workers)
+    parameters = {
+        "version": VERSION,
+        "speakers": speakers,
+        "utterances": utterances,
+        "seed": seed,
+        "domain": domain,
+    }
+    try:
+        _claim_folder(out, parameters)
+        jobs = _missing_jobs(out, speakers, utterances, seed, domain)
+        _run(jobs, workers)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: cannot write ({error.strerror or error}); "
+            "choose another --out folder or make this one writable"
+        ) from error
+
+
+def held_out_speakers(speakers: int) -> frozenset[int]:
+    """Numbers of the speakers that appear in test only: every fifth, at least one."""
+    return frozenset(range(TEST_EVERY - 1, speakers, TEST_EVERY)) or frozenset({speakers - 1})
+
+
+def make_utterance(speaker: Speaker, sentence: Sentence, rng: np.random.Generator) -> Utterance:
+    """Let a speaker say a sentence; `rng` draws silences, head motion and sensor noise."""
+    speech = speak(sentence.spoken, speaker.voice)
+    lead, tail = rng.uniform(*SILENCE, 2)
+    n_frames = round((lead + len(speech.samples) / SAMPLE_RATE + tail) * FPS)
+    first = int(lead * SAMPLE_RATE)
+    samples = np.zeros(n_frames * SAMPLES_PER_FRAME, np.int16)
+    samples[first : first + len(speech.samples)] = speech.samples
+    phonemes = _later(speech.phonemes, lead)
+    frames = render(mouth_trajectory(phonemes, n_frames, FPS), speaker.face, rng)
+    return Utterance(samples, frames, _later(_as_written(speech, sentence), lead))
+
+
+def transcript(words: Sequence[tuple[str, float, float]]) -> str:
+    """Text file of LRS3's form for (word, start, end) in seconds."""
+    lines = [f"Text:  {' '.join(word for word, _, _ in words)}", "Conf:  4", ""]
+    lines.append("WORD START END ASDSCORE")
+    lines += [f"{word} {start:.2f} {end:.2f} {SCORE}" for word, start, end in words]
+    return "\n".join(lines) + "\n"
+
+
+def _later(
+    spans: Sequence[tuple[str, float, float]], seconds: float
+) -> tuple[tuple[str, float, float], ...]:
+    return tuple((name, start + seconds, end + seconds) for name, start, end in spans)
+
+
+def _as_written(speech: Speech, sentence: Sentence) -> tuple[tuple[str, float, float], ...]:
+    """Word times under the transcript's words instead of the spoken spelling."""
+    return tuple(
+        (word, start, end)
+        for word, (_, start, end) in zip(sentence.words, speech.words, strict=True)
+    )
+
+
+def _check_arguments(speakers: int, utterances: int, seed: int, domain: str, workers: int) -> None:
+    if speakers < 2:
+        raise InputError(
+            f"--speakers {speakers}: needs at least 2, one to train and one to test on"
+        )
+    for option, value, least in (
+        ("--utterances", utterances, 1),
+        ("--seed", seed, 0),
+        ("--workers", workers, 1),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value}: must be at least {least}")
+    if domain not in DOMAINS:
+        raise InputError(f"--domain {domain}: unknown; choose one of {', '.join(DOMAINS)}")
+
+
+def _claim_folder(out: Path, parameters: dict[str, int | str]) -> None:
+    """Record the parameters in a new folder; refuse one that holds another corpus."""
+    record = out / "corpus.json"
+    out.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        taken = [name for name in ("trainval", "test", "musan") if (out / name).exists()]
+        if taken:
+            raise InputError(
+                f"{out}: holds {', '.join(taken)} of some other corpus (no corpus.json); "
+                "choose another --out folder"
+            )
+        text = json.dumps(parameters, indent=2) + "\n"
+        _write_whole(record, lambda part: part.write_text(text))
+        return
+    try:
+        found = json.loads(record.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{record}: is not JSON ({error}); delete the folder or choose another --out"
+        ) from error
+    if found != parameters:
+        raise InputError(
+            f"{out}: holds a corpus made with {_show(found)}, not {_show(parameters)}; "
+            "choose another --out folder or delete this one"
+        )
+
+
+def _show(parameters: object) -> str:
+    if not isinstance(parameters, dict):
+        return repr(parameters)
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def _missing_jobs(
+    out: Path, speakers: int, utterances: int, seed: int, domain: str
+) -> list[Callable[[], None]]:
+    """Work that is left: utterances with a file missing or empty, then noises."""
+    tests = held_out_speakers(speakers)
+    jobs: list[Callable[[], None]] = []
+    for index in range(speakers):
+        speaker = make_speaker(seed, index)
+        folder = out / ("test" if index in tests else "trainval") / speaker.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1, utterances + 1):
+            stem = folder / f"{number:05d}"
+            if not all(_is_filled(stem.with_suffix(s)) for s in (".mp4", ".wav", ".txt")):
+                jobs.append(partial(_write_utterance, stem, speaker, seed, number, domain))
+    for kind, count in COUNTS.items():
+        folder = out / "musan" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            path = folder / f"{kind}-{index:04d}.wav"
+            if not _is_filled(path):
+                jobs.append(partial(_write_noise, path, kind, seed, index))
+    return jobs
+
+
+def _is_filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _write_utterance(stem: Path, speaker: Speaker, seed: int, number: int, domain: str) -> None:
+    sentence = DOMAINS[domain](seeded(seed, "sentence", speaker.name, number))
+    rng = seeded(seed, "utterance", speaker.name, number)
+    utterance = make_utterance(speaker, sentence, rng)
+    text = transcript(utterance.words)
+    _write_whole(stem.with_suffix(".mp4"), lambda part: write_video(part, utterance.frames, FPS))
+    _write_whole(stem.with_suffix(".wav"), lambda part: _write_wav(part, utterance.samples))
+    _write_whole(stem.with_suffix(".txt"), lambda part: part.write_text(text))
+
+
+def _write_noise(path: Path, kind: str, seed: int, index: int) -> None:
+    samples = make_noise(kind, seed, index)
+    _write_whole(path, lambda part: _write_wav(part, samples))
+
+
+def _write_wav(path: Path, samples: np.ndarray) -> None:
+    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    path.write_bytes(buffer.getvalue())
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: never half a file."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
+    """Do the jobs, in this process or in several, under a progress bar."""
+    if not jobs:
+        return
+    workers = min(workers, len(jobs))
+    with tqdm(total=len(jobs), unit="file", desc="synth") as bar:
+        if workers == 1:
+            for job in jobs:
+                job()
+                bar.update()
+            return
+        # Forking is quick and asks nothing of the caller's main module.
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+        pool = ProcessPoolExecutor(workers, context, initializer=_follow_parent)
+        try:
+            for _ in pool.map(_do, jobs, chunksize=4):
+                bar.update()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker process died (out of memory?); run the same command again to go on, "
+                "with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _do(job: Callable[[], None]) -> None:
+    job()
+
+
+def _follow_parent() -> None:
+    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
