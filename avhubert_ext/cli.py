@@ -45,14 +45,19 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 def _prepare(args: argparse.Namespace) -> None:
     from avhubert_ext.data.prepare import prepare
 
-    counts = prepare(args.corpus, args.out, args.vocabulary, args.valid_fraction, args.workers)
+    counts = prepare(
+        args.corpus, args.out, args.subwords, args.vocabulary, args.valid_fraction, args.workers
+    )
     print(", ".join(f"{name}: {count} utterances" for name, count in counts.items()))
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "prepare", _prepare, "LRS3-layout corpus -> AV-HuBERT manifests")
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with trainval/ and test/")
+    parser.add_argument("--corpus", type=Path, required=True, help="with trainval/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="manifest folder to write")
+    parser.add_argument(
+        "--subwords", choices=("unigram", "bpe"), default="unigram", help="sentencepiece model type"
+    )
     parser.add_argument("--vocabulary", type=int, default=1000, help="subwords, specials included")
     parser.add_argument(
         "--valid-fraction", type=float, default=0.05, help="of trainval speakers, for validation"
@@ -69,7 +74,7 @@ def _noise(args: argparse.Namespace) -> None:
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "noise", _noise, "MUSAN -> babble, music and noise manifests")
-    parser.add_argument("--musan", type=Path, required=True, help="folder with speech/ music/ noise/")
+    parser.add_argument("--musan", type=Path, required=True, help="with speech/ music/ noise/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
 

@@ -16,8 +16,13 @@ def show_input_errors_plainly() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, InputError):
-            print(f"error: {error}", file=sys.stderr)
+            # A worker process wraps the message into its traceback: the last line is ours.
+            line = str(error).strip().splitlines()[-1]
+            print(f"error: {line.removeprefix(_QUALIFIED)}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 
     sys.excepthook = hook
+
+
+_QUALIFIED = f"{InputError.__module__}.{InputError.__name__}: "

@@ -68,7 +68,9 @@ def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:
         odd = sorted(
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
-        raise InputError(f"the mask does not fit the model: {len(odd)} tensors differ, e.g. {odd[0]}")
+        raise InputError(
+            f"the mask does not fit the model: {len(odd)} tensors differ, e.g. {odd[0]}"
+        )
 
 
 @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Reading corpora: manifests, audio features, video, noise, batches. Frames are 25 Hz throughout."""
+"""Reading corpora: manifests, features, video, noise, batches. Frames are 25 Hz throughout."""

@@ -21,7 +21,7 @@ def load_audio(path: Path | str) -> np.ndarray:
     import soundfile
 
     if not Path(path).is_file():
-        raise InputError(f"{path} not found: the manifest names it; run `avhubert-ext prepare` again")
+        raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.cache import load_video_cached
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, hashed_generator
@@ -81,14 +82,16 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         limit = self.config.max_frames
         return lengths if limit is None else np.minimum(lengths, limit)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int | PassIndex) -> Sample:
+        """Utterance `index`, or `(pass, index)`: the pass fixes the random draws."""
+        pass_index, index = index if isinstance(index, tuple) else (self.config.pass_index, index)
         utterance = self.utterances[index]
         c = self.config
-        rng = hashed_generator("crop", c.seed, utterance.id, c.pass_index)
+        rng = hashed_generator("crop", c.seed, utterance.id, pass_index)
         use_audio, use_video = MODALITIES[c.modalities]
         video = load_video_cached(utterance.video, c.cache) if use_video else None
         n_frames = utterance.frames if video is None else len(video)
-        audio = self._audio(utterance, n_frames) if use_audio else None
+        audio = self._audio(utterance, n_frames, pass_index) if use_audio else None
         if c.max_frames is not None and n_frames > c.max_frames:
             start = int(rng.integers(n_frames - c.max_frames + 1))
             window = slice(start, start + c.max_frames)
@@ -101,10 +104,10 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             n_frames,
         )
 
-    def _audio(self, utterance: Utterance, n_frames: int) -> np.ndarray:
+    def _audio(self, utterance: Utterance, n_frames: int, pass_index: int) -> np.ndarray:
         waveform = load_audio(utterance.audio)
         if self.mixer is not None:
-            waveform = self.mixer(utterance.id, waveform, self.config.pass_index)
+            waveform = self.mixer(utterance.id, waveform, pass_index)
         return audio_features(waveform, n_frames=n_frames)
 
     def _video(self, utterance: Utterance, frames: np.ndarray, rng: np.random.Generator) -> Tensor:

@@ -46,9 +46,7 @@ def _parse(path: Path, number: int, line: str, root: Path) -> Utterance:
         raise InputError(
             f"{path} line {number}: expected `id, video, audio, frames, samples` separated by tabs"
         )
-    return Utterance(
-        fields[0], root / fields[1], Path(fields[2]), int(fields[3]), int(fields[4])
-    )
+    return Utterance(fields[0], root / fields[1], Path(fields[2]), int(fields[3]), int(fields[4]))
 
 
 def write_manifest(path: Path, utterances: list[Utterance]) -> None:

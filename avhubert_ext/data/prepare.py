@@ -2,7 +2,7 @@
 
 In: `trainval/SPEAKER/CLIP.mp4` with `CLIP.txt` (first line `Text:  WORDS`), the same under `test/`;
 `CLIP.wav` beside the video is used if it is there, else the audio track is extracted.
-Out: `{train,valid,test}.{tsv,wrd}`, `spm_unigramN.model`, `dict.wrd.txt`.
+Out: `{train,valid,test}.{tsv,wrd}`, `spm_unigramN.model` (or bpe), `dict.wrd.txt`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,12 @@ class Clip:
 
 
 def prepare(
-    corpus: Path, out: Path, vocabulary: int = 1000, valid_fraction: float = 0.05, workers: int = 1
+    corpus: Path,
+    out: Path,
+    subwords: str = "unigram",
+    vocabulary: int = 1000,
+    valid_fraction: float = 0.05,
+    workers: int = 1,
 ) -> dict[str, int]:
     """Write the manifest folder; returns the number of utterances of each split.
 
@@ -60,7 +65,7 @@ def prepare(
             raise InputError(f"{corpus}: no utterance for {name}; it needs 2 trainval speakers")
         write_text(out / f"{name}.wrd", "".join(f"{c.text}\n" for c in members))
         write_manifest(out / f"{name}.tsv", [_utterance(c) for c in members])
-    train_subwords([c.text for c in splits["train"]], vocabulary, out)
+    train_subwords([c.text for c in splits["train"]], subwords, vocabulary, out)
     return {name: len(members) for name, members in splits.items()}
 
 

@@ -11,9 +11,10 @@ from avhubert_ext.errors import InputError
 SPECIALS = 4  # <s>, <pad>, </s>, <unk>: the first ids, as in fairseq
 
 
-def train_subwords(transcripts: list[str], vocabulary: int, folder: Path) -> int:
-    """Write `spm_unigramN.model` and `dict.wrd.txt`; returns the number of subwords.
+def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: Path) -> int:
+    """Write `spm_KINDN.model` and `dict.wrd.txt`; returns the number of subwords.
 
+    kind: unigram (the papers') or bpe; unigram finds no whole words in a corpus of few word types.
     `vocabulary` counts the four special symbols; a small corpus may give fewer subwords.
     """
     import sentencepiece
@@ -23,7 +24,7 @@ def train_subwords(transcripts: list[str], vocabulary: int, folder: Path) -> int
         sentence_iterator=iter([t.lower() for t in transcripts]),
         model_writer=model,
         vocab_size=vocabulary,
-        model_type="unigram",
+        model_type=kind,
         character_coverage=1.0,
         hard_vocab_limit=False,
         bos_id=0,
@@ -33,7 +34,7 @@ def train_subwords(transcripts: list[str], vocabulary: int, folder: Path) -> int
         num_threads=1,
         minloglevel=2,
     )
-    with whole_file(folder / f"spm_unigram{vocabulary}.model") as temporary:
+    with whole_file(folder / f"spm_{kind}{vocabulary}.model") as temporary:
         temporary.write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [processor.id_to_piece(i) for i in range(SPECIALS, processor.get_piece_size())]

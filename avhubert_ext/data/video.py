@@ -20,13 +20,13 @@ def load_video(path: Path | str) -> np.ndarray:
     import av
 
     if not Path(path).is_file():
-        raise InputError(f"{path} not found: the manifest names it; run `avhubert-ext prepare` again")
+        raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "NONE"
             frames = [_luma(f.to_ndarray(format="bgr24")) for f in container.decode(video=0)]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: cannot decode this video ({error}); make or copy it again") from None
+        raise InputError(f"{path}: not a video that decodes ({error}); copy it again") from None
     if not frames:
         raise InputError(f"{path}: no video frames; make or copy it again")
     return np.stack(frames)

@@ -172,6 +172,11 @@ def save_fairseq(path: Path, model: AVRecognizer) -> None:
             "task": {"_name": "av_asr"},
         },
         "model": to_fairseq_names(model.state_dict()),
+        "optimizer_history": [
+            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+        ],
+        "last_optimizer_state": None,
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
     with whole_file(path) as temporary:
         torch.save(state, temporary)

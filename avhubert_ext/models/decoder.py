@@ -112,9 +112,7 @@ class TransformerDecoder(nn.Module):
             if i not in cache.encoder_attention:
                 cache.encoder_attention[i] = layer.encoder_attn.project_memory(memory)
             past = cache.self_attention.get(i)
-            x, cache.self_attention[i] = layer(
-                x, past, cache.encoder_attention[i], memory_padding
-            )
+            x, cache.self_attention[i] = layer(x, past, cache.encoder_attention[i], memory_padding)
         if cache is not None:
             cache.length += tokens.shape[1]
         return F.linear(self.layer_norm(x), self.embed_tokens.weight)

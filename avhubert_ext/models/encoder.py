@@ -42,6 +42,8 @@ class EncoderConfig:
     activation_dropout: float = 0.0
     dropout_input: float = 0.1
     layerdrop: float = 0.0  # probability of skipping a block in training
+    modality_dropout: float = 0.0  # probability of losing one stream of a training batch
+    audio_dropout: float = 0.5  # probability that the lost stream is the audio
 
     def __post_init__(self) -> None:
         if self.block not in ("transformer", "conformer"):
@@ -115,9 +117,7 @@ class AVEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.feature_extractor_audio = AudioFrontend(AUDIO_FEATURES, config.dim)
-        self.feature_extractor_video = VideoFrontend(
-            config.visual, config.visual_width, config.dim
-        )
+        self.feature_extractor_video = VideoFrontend(config.visual, config.visual_width, config.dim)
         self.layer_norm = nn.LayerNorm(2 * config.dim)
         self.post_extract_proj = nn.Linear(2 * config.dim, config.dim)
         self.dropout_input = nn.Dropout(config.dropout_input)
@@ -127,11 +127,19 @@ class AVEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    def _drop_modality(self, audio: Tensor, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        drop, which = torch.rand(2).tolist()
+        if drop >= self.config.modality_dropout:
+            return audio, video
+        return (None, video) if which < self.config.audio_dropout else (audio, None)
+
     def fuse(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
         """Frontends, concatenation (audio first), layer norm and projection: [B, T, D].
 
         A missing stream is zeros after its projection, as in AV-HuBERT.
         """
+        if self.training and audio is not None and video is not None:
+            audio, video = self._drop_modality(audio, video)
         a = None if audio is None else self.feature_extractor_audio(audio)
         v = None if video is None else self.feature_extractor_video(video)
         a = torch.zeros_like(v) if a is None else a

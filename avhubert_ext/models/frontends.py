@@ -70,7 +70,8 @@ class ResNet18(nn.Module):
         inputs = channels[0]
         for i, outputs in enumerate(channels, start=1):
             first = BasicBlock(inputs, outputs, stride=1 if i == 1 else 2)
-            self.trunk.add_module(f"layer{i}", nn.Sequential(first, BasicBlock(outputs, outputs, 1)))
+            layer = nn.Sequential(first, BasicBlock(outputs, outputs, stride=1))
+            self.trunk.add_module(f"layer{i}", layer)
             inputs = outputs
         self.out_channels = inputs
         for module in self.trunk.modules():
@@ -108,9 +109,13 @@ class ShuffleUnit(nn.Module):
         branch_inputs = half if self.split else inputs
         self.branch1 = nn.Sequential()
         if not self.split:
-            self.branch1 = nn.Sequential(*_depthwise_bn(inputs, stride), *_conv_bn_relu(inputs, half))
+            self.branch1 = nn.Sequential(
+                *_depthwise_bn(inputs, stride), *_conv_bn_relu(inputs, half)
+            )
         self.branch2 = nn.Sequential(
-            *_conv_bn_relu(branch_inputs, half), *_depthwise_bn(half, stride), *_conv_bn_relu(half, half)
+            *_conv_bn_relu(branch_inputs, half),
+            *_depthwise_bn(half, stride),
+            *_conv_bn_relu(half, half),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +135,9 @@ class ShuffleNetV2(nn.Module):
         stem, *stages, last = scaled_channels(SHUFFLENET_CHANNELS, width)
         self.frontend3D = stem3d(stem, nn.ReLU())
         inputs = stem
-        for i, (outputs, repeats) in enumerate(zip(stages, SHUFFLENET_REPEATS, strict=True), start=2):
+        for i, (outputs, repeats) in enumerate(
+            zip(stages, SHUFFLENET_REPEATS, strict=True), start=2
+        ):
             units = [ShuffleUnit(inputs, outputs, stride=2)]
             units += [ShuffleUnit(outputs, outputs, stride=1) for _ in range(repeats - 1)]
             self.add_module(f"stage{i}", nn.Sequential(*units))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from avhubert_ext.errors import InputError
@@ -31,17 +32,9 @@ STUDENTS: dict[str, tuple[EncoderConfig, HeadsConfig]] = {
     "4": (_THIN, HeadsConfig((4, 8, 12))),
     "5": (_THIN, HeadsConfig((8, 12))),
     "6": (_CONFORMER, HeadsConfig((8, 12))),
-    "7": (EncoderConfig(6, 384, 1536, block="conformer", visual="shufflenet"), HeadsConfig((8, 12))),
+    "7": (replace(_CONFORMER, visual="shufflenet"), HeadsConfig((8, 12))),
     "tiny-7": (
-        EncoderConfig(
-            layers=6,
-            dim=96,
-            ffn=384,
-            heads=4,
-            block="conformer",
-            visual="shufflenet",
-            visual_width=0.25,
-        ),
+        replace(_CONFORMER, visual="shufflenet", dim=96, ffn=384, heads=4, visual_width=0.25),
         HeadsConfig((8, 12), teacher_dim=TINY_WIDTH),
     ),
 }

@@ -26,7 +26,7 @@ class StudentOutput(EncoderOutput):
 
 
 class PredictionHeads(nn.Module):
-    """Linear(D, M*D), GELU, then an own Linear(D, F) for each of the M targets (paper A, Fig. 1)."""
+    """Linear(D, M*D), GELU, then an own Linear(D, F) for each target (paper A, Fig. 1)."""
 
     def __init__(self, dim: int, config: HeadsConfig) -> None:
         super().__init__()
@@ -37,7 +37,9 @@ class PredictionHeads(nn.Module):
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """[B, T, D] -> teacher block: [B, T, F]."""
         chunks = F.gelu(self.shared(x)).chunk(len(self.config.targets), dim=-1)
-        return {t: head(c) for t, head, c in zip(self.config.targets, self.heads, chunks, strict=True)}
+        return {
+            t: head(c) for t, head, c in zip(self.config.targets, self.heads, chunks, strict=True)
+        }
 
 
 class Student(nn.Module):

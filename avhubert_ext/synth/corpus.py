@@ -64,10 +64,10 @@ def synthesize(
 ) -> None:
     """Write a corpus of `speakers` x `utterances` under `out`; what is there already stays.
 
-    The same arguments give the same files, whatever the number of workers.
+    The same arguments give the same files, whatever the number of workers (None: one a core).
     """
     out = Path(out)
-    workers = workers or os.cpu_count() or 1
+    workers = (os.cpu_count() or 1) if workers is None else workers
     _check_arguments(speakers, utterances, seed, domain, workers)
     parameters = {
         "version": VERSION,

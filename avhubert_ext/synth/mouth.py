@@ -110,7 +110,7 @@ def _skin(face: Face) -> np.ndarray:
 
 
 def _shifted(canvas: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Frames [T, SIZE, SIZE] cut from the canvas, its content moved by pixels [T] (interpolated)."""
+    """Frames [T, SIZE, SIZE] cut from the canvas, moved by (fractions of) pixels [T]."""
     frames = np.empty((len(down), SIZE, SIZE), np.float32)
     for frame, dy, dx in zip(frames, MARGIN - down, MARGIN - right, strict=True):
         row, column = int(dy), int(dx)
@@ -183,6 +183,8 @@ def _draw_mouth(
     cavity_bottom = _below(lower_edge)
     bottom_lip = _below(lower_edge + lower)
 
+    shadow = _below(lower_edge + lower + 2.5 * inside)
+    frames *= 1 - 0.12 * (bottom_lip - shadow)
     lip = face.skin - face.lip_darkness
     # Upper lip faces down and is darker; both are darker at the corners.
     side = (1 - 0.12 * (1 - inside))[:, None]

@@ -7,7 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-OPTIONS = {"preset": "fast", "crf": "18", "threads": "1"}  # one thread: workers fill the cores
+OPTIONS = {
+    "preset": "fast",
+    "crf": "18",
+    "threads": "1",  # workers fill the cores
+    "x264-params": "mbtree=0",  # with it x264 reads memory it never wrote: no two files are equal
+}
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -1,4 +1,4 @@
-"""Who speaks: voice and face of each speaker, drawn from the corpus seed and the speaker's number."""
+"""Who speaks: voice and face of each speaker, drawn from corpus seed and speaker number."""
 
 from __future__ import annotations
 

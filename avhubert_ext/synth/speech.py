@@ -1,8 +1,8 @@
 """Speech with phoneme and word times from espeak-ng, called through ctypes.
 
-espeak-ng keeps state that outlives an utterance (flutter phase, echo buffer, generator of noise),
-so the same text spoken twice differs. To make an utterance depend on its own arguments only,
-`speak` loads the library afresh and unloads it after: that costs about 3 ms.
+espeak-ng keeps state that outlives an utterance (such as the phase of a voice's flutter), and even
+espeak_Terminate does not clear it, so the same text spoken twice differs. To make an utterance
+depend on its own arguments only, `speak` loads the library afresh and unloads it after (3 ms).
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def speak(words: Sequence[str], voice: Voice) -> Speech:
     with _fresh_espeak() as espeak:
         _set_voice(espeak, voice)
         espeak.espeak_SetSynthCallback(callback)
+        espeak.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of breath noise; seeded by the clock else
         encoded = text.encode() + b"\0"
         flags = _CHARS_UTF8 | _BRACKETED_PHONEMES
         espeak.espeak_Synth(encoded, len(encoded), 0, 1, 0, flags, None, None)
@@ -141,8 +142,6 @@ def _fresh_espeak() -> Iterator[ctypes.CDLL]:
     data_path = espeakng_loader.get_data_path()
     espeak = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        # The breath noise of some voices comes from the C library's generator.
-        ctypes.CDLL(None).srand(1)
         options = _INITIALIZE_PHONEME_EVENTS | _INITIALIZE_DONT_EXIT
         rate = espeak.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), options)
         if rate != ESPEAK_RATE:

@@ -1,0 +1,81 @@
+"""The library's data set as fairseq wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset, data_utils
+from torch import Tensor
+
+from avhubert_ext.data.dataset import AVDataset, collate
+
+
+class AVSpeechDataset(FairseqDataset):
+    """Utterances with subword targets; sizes are video frames."""
+
+    def __init__(
+        self, dataset: AVDataset, targets: list[Tensor], pad: int, eos: int, shuffle: bool
+    ) -> None:
+        """targets: per utterance int64 [L], ending in eos."""
+        self.dataset = dataset
+        self.targets = targets
+        self.pad = pad
+        self.eos = eos
+        self.shuffle = shuffle
+        self.sizes = dataset.frames()
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": index, "sample": self.dataset[index], "target": self.targets[index]}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def ordered_indices(self) -> np.ndarray:
+        """Longest first; equal lengths in random order when shuffling."""
+        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        return np.lexsort((order, -self.sizes))
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return False  # the augmentation's draws belong to the epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        if self.shuffle:
+            self.dataset.set_pass(epoch)
+
+    def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        if not items:
+            return {}
+        batch = collate([item["sample"] for item in items])
+        targets = [item["target"] for item in items]
+
+        def pad(move_eos: bool) -> Tensor:
+            return data_utils.collate_tokens(
+                targets, self.pad, self.eos, move_eos_to_beginning=move_eos
+            )
+
+        return {
+            "id": torch.tensor([item["id"] for item in items]),
+            "nsentences": len(items),
+            "ntokens": sum(len(t) for t in targets),
+            "net_input": {
+                # fairseq's beam search reads batch size and length from `source`.
+                "source": ~batch.padding_mask,
+                "audio": batch.audio,
+                "video": batch.video,
+                "padding_mask": batch.padding_mask,
+                "prev_output_tokens": pad(move_eos=True),
+            },
+            "target": pad(move_eos=False),
+        }

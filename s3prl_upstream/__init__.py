@@ -1,0 +1,1 @@
+"""s3prl plugin: `python s3prl_upstream/run_pretrain.py -u distiller_av ...`."""

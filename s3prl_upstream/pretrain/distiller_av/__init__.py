@@ -1,0 +1,1 @@
+"""Distillation of an audio-visual student from an AV-HuBERT teacher (paper A)."""
