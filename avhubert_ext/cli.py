@@ -44,9 +44,14 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from avhubert_ext.data.prepare import prepare
+    from avhubert_ext.data.text import SubwordConfig
 
     counts = prepare(
-        args.corpus, args.out, args.subwords, args.vocabulary, args.valid_fraction, args.workers
+        args.corpus,
+        args.out,
+        SubwordConfig(args.subwords, args.vocabulary, args.reuse_subwords),
+        args.valid_fraction,
+        args.workers,
     )
     print(", ".join(f"{name}: {count} utterances" for name, count in counts.items()))
 
@@ -59,6 +64,9 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--subwords", choices=("unigram", "bpe"), default="unigram", help="sentencepiece model type"
     )
     parser.add_argument("--vocabulary", type=int, default=1000, help="subwords, specials included")
+    parser.add_argument(
+        "--reuse-subwords", type=Path, help="take spm_*.model and dict.wrd.txt from this folder"
+    )
     parser.add_argument(
         "--valid-fraction", type=float, default=0.05, help="of trainval speakers, for validation"
     )
@@ -89,9 +97,30 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = _command(
         commands, "convert", _convert, "convert models between safetensors, fairseq and s3prl files"
     )
-    parser.add_argument("input", type=Path, help=".pt of fairseq, .ckpt of s3prl, .safetensors")
+    parser.add_argument("input", type=Path, help=".pt, s3prl .ckpt or folder, .safetensors")
     parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.report import report
+
+    models = [(name, Path(checkpoint), Path(decoded)) for name, checkpoint, decoded in args.model]
+    print(report(models, args.out))
+    print(f"\nwritten: {args.out / 'results.json'}, {args.out / 'results.png'}")
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "report", _report, "table, JSON and picture of decoded models")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+    parser.add_argument(
+        "--model",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "CHECKPOINT", "DECODED"),
+        help="DECODED holds a folder with fairseq-generate's results for each condition; repeat",
+    )
 
 
 def _command(
@@ -120,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_noise(commands)
     _add_convert(commands)
+    _add_report(commands)
     return parser
 
 

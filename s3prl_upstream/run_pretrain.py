@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
     import pretrain
 
     pretrain.__path__.append(str(HERE / "pretrain"))
-    schedules = [c for name, c in vars(optimizers).items() if name.endswith("Schedule")]
+    classes = [c for c in vars(optimizers).values() if isinstance(c, type)]
+    schedules = [c for c in classes if issubclass(c, optimizers._LRSchedule)]
     # torch >= 2.6 refuses to load other classes; these two kinds are what a state holds.
     torch.serialization.add_safe_globals([argparse.Namespace, *schedules])
     os.environ[START_FOLDER] = os.getcwd()

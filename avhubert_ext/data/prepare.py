@@ -20,7 +20,7 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
 from avhubert_ext.data.files import make_folder, write_text
 from avhubert_ext.data.manifest import Utterance, write_manifest
-from avhubert_ext.data.text import train_subwords
+from avhubert_ext.data.text import SubwordConfig, make_subwords
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 
@@ -42,8 +42,7 @@ class Clip:
 def prepare(
     corpus: Path,
     out: Path,
-    subwords: str = "unigram",
-    vocabulary: int = 1000,
+    subwords: SubwordConfig,
     valid_fraction: float = 0.05,
     workers: int = 1,
 ) -> dict[str, int]:
@@ -65,7 +64,7 @@ def prepare(
             raise InputError(f"{corpus}: no utterance for {name}; it needs 2 trainval speakers")
         write_text(out / f"{name}.wrd", "".join(f"{c.text}\n" for c in members))
         write_manifest(out / f"{name}.tsv", [_utterance(c) for c in members])
-    train_subwords([c.text for c in splits["train"]], subwords, vocabulary, out)
+    make_subwords([c.text for c in splits["train"]], subwords, out)
     return {name: len(members) for name, members in splits.items()}
 
 

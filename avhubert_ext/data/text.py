@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from avhubert_ext.data.files import whole_file, write_text
@@ -11,12 +13,35 @@ from avhubert_ext.errors import InputError
 SPECIALS = 4  # <s>, <pad>, </s>, <unk>: the first ids, as in fairseq
 
 
-def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: Path) -> int:
-    """Write `spm_KINDN.model` and `dict.wrd.txt`; returns the number of subwords.
+@dataclass(frozen=True)
+class SubwordConfig:
+    """How text is cut.
 
     kind: unigram (the papers') or bpe; unigram finds no whole words in a corpus of few word types.
-    `vocabulary` counts the four special symbols; a small corpus may give fewer subwords.
+    vocabulary: counts the four special symbols; a small corpus may give fewer subwords.
+    reuse: folder whose `spm_*.model` and `dict.wrd.txt` are taken instead of training new ones.
     """
+
+    kind: str = "unigram"
+    vocabulary: int = 1000
+    reuse: Path | None = None
+
+
+def make_subwords(transcripts: list[str], config: SubwordConfig, folder: Path) -> None:
+    """Write `spm_KINDN.model` and `dict.wrd.txt` into `folder`."""
+    if config.reuse is None:
+        train_subwords(transcripts, config.kind, config.vocabulary, folder)
+        return
+    model = find_subword_model(config.reuse)
+    for name in (model.name, "dict.wrd.txt"):
+        if not (config.reuse / name).is_file():
+            raise InputError(f"{config.reuse / name} not found: it belongs to {model.name}")
+        with whole_file(folder / name) as temporary:
+            shutil.copyfile(config.reuse / name, temporary)
+
+
+def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: Path) -> None:
+    """Train a sentencepiece model; see `SubwordConfig`."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -39,7 +64,6 @@ def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: P
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [processor.id_to_piece(i) for i in range(SPECIALS, processor.get_piece_size())]
     write_text(folder / "dict.wrd.txt", "".join(f"{piece} 1\n" for piece in pieces))
-    return len(pieces)
 
 
 class Subwords:

@@ -38,7 +38,7 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
     Raises InputError if the file was cut short, that is, lacks the closing line with the score.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: run fairseq-generate and store what it prints there")
+        raise InputError(f"{path} not found: decode with fairseq-generate --results-path first")
     text = path.read_text(encoding="utf-8")
     if not re.search(r"^Generate .* WER: ", text, flags=re.MULTILINE):
         raise InputError(f"{path}: no closing WER line; run fairseq-generate --scoring wer again")
@@ -48,9 +48,9 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
 
 
 def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
-    """The row of one model; `decoded` holds CONDITION.txt for each condition."""
+    """The row of one model; `decoded` holds a folder for each condition."""
     encoder = load_model(checkpoint).encoder
-    wers = [word_error_rate(read_hypotheses(decoded / f"{c}.txt")) for c in CONDITIONS]
+    wers = [word_error_rate(read_hypotheses(decoded / c / "generate-test.txt")) for c in CONDITIONS]
     return Row(
         name, kept_parameters(encoder), flops_per_frame(encoder), *(round(w, 2) for w in wers)
     )

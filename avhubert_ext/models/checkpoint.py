@@ -184,7 +184,7 @@ def save_fairseq(path: Path, model: AVRecognizer) -> None:
 
 def convert(source: Path, target: Path, half: bool = False) -> str:
     """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
-    model = load_model(source)
+    model = load_model(newest_state(source) if source.is_dir() else source)
     if target.suffix == ".safetensors":
         save_model(target, model, half)
     elif target.suffix == ".pt" and isinstance(model, AVRecognizer):
@@ -195,6 +195,14 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
         )
     parameters = sum(p.numel() for p in model.parameters())
     return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters"
+
+
+def newest_state(folder: Path) -> Path:
+    """The s3prl state written last in an experiment folder."""
+    states = sorted(folder.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not states:
+        raise InputError(f"{folder}: no states-*.ckpt in it; distil first, or name a file")
+    return states[-1]
 
 
 def student_states(student: Student) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Shared fixtures: one small corpus, made once a session by the project's own commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command line as a user would; stdout and stderr together in `.stdout`."""
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=os.environ | {"PATH": search} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+def run_well(*command: str | Path, **options: str) -> str:
+    """As `run`, and the exit code must be 0; returns what was printed."""
+    result = run(*command, **options)
+    assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LRS3-layout corpus: 5 speakers x 4 utterances, the last speaker for the test."""
+    folder = tmp_path_factory.mktemp("corpus")
+    run_well("avhubert-ext", "synth", "--out", folder, "--speakers", "5", "--utterances", "4")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifests(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest folder of `corpus`."""
+    folder = tmp_path_factory.mktemp("manifests")
+    run_well(
+        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder,
+        "--subwords", "bpe", "--vocabulary", "64",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise manifests of `corpus`."""
+    folder = tmp_path_factory.mktemp("noise")
+    run_well("avhubert-ext", "noise", "--musan", corpus / "musan", "--out", folder)
+    return folder
