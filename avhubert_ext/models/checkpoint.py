@@ -5,8 +5,8 @@ Also reads what training leaves behind: fairseq checkpoints and s3prl states.
 
 from __future__ import annotations
 
-import argparse
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,14 @@ def build(description: dict[str, Any]) -> nn.Module:
 
 def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
     """Write an AVEncoder or AVRecognizer as `.safetensors`; `half` stores weights as float16."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).contiguous()
         for name, t in model.state_dict().items()
     }
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, {METADATA_KEY: json.dumps(describe(model))})
+        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(describe(model))}))
 
 
 def load_model(path: Path | str) -> nn.Module:
@@ -97,31 +97,69 @@ def _read_safetensors(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
         raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
     if metadata is None:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return build(json.loads(metadata)), state
+    return _build_from_json(path, metadata), state
+
+
+def _build_from_json(path: Path, text: str) -> nn.Module:
+    try:
+        return build(json.loads(text))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: its configuration does not fit this version ({error!r}); convert it again"
+        ) from None
+
+
+class _Inert:
+    """Stands in for a foreign object inside a checkpoint; holds nothing, does nothing."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# Packages whose objects training leaves in checkpoints beside the tensors.
+FOREIGN_PACKAGES = ("argparse.", "fairseq.", "omegaconf.", "optimizers.")
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """A checkpoint of fairseq or s3prl, read with torch's safe loader."""
+    """A checkpoint of fairseq or s3prl, without executing anything in it.
+
+    Objects of theirs become inert placeholders; any other class or function in the file makes it
+    an InputError, and so does a truncated file.
+    """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        strange = [name for name in foreign if not name.startswith(FOREIGN_PACKAGES)]
+        if strange:
+            raise InputError(
+                f"{path}: refused, for it would run {', '.join(strange)}; get it from a source you "
+                "trust, as tensors"
+            )
+        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{path}: cannot be read safely ({reason}); it is truncated or not a checkpoint"
+            f"{path}: truncated or not a checkpoint ({reason}); copy it again"
         ) from None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path}: not a checkpoint (holds a {type(stored).__name__})")
+    return stored
 
 
 def _read_torch(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
     stored = read_torch_file(path)
     if "Student" in stored:
-        return AVEncoder(EncoderConfig(**stored["Student_Encoder"])), strip_prefix(
-            stored["Student"], "encoder."
-        )
+        configuration = {"kind": "encoder", "encoder": stored.get("Student_Encoder")}
+        model = _build_from_json(path, json.dumps(configuration))
+        return model, strip_prefix(stored["Student"], "encoder.")
     description = (stored.get("cfg") or {}).get("model") or {}
     if not description.get("description"):
         raise InputError(f"{path}: neither a checkpoint of av_asr_seq2seq nor of distiller_av")
-    return build(json.loads(description["description"])), from_fairseq_names(stored["model"])
+    model = _build_from_json(path, description["description"])
+    return model, from_fairseq_names(stored["model"])
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

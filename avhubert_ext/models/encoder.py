@@ -168,7 +168,10 @@ def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tenso
         raise InputError("audio and video are both None: give at least one of them")
     if audio is not None and (audio.dim() != 3 or audio.shape[1] != AUDIO_FEATURES):
         raise InputError(f"audio has shape {list(audio.shape)}: expected [B, {AUDIO_FEATURES}, T]")
-    if video is not None and (video.dim() != 5 or video.shape[1] != 1):
+    frame = (FRAME_SIZE, FRAME_SIZE)
+    if video is not None and (
+        video.dim() != 5 or video.shape[1] != 1 or tuple(video.shape[3:]) != frame
+    ):
         raise InputError(
             f"video has shape {list(video.shape)}: expected [B, 1, T, {FRAME_SIZE}, {FRAME_SIZE}]"
         )

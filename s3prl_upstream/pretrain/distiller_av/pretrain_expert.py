@@ -66,6 +66,9 @@ class UpstreamPretrainExpert(nn.Module):
             batch_sampler=ResumableBatchSampler(batches, rc["seed"], self.consumed_batches),
             num_workers=rc["num_workers"],
             collate_fn=collate,
+            # Its own generator: each epoch draws a seed for the workers, and the global generator
+            # must not notice where epochs begin, or a resumed run would part ways.
+            generator=torch.Generator(),
             pin_memory=torch.device(self.device).type == "cuda",
         )
 

@@ -1,0 +1,272 @@
+"""Model files: exact round trips, refusals that name the file, and no code run from pickles."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import (
+    METADATA_KEY,
+    convert,
+    describe,
+    from_fairseq_names,
+    load_encoder,
+    load_model,
+    newest_state,
+    save_fairseq,
+    save_model,
+    student_from_states,
+    student_states,
+    to_fairseq_names,
+)
+from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
+from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.student import HeadsConfig, Student
+
+CONFIG = EncoderConfig(
+    layers=1, dim=16, ffn=16, heads=2, visual_width=0.125, conv_pos=4, conv_pos_groups=2
+)
+DECODER = DecoderConfig(vocabulary=9, layers=1, dim=24, ffn=16, heads=2)
+
+
+def make(kind: str) -> AVEncoder | AVRecognizer:
+    torch.manual_seed(0)
+    model = AVEncoder(CONFIG) if kind == "encoder" else AVRecognizer(CONFIG, DECODER)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(params=["encoder", "recognizer"])
+def model(request) -> AVEncoder | AVRecognizer:
+    return make(request.param)
+
+
+def output(model: AVEncoder | AVRecognizer) -> torch.Tensor:
+    torch.manual_seed(1)
+    audio, video = torch.randn(1, 104, 3), torch.randn(1, 1, 3, 88, 88)
+    with torch.no_grad():
+        if isinstance(model, AVRecognizer):
+            return model(audio, video, None, torch.tensor([[2, 5, 6]]))
+        return model(audio, video).last_hidden_state
+
+
+def assert_same(found: torch.nn.Module, expected: torch.nn.Module) -> None:
+    state = found.state_dict()
+    assert type(found) is type(expected) and describe(found) == describe(expected)
+    assert state.keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_round_trip_is_exact(model, tmp_path):
+    save_model(tmp_path / "new" / "model.safetensors", model)
+    loaded = load_model(tmp_path / "new" / "model.safetensors")
+    assert_same(loaded, model)
+    assert not loaded.training
+    assert torch.equal(output(loaded), output(model))
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["model.safetensors"]
+
+
+def test_half_is_smaller_close_and_comes_back_as_float32(model, tmp_path):
+    full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
+    save_model(full, model)
+    save_model(half, model, half=True)
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    stored = load_file(half)
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.float16}
+    loaded = load_model(half)
+    assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(output(loaded), output(model), rtol=0.02, atol=0.02)
+
+
+def test_exact_zeros_of_pruning_survive_half(tmp_path):
+    model = make("encoder")
+    model.post_extract_proj.weight.data[:, ::2] = 0
+    save_model(tmp_path / "m.safetensors", model, half=True)
+    loaded = load_model(tmp_path / "m.safetensors").post_extract_proj.weight
+    assert torch.equal(loaded == 0, model.post_extract_proj.weight == 0)
+
+
+def test_load_encoder_takes_it_out_of_a_recogniser(tmp_path):
+    model = make("recognizer")
+    save_model(tmp_path / "m.safetensors", model)
+    assert_same(load_encoder(tmp_path / "m.safetensors"), model.encoder)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name} not found"):
+        load_model(tmp_path / name)
+
+
+def refused(path: Path, *words: str) -> None:
+    """Loading raises an InputError of one line that names the file and the words."""
+    with pytest.raises(InputError) as error:
+        load_model(path)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(str(path))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "ckpt"])
+@pytest.mark.parametrize("kept", [0.0, 0.0001, 0.5, 0.999])
+def test_truncated_file(tmp_path, suffix, kept):
+    model = make("recognizer")
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "safetensors":
+        save_model(path, model)
+    elif suffix == "pt":
+        save_fairseq(path, model)
+    else:
+        torch.save(student_states(Student(CONFIG, HeadsConfig((1,), 8))), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    refused(path, "truncated")
+
+
+def stored(model: AVEncoder | AVRecognizer, path: Path, **changes: torch.Tensor | None) -> Path:
+    """Save with some tensors exchanged, added, or (None) left out."""
+    tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
+    for name, tensor in changes.items():
+        tensors.pop(name, None)
+        if tensor is not None:
+            tensors[name] = tensor
+    save_file(tensors, path, {METADATA_KEY: json.dumps(describe(model))})
+    return path
+
+
+def test_unknown_missing_and_misshapen_tensors_are_named(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    refused(stored(model, path, surprise=torch.zeros(2)), "unknown tensors ['surprise']")
+    name = next(n for n in model.state_dict() if n.endswith("post_extract_proj.bias"))
+    refused(stored(model, path, **{name: None}), f"missing tensors ['{name}']")
+    refused(stored(model, path, **{name: torch.zeros(3)}), f"{name} has shape [3], expected [16]")
+
+
+def test_safetensors_of_something_else(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    refused(path, "no avhubert-ext configuration")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"kind": "encoder", "encoder": {"colour": "blue"}}',
+        '{"kind": "encoder"}',
+        '{"kind": "encoder", "enc',
+        '{"kind": "toaster", "encoder": {}}',
+        "[]",
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(tmp_path, description):
+    path = tmp_path / "m.safetensors"
+    save_file({"x": torch.zeros(2)}, path, {METADATA_KEY: description})
+    refused(path)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"model": {}}, torch.zeros(2), {"cfg": {"model": {}}}])
+def test_torch_file_of_something_else(tmp_path, content):
+    path = tmp_path / "m.pt"
+    torch.save(content, path)
+    refused(path)
+
+
+class Bomb:
+    """Makes a file when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "ckpt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, suffix, zipped):
+    marker = tmp_path / "marker"
+    path = tmp_path / f"m.{suffix}"
+    content = {"model": Bomb(marker), "cfg": {"model": {}}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    refused(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # the bomb is real
+
+
+def test_fairseq_names_round_trip():
+    state = make("recognizer").state_dict()
+    theirs = to_fairseq_names(state)
+    assert "encoder.w2v_model.encoder.layers.0.fc1.weight" in theirs
+    assert "encoder.w2v_model.feature_extractor_video.proj.weight" in theirs
+    assert "encoder.bridge.weight" in theirs
+    assert "decoder.network.layers.0.fc1.weight" in theirs
+    assert theirs.keys().isdisjoint(state.keys()) and len(theirs) == len(state)
+    back = from_fairseq_names(theirs)
+    assert list(back) == list(state)
+    assert all(back[name] is tensor for name, tensor in state.items())
+
+
+def test_safetensors_to_fairseq_and_back(tmp_path):
+    model = make("recognizer")
+    save_model(tmp_path / "a.safetensors", model)
+    line = convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert "AVRecognizer" in line and f"{millions:.2f}M" in line
+    convert(tmp_path / "b.pt", tmp_path / "c.safetensors")
+    assert_same(load_model(tmp_path / "c.safetensors"), model)
+
+
+def test_convert_refuses_an_encoder_as_fairseq_file_and_unknown_endings(tmp_path):
+    source = tmp_path / "a.safetensors"
+    save_model(source, make("encoder"))
+    for name in ("b.pt", "b.onnx"):
+        with pytest.raises(InputError, match=rf"{name}: expected \.safetensors, or \.pt for"):
+            convert(source, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_the_encoder_of_a_distilled_student(tmp_path):
+    """Of the states in an experiment folder the one written last is taken."""
+    torch.manual_seed(0)
+    students = [Student(CONFIG, HeadsConfig((8, 12), 10)).eval() for _ in range(3)]
+    for step, (student, age) in enumerate(zip(students, (30, 10, 20), strict=True)):
+        path = tmp_path / f"states-{step}.ckpt"
+        torch.save({**student_states(student), "Step": step}, path)
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert newest_state(tmp_path).name == "states-1.ckpt"
+    convert(tmp_path, tmp_path / "student.safetensors")
+    assert_same(load_model(tmp_path / "student.safetensors"), students[1].encoder)
+    again = student_from_states(student_states(students[0]))
+    assert again.heads.config == students[0].heads.config
+    for name, tensor in students[0].state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_folder_without_states(tmp_path):
+    with pytest.raises(InputError, match=r"no states-\*\.ckpt"):
+        convert(tmp_path, tmp_path / "x.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    """The temporary file is gone and the old model still loads."""
+    path = tmp_path / "m.safetensors"
+    old = make("encoder")
+    save_model(path, old)
+    new = AVEncoder(replace(CONFIG, dim=8, heads=1)).eval()
+    new.register_buffer("unwritable", torch.zeros(2, device="meta"))
+    with pytest.raises(Exception):  # noqa: B017 - whatever safetensors says of a meta tensor
+        save_model(path, new)
+    assert_same(load_model(path), old)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

@@ -1,0 +1,64 @@
+"""`scripts/demo.sh --quick`: the whole way through the stock command lines, killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from conftest import ROOT, run_well
+
+KEYS = [
+    "model",
+    "parameters",
+    "flops_per_frame",
+    "wer_clean",
+    "wer_babble_0db",
+    "wer_babble_0db_no_video",
+]
+
+
+def kill_when(path: Path, work: Path) -> None:
+    """Start the demo and kill it, with all its processes, as soon as `path` exists."""
+    process = subprocess.Popen(
+        ["scripts/demo.sh", "--quick"],
+        cwd=ROOT,
+        env=os.environ | {"WORK": str(work)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    for _ in range(3000):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, "the demo ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
+    work = tmp_path / "demo"
+    kill_when(work / "corpus/trainval/spk0000/00001.txt", work)
+    kill_when(work / "distill/states-2.ckpt", work)
+    kill_when(work / "student/checkpoint_1_2.pt", work)
+    printed = run_well("scripts/demo.sh", "--quick", WORK=str(work))
+
+    rows = json.loads((work / "results.json").read_text())
+    assert [row["model"] for row in rows] == ["teacher", "student", "student-sparse-50"]
+    assert all(list(row) == KEYS for row in rows)
+    teacher, student, sparse = rows
+    assert teacher["parameters"] > student["parameters"] > sparse["parameters"]
+    assert 0.45 < sparse["parameters"] / student["parameters"] < 0.65
+    assert teacher["wer_clean"] < 25, "the shipped teacher recognises unseen speakers"
+    assert student["flops_per_frame"] == sparse["flops_per_frame"] < teacher["flops_per_frame"]
+    assert "student-sparse-50" in printed and "results.png" in printed
+    assert (work / "results.png").read_bytes().startswith(b"\x89PNG")
+
+    start = time.monotonic()
+    again = run_well("scripts/demo.sh", "--quick", WORK=str(work))
+    assert time.monotonic() - start < 60 and "distill: done before" in again
+    assert json.loads((work / "results.json").read_text()) == rows
