@@ -14,4 +14,4 @@ options() { grep -v '^#' "$1" | tr '\n' ' '; }
 noise_kinds() { echo "$1/babble,$1/music,$1/noise"; }
 
 # on_cpu: the flag fairseq needs where there is no GPU.
-on_cpu() { python -c 'import torch; print("" if torch.cuda.is_available() else "--cpu")'; }
+on_cpu() { nvidia-smi -L > /dev/null 2>&1 || echo --cpu; }

@@ -19,7 +19,7 @@ echo "set-up: environment in $PWD/.venv ($("$python" --version))"
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
 echo "set-up: 1/4 PyTorch and build tools"
-pip install -q torch==2.8.0 torchaudio==2.8.0 numpy==1.26.4 "cython<4" "setuptools<81" wheel
+pip install -q torch==2.8.0 torchaudio==2.8.0 numpy==1.26.4 cython setuptools wheel
 
 # Without build isolation, for with it pip fetches a second, newest torch first.
 echo "set-up: 2/4 fairseq (fairseq-fixed 0.12.3.1)"

@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +137,32 @@ def test_truncated_file(tmp_path, suffix, kept):
     refused(path, "truncated")
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_file_is_refused_in_one_line_or_loads(tmp_path, suffix, zipped):
+    """Random bytes changed near the start, where the structure is."""
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "safetensors":
+        save_model(path, make("encoder"))
+    else:
+        content = {"model": {"x": torch.zeros(3)}, "cfg": {"model": {"description": ""}}}
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    rng = random.Random(0)
+    refusals = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 5, 30])):
+            damaged[rng.randrange(min(len(damaged), 900))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_model(path)
+        except InputError as error:
+            refusals += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refusals > 20
+
+
 def stored(model: AVEncoder | AVRecognizer, path: Path, **changes: torch.Tensor | None) -> Path:
     """Save with some tensors exchanged, added, or (None) left out."""
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
@@ -185,19 +214,26 @@ def test_torch_file_of_something_else(tmp_path, content):
 class Bomb:
     """Makes a file when unpickled."""
 
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, call: Callable[[str], object], marker: Path) -> None:
+        self.call = call
         self.marker = marker
 
     def __reduce__(self) -> tuple:
-        return os.system, (f"touch {self.marker}",)
+        return self.call, (f"touch {self.marker}",)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "ckpt"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, suffix, zipped):
+@pytest.mark.parametrize("call", [os.system, subprocess.getoutput])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, suffix, zipped, call):
     marker = tmp_path / "marker"
     path = tmp_path / f"m.{suffix}"
-    content = {"model": Bomb(marker), "cfg": {"model": {}}}
+    save_fairseq(tmp_path / "good.pt", make("recognizer"))
+    content = torch.load(tmp_path / "good.pt", weights_only=True)
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        load_model(path)  # as it is, the file is good; the old format is always refused
+    content["extra_state"]["bomb"] = Bomb(call, marker)
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     refused(path)
     assert not marker.exists()

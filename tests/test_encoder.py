@@ -439,5 +439,5 @@ def test_unknown_parts_are_refused_with_the_choices(options):
 
 @pytest.mark.parametrize("name", ["student-99", "teacher-huge", "base"])
 def test_unknown_presets_are_refused(name):
-    with pytest.raises(InputError, match="choose one of|expected teacher-NAME"):
+    with pytest.raises(InputError, match=r"choose one of|expected teacher-NAME"):
         encoder_preset(name)

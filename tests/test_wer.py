@@ -7,7 +7,7 @@ import pytest
 
 from avhubert_ext.evaluation.wer import word_edits, word_error_rate
 
-WORDS = "bin lay place red blue at by a e now soon".split()
+WORDS = ["bin", "lay", "place", "red", "blue", "at", "by", "a", "e", "now", "soon"]
 
 
 def sentences(count: int, least: int, seed: int) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from avhubert_ext.data.manifest import Utterance, write_manifest
 from avhubert_ext.data.text import SubwordConfig, make_subwords
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.workers import follow_parent
 
 PROGRESS = "utterances.jsonl"  # one line an utterance already read, so that a rerun goes on
 
@@ -50,6 +52,8 @@ def prepare(
 
     Validation speakers are held out of `trainval`: whole speakers, chosen by a hash of the name.
     """
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
     found = sorted(corpus.glob("trainval/*/*.mp4")) + sorted(corpus.glob("test/*/*.mp4"))
     if not found:
         raise InputError(
@@ -72,7 +76,10 @@ def read_transcript(path: Path) -> str:
     """The words after `Text:` in an LRS3 transcript, lower case."""
     if not path.is_file():
         raise InputError(f"{path} not found: every clip needs a transcript, `Text:  WORDS`")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); save the transcript as UTF-8") from None
     first = lines[0] if lines else ""
     label, _, words = first.partition(":")
     if label.strip() != "Text" or not words.strip():
@@ -88,24 +95,33 @@ def _read_clips(corpus: Path, videos: list[Path], out: Path, workers: int) -> li
     from tqdm import tqdm
 
     progress = out / PROGRESS
-    known = {c.id: c for c in _read_progress(progress)}
     ids = [str(v.relative_to(corpus).with_suffix("")) for v in videos]
+    paths = dict(zip(ids, (str(v.absolute()) for v in videos), strict=True))
+    # Only those at their old place: a corpus may have moved, or be another one.
+    known = {c.id: c for c in _read_progress(progress) if paths.get(c.id) == c.video}
+    written = progress.read_bytes() if progress.is_file() else b""
+    torn = bool(written) and not written.endswith(b"\n")
     todo = [(i, v, out) for i, v in zip(ids, videos, strict=True) if i not in known]
+    context = multiprocessing.get_context("spawn")
     with (
-        progress.open("a", encoding="utf-8") as log,
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+        progress.open("a", encoding="utf-8", buffering=1) as log,
+        ProcessPoolExecutor(workers, context, initializer=follow_parent) as pool,
     ):
         chunk = max(1, min(16, len(todo) // workers))
         bar = tqdm(total=len(ids), initial=len(known), desc="prepare", unit="clip")
         try:
             for clip in pool.map(_read_clip, todo, chunksize=chunk):
                 known[clip.id] = clip
-                log.write(json.dumps(asdict(clip)) + "\n")
+                log.write("\n" * torn + json.dumps(asdict(clip)) + "\n")
+                torn = False
                 bar.update()
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process died (out of memory?); run the same command again to go on, "
+                "with fewer --workers"
+            ) from None
         finally:
+            pool.shutdown(cancel_futures=True)
             bar.close()
     return [known[i] for i in ids]
 
@@ -117,7 +133,7 @@ def _read_progress(path: Path) -> Iterable[Clip]:
         try:
             yield Clip(**json.loads(line))
         except (json.JSONDecodeError, TypeError):
-            return  # a line cut short by a kill: read that clip again
+            continue  # a line cut short by a kill: read that clip again
 
 
 def _read_clip(job: tuple[str, Path, Path]) -> Clip:

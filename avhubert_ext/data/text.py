@@ -45,20 +45,24 @@ def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: P
     import sentencepiece
 
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([t.lower() for t in transcripts]),
-        model_writer=model,
-        vocab_size=vocabulary,
-        model_type=kind,
-        character_coverage=1.0,
-        hard_vocab_limit=False,
-        bos_id=0,
-        pad_id=1,
-        eos_id=2,
-        unk_id=3,
-        num_threads=1,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([t.lower() for t in transcripts]),
+            model_writer=model,
+            vocab_size=vocabulary,
+            model_type=kind,
+            character_coverage=1.0,
+            hard_vocab_limit=False,
+            bos_id=0,
+            pad_id=1,
+            eos_id=2,
+            unk_id=3,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"--vocabulary {vocabulary}: no subwords for it ({reason})") from None
     with whole_file(folder / f"spm_{kind}{vocabulary}.model") as temporary:
         temporary.write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())

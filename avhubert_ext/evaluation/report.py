@@ -14,7 +14,7 @@ from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
-from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.checkpoint import load_encoder
 from avhubert_ext.pruning import prunable_weights
 
 CONDITIONS = ("clean", "babble_0db", "babble_0db_no_video")
@@ -49,7 +49,7 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
 
 def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
     """The row of one model; `decoded` holds a folder for each condition."""
-    encoder = load_model(checkpoint).encoder
+    encoder = load_encoder(checkpoint)
     wers = [word_error_rate(read_hypotheses(decoded / c / "generate-test.txt")) for c in CONDITIONS]
     return Row(
         name, kept_parameters(encoder), flops_per_frame(encoder), *(round(w, 2) for w in wers)

@@ -6,7 +6,6 @@ Also reads what training leaves behind: fairseq checkpoints and s3prl states.
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,8 +138,10 @@ def read_torch_file(path: Path) -> dict[str, Any]:
             )
         with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
             stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle raises almost anything, also without a message
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{path}: truncated or not a checkpoint ({reason}); copy it again"
         ) from None

@@ -15,8 +15,6 @@ import io
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -36,6 +34,7 @@ from avhubert_ext.synth.noise import COUNTS, make_noise
 from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
 from avhubert_ext.synth.speech import SAMPLE_RATE, Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
+from avhubert_ext.workers import follow_parent
 
 FPS = 25
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
@@ -250,7 +249,7 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
         # Forking is quick and asks nothing of the caller's main module.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=_follow_parent)
+        pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
         try:
             for _ in pool.map(_do, jobs, chunksize=4):
                 bar.update()
@@ -265,16 +264,3 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
 
 def _do(job: Callable[[], None]) -> None:
     job()
-
-
-def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()

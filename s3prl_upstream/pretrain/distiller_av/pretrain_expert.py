@@ -65,6 +65,8 @@ class UpstreamPretrainExpert(nn.Module):
             dataset,
             batch_sampler=ResumableBatchSampler(batches, rc["seed"], self.consumed_batches),
             num_workers=rc["num_workers"],
+            # Forked once, while the process is still small; the epoch comes with each index.
+            persistent_workers=rc["num_workers"] > 0,
             collate_fn=collate,
             # Its own generator: each epoch draws a seed for the workers, and the global generator
             # must not notice where epochs begin, or a resumed run would part ways.

@@ -1,0 +1,564 @@
+"""Features, noise, video, cache, batches and manifests."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.batching import ResumableBatchSampler, bucket_by_length
+from avhubert_ext.data.cache import load_video_cached
+from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
+from avhubert_ext.data.manifest import Utterance, read_manifest, write_manifest
+from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, mix
+from avhubert_ext.data.video import (
+    centre_crop,
+    crop,
+    load_video,
+    normalise,
+    random_crop_and_flip,
+)
+from avhubert_ext.errors import InputError
+from avhubert_ext.synth.mp4 import write_video
+
+# ---- audio features
+
+
+def log_mel(samples: np.ndarray) -> np.ndarray:
+    """26 log mel bands at 100 Hz, from the definition: float64 [T, 26]."""
+    x = samples.astype(float)
+    emphasised = np.concatenate([x[:1], x[1:] - 0.97 * x[:-1]])
+    n_frames = 1 + max(0, int(np.ceil((len(x) - 400) / 160)))
+    padded = np.zeros((n_frames - 1) * 160 + 400)
+    padded[: len(x)] = emphasised[: len(padded)]
+    frames = [padded[i * 160 : i * 160 + 400] for i in range(n_frames)]
+    power = np.stack([np.abs(np.fft.rfft(frame, 512)) ** 2 / 512 for frame in frames])
+    mels = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 28)
+    corners = np.floor(513 * 700 * (10 ** (mels / 2595) - 1) / 16000)
+    bins = np.arange(257)
+    bands = []
+    for low, middle, high in zip(corners, corners[1:], corners[2:], strict=False):
+        rise, fall = (bins - low) / (middle - low), (high - bins) / (high - middle)
+        triangle = np.where(bins < middle, rise, fall)
+        bands.append(power @ np.where((bins >= low) & (bins < high), triangle, 0.0))
+    energies = np.stack(bands, axis=1)
+    return np.log(np.where(energies == 0, np.finfo(float).eps, energies))
+
+
+def stacked(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
+    """`log_mel` four by four, cut or padded, each frame normalised."""
+    bands = log_mel(samples)
+    rows = []
+    for t in range(-(-len(bands) // 4) if n_frames is None else n_frames):
+        row = np.zeros(104)
+        four = bands[4 * t : 4 * t + 4].ravel()
+        row[: len(four)] = four
+        rows.append((row - row.mean()) / np.sqrt(row.var() + 1e-5))
+    return np.stack(rows)
+
+
+def tone(samples: int, level: float = 3000.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    time = np.arange(samples) / 16000
+    wave = np.sin(2 * np.pi * 300 * time) * (1 + np.sin(2 * np.pi * 3 * time))
+    return (level * (wave + 0.2 * rng.standard_normal(samples))).astype(np.int16)
+
+
+@pytest.mark.parametrize("samples", [100, 400, 401, 6400, 7777, 16000])
+@pytest.mark.parametrize("n_frames", [None, 3, 30])
+def test_audio_features(samples, n_frames):
+    wave = tone(samples)
+    found = audio_features(wave, n_frames=n_frames)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, stacked(wave, n_frames), atol=2e-3)
+
+
+def test_padded_frames_are_zero_and_the_others_normalised():
+    found = audio_features(tone(6400), n_frames=20)  # 38 bands: 9.5 stacks
+    assert np.abs(found[10:]).max() == 0
+    np.testing.assert_allclose(found[:10].mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(found[:9].std(axis=1), 1, atol=1e-3)
+
+
+def test_silence_has_finite_features():
+    assert np.isfinite(audio_features(np.zeros(16000, np.int16))).all()
+
+
+def test_features_of_another_rate_are_refused():
+    with pytest.raises(InputError, match="8000 Hz, expected 16000 Hz"):
+        audio_features(tone(8000), sample_rate=8000)
+
+
+# ---- audio files
+
+
+@pytest.fixture
+def wav(tmp_path) -> Path:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, tone(4000), 16000, subtype="PCM_16")
+    return path
+
+
+def test_load_audio_gives_the_samples_written(wav):
+    samples = load_audio(wav)
+    assert samples.dtype == np.int16
+    assert np.array_equal(samples, tone(4000))
+
+
+def test_bad_audio_files_are_named(tmp_path):
+    path = tmp_path / "bad.wav"
+
+    def complaint() -> str:
+        with pytest.raises(InputError) as error:
+            load_audio(path)
+        assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "not found" in complaint()
+    soundfile.write(path, tone(800), 44100)
+    assert "44100 Hz, expected 16000 Hz" in complaint()
+    soundfile.write(path, np.stack([tone(800), tone(800)], axis=1), 16000)
+    assert "2 channels, expected mono" in complaint()
+    soundfile.write(path, np.zeros(0, np.int16), 16000)
+    assert "no samples" in complaint()
+    path.write_bytes(b"RIFF, or not")
+    assert "not a readable audio file" in complaint()
+
+
+# ---- noise
+
+
+def snr(clean: np.ndarray, mixed: np.ndarray) -> float:
+    speech = clean.astype(float)
+    added = mixed.astype(float) - speech
+    return 10 * np.log10(np.mean(speech**2) / np.mean(added**2))
+
+
+@pytest.mark.parametrize("level", [-10, -5, 0, 7.5, 20])
+def test_mix_has_the_snr_asked_for(level):
+    noise = (500 * np.random.default_rng(1).standard_normal(9000)).astype(np.int16)
+    clean = tone(8000, level=1000)
+    mixed = mix(clean, noise, level)
+    assert mixed.dtype == np.int16 and mixed.shape == clean.shape
+    assert np.abs(mixed).max() < 32767  # nothing was clipped, or the measure would not hold
+    assert snr(clean, mixed) == pytest.approx(level, abs=0.1)
+
+
+def test_silent_noise_or_speech_leaves_the_clip():
+    clean = tone(1000)
+    assert np.array_equal(mix(clean, np.zeros(500, np.int16), 0), clean)
+    assert np.array_equal(mix(np.zeros(1000, np.int16), clean, 0), np.zeros(1000))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_too_loud_is_scaled_to_just_fit(sign):
+    clean = tone(8000, level=9000)
+    clean[100] = sign * 32000
+    noise = clean[::-1].copy()
+    mixed = mix(clean, noise, -10)
+    ratio = np.sqrt(np.mean(clean.astype(float) ** 2) / np.mean(noise.astype(float) ** 2))
+    ideal = clean + noise * ratio * 10 ** (10 / 20)
+    ideal *= min(32767 / ideal.max(), -32768 / ideal.min())
+    assert mixed.max() == 32767 or mixed.min() == -32768
+    assert np.abs(mixed - ideal).max() <= 2
+
+
+def test_short_noise_is_repeated_and_long_noise_cut():
+    clean, noise = tone(1000), tone(300, seed=5)
+    repeated = np.concatenate([noise] * 4)
+    assert np.array_equal(mix(clean, noise, 3), mix(clean, repeated[:1000], 3))
+    assert np.array_equal(mix(clean, repeated, 3), mix(clean, repeated[:1000], 3))
+    added = mix(clean, noise, 3).astype(float) - clean
+    assert np.abs(added[:300] - added[300:600]).max() <= 2
+
+
+@pytest.fixture
+def noise_folders(tmp_path) -> tuple[Path, Path]:
+    """A folder with one noise file, and one with three."""
+    folders = []
+    for kind, count in (("one", 1), ("three", 3)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        paths = [folder / f"{i}.wav" for i in range(count)]
+        for i, path in enumerate(paths):
+            soundfile.write(path, tone(20000 + 1000 * i, 400, seed=10 * count + i), 16000)
+        (folder / "train.tsv").write_text("".join(f"{p}\n" for p in paths))
+        folders.append(folder)
+    return tuple(folders)
+
+
+def test_noise_depends_on_seed_utterance_and_pass_alone(noise_folders):
+    config = NoiseConfig(noise_folders, 1.0, (-5.0, 5.0))
+    clean = tone(4000)
+    keys = [(name, number) for name in ("a", "b", "c") for number in range(3)]
+    mixer = NoiseMixer(config, "train", seed=1)
+    first = {key: mixer(key[0], clean, key[1]) for key in keys}
+    fresh = NoiseMixer(config, "train", seed=1)
+    for key in reversed(keys):
+        assert np.array_equal(fresh(key[0], clean, key[1]), first[key])
+    assert len({wave.tobytes() for wave in first.values()}) == len(keys)
+    other = NoiseMixer(config, "train", seed=2)
+    assert not np.array_equal(other("a", clean, 0), first["a", 0])
+
+
+def test_noise_probability(noise_folders):
+    clean = tone(400)
+
+    def share(probability: float, count: int) -> float:
+        mixer = NoiseMixer(NoiseConfig(noise_folders, probability), "train", 1)
+        return np.mean([not np.array_equal(mixer(f"u{i}", clean, 0), clean) for i in range(count)])
+
+    assert share(0.0, 50) == 0
+    assert share(1.0, 50) == 1
+    assert share(0.25, 600) == pytest.approx(0.25, abs=0.06)
+
+
+def test_noise_levels_fill_the_range(noise_folders):
+    mixer = NoiseMixer(NoiseConfig(noise_folders, 1.0, (-5.0, 10.0)), "train", 1)
+    clean = tone(4000, level=1000)
+    levels = np.array([snr(clean, mixer(f"u{i}", clean, 0)) for i in range(60)])
+    assert levels.min() > -5.2 and levels.max() < 10.2
+    assert levels.min() < -2 and levels.max() > 7
+
+
+def test_noise_manifest_missing_or_empty(noise_folders):
+    config = NoiseConfig((noise_folders[0],))
+    with pytest.raises(InputError, match=r"valid\.tsv not found"):
+        NoiseMixer(config, "valid", 1)
+    (noise_folders[0] / "valid.tsv").write_text("\n")
+    with pytest.raises(InputError, match=r"valid\.tsv lists no noise file"):
+        NoiseMixer(config, "valid", 1)
+
+
+# ---- video
+
+
+def film(frames: int = 12, seed: int = 0) -> np.ndarray:
+    """Soft moving stripes, uint8 [T, 96, 96]."""
+    y, x = np.mgrid[:96, :96] / 96
+    phases = np.arange(frames)[:, None, None] / 8 + seed
+    return (120 + 90 * np.sin(2 * np.pi * (2 * x + y + phases))).astype(np.uint8)
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    path = tmp_path / "clip.mp4"
+    write_video(path, film(), 25)
+    return path
+
+
+def test_load_video_gives_the_frames_written(video):
+    found = load_video(video)
+    assert found.dtype == np.uint8 and found.shape == (12, 96, 96)
+    difference = found.astype(int) - film()
+    assert np.abs(difference).mean(axis=(1, 2)).max() < 1
+
+
+def test_bad_videos_are_named(video):
+    content = video.read_bytes()
+    for bad in (b"", b"not a video at all" * 50, content[: len(content) // 2], content[:-200]):
+        video.write_bytes(bad)
+        with pytest.raises(InputError) as error:
+            load_video(video)
+        assert str(error.value).startswith(str(video)) and "\n" not in str(error.value)
+    video.unlink()
+    with pytest.raises(InputError, match=r"clip\.mp4 not found"):
+        load_video(video)
+
+
+def test_a_file_without_video_is_refused(wav):
+    with pytest.raises(InputError, match=r"clip\.wav"):
+        load_video(wav)
+
+
+def test_crops():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
+    assert np.array_equal(centre_crop(frames), frames[:, 4:92, 4:92])
+    assert np.array_equal(crop(frames, 1, 7), frames[:, 1:89, 7:95])
+    mirrored = crop(frames, 1, 7, flip=True)
+    assert all(np.array_equal(mirrored[:, :, i], frames[:, 1:89, 94 - i]) for i in range(88))
+    exact = frames[:, :88, :88]
+    assert np.array_equal(centre_crop(exact), exact)
+
+
+def test_random_crop_is_one_window_for_the_clip_over_the_whole_range():
+    y, x = np.mgrid[:96, :96]
+    frames = np.stack([y + x // 100, x]).astype(np.uint8)  # frame 0 tells rows, frame 1 columns
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(400):
+        window = random_crop_and_flip(frames, rng)
+        assert window.shape == (2, 88, 88)
+        top, columns = int(window[0, 0, 0]), window[1, 0].astype(int)
+        flip = columns[0] > columns[-1]
+        left = columns[-1] if flip else columns[0]
+        assert np.array_equal(window, crop(frames, top, left, flip))
+        seen |= {("top", top), ("left", int(left)), ("flip", bool(flip))}
+    expected = {("flip", False), ("flip", True)}
+    assert seen == expected | {(side, i) for side in ("top", "left") for i in range(9)}
+
+
+def test_normalise():
+    frames = np.array([[[0, 255, 128]]], np.uint8)
+    expected = [(v / 255 - 0.421) / 0.165 for v in (0, 255, 128)]
+    assert normalise(frames).dtype == np.float32
+    np.testing.assert_allclose(normalise(frames)[0, 0], expected, rtol=1e-5)
+
+
+# ---- cache
+
+
+def test_cached_frames_are_those_of_the_video(video, tmp_path):
+    cache = tmp_path / "cache"
+    plain = load_video(video)
+    assert np.array_equal(load_video_cached(video, None), plain)
+    assert not cache.exists()
+    for _ in range(2):
+        assert np.array_equal(load_video_cached(video, cache), plain)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_cached_video_is_not_decoded_again_until_it_changes(video, tmp_path):
+    cache = tmp_path / "cache"
+    first = np.array(load_video_cached(video, cache))
+    status = video.stat()
+    video.write_bytes(b"x" * status.st_size)
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert np.array_equal(load_video_cached(video, cache), first)
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    with pytest.raises(InputError, match=r"clip\.mp4"):
+        load_video_cached(video, cache)
+    assert len(list(cache.iterdir())) == 1  # the failure left nothing
+    write_video(video, film(9, seed=3), 25)
+    assert np.array_equal(load_video_cached(video, cache), load_video(video))
+    assert len(load_video_cached(video, cache)) == 9
+
+
+def test_a_torn_temporary_file_is_never_used(video, tmp_path):
+    cache = tmp_path / "cache"
+    expected = np.array(load_video_cached(video, cache))
+    (stored,) = cache.iterdir()
+    whole = stored.read_bytes()
+    stored.unlink()
+    torn = [cache / f".{pid}.{stored.name}" for pid in (1, os.getpid())]
+    for path in torn:
+        path.write_bytes(whole[: len(whole) // 2])
+    assert np.array_equal(load_video_cached(video, cache), expected)
+    assert stored.read_bytes() == whole
+
+
+def test_cached_files_of_different_videos_do_not_mix(tmp_path):
+    for seed in (1, 2):
+        write_video(tmp_path / f"{seed}.mp4", film(8, seed / 3), 25)
+    for seed in (1, 2, 1, 2):
+        path = tmp_path / f"{seed}.mp4"
+        assert np.array_equal(load_video_cached(path, tmp_path / "c"), load_video(path))
+
+
+# ---- manifests
+
+
+def utterances(count: int = 3) -> list[Utterance]:
+    return [Utterance(f"u/{i}", Path(f"/v/{i}.mp4"), Path(f"/a/{i}.wav"), 10 + i, 6400) for i in
+            range(count)]  # fmt: skip
+
+
+def test_manifest_round_trip(tmp_path):
+    write_manifest(tmp_path / "train.tsv", utterances())
+    assert read_manifest(tmp_path / "train.tsv") == utterances()
+    lines = (tmp_path / "train.tsv").read_text().splitlines()
+    assert lines[:2] == ["/", "u/0\t/v/0.mp4\t/a/0.wav\t10\t6400"]
+
+
+def test_manifest_root_is_joined_to_the_video_only(tmp_path):
+    (tmp_path / "t.tsv").write_text("/root\nid\tv/1.mp4\ta/1.wav\t7\t4480\n")
+    (found,) = read_manifest(tmp_path / "t.tsv")
+    assert found == Utterance("id", Path("/root/v/1.mp4"), Path("a/1.wav"), 7, 4480)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "id\t/v.mp4\t/a.wav\t12", "id\t/v.mp4\t/a.wav\tx\t12", "id v.mp4 a.wav 1 2"]
+)
+def test_a_wrong_manifest_line_is_named(tmp_path, line):
+    path = tmp_path / "t.tsv"
+    path.write_text(f"/\nid\t/v.mp4\t/a.wav\t1\t640\n{line}\n")
+    with pytest.raises(InputError, match=r"t\.tsv line 3: expected"):
+        read_manifest(path)
+
+
+def test_missing_and_empty_manifests(tmp_path):
+    with pytest.raises(InputError, match=r"t\.tsv not found"):
+        read_manifest(tmp_path / "t.tsv")
+    (tmp_path / "t.tsv").write_text("/\n")
+    with pytest.raises(InputError, match=r"t\.tsv has no utterances"):
+        read_manifest(tmp_path / "t.tsv")
+
+
+def test_transcripts_are_checked_against_the_manifest(tmp_path):
+    path = tmp_path / "test.wrd"
+    path.write_text("one\ntwo words\nthree\n")
+    assert read_transcripts(tmp_path, "test", utterances()) == ["one", "two words", "three"]
+    with pytest.raises(InputError, match=r"test\.wrd has 3 transcripts.*test\.tsv 4 utterances"):
+        read_transcripts(tmp_path, "test", utterances(4))
+    path.write_text("one\n \nthree\n")
+    with pytest.raises(InputError, match=r"test\.wrd line 2: the transcript is empty"):
+        read_transcripts(tmp_path, "test", utterances())
+
+
+# ---- batches
+
+
+def sample(frames: int, audio: bool = True, video: bool = True) -> Sample:
+    torch.manual_seed(frames)
+    return Sample(
+        torch.randn(104, frames) if audio else None,
+        torch.randn(1, frames, 88, 88) if video else None,
+        frames,
+    )
+
+
+def test_collate_pads_with_zeros_and_marks_it():
+    samples = [sample(3), sample(5), sample(1)]
+    batch = collate(samples)
+    assert batch.audio.shape == (3, 104, 5) and batch.video.shape == (3, 1, 5, 88, 88)
+    expected = [[t >= n for t in range(5)] for n in (3, 5, 1)]
+    assert batch.padding_mask.tolist() == expected
+    for i, s in enumerate(samples):
+        assert torch.equal(batch.audio[i, :, : s.frames], s.audio)
+        assert torch.equal(batch.video[i, :, : s.frames], s.video)
+        assert not batch.audio[i, :, s.frames :].any() and not batch.video[i, :, s.frames :].any()
+
+
+def test_collate_of_one_stream():
+    audio = collate([sample(2, video=False), sample(4, video=False)])
+    assert audio.video is None and audio.audio.shape == (2, 104, 4)
+    video = collate([sample(2, audio=False)])
+    assert video.audio is None and not video.padding_mask.any()
+
+
+def test_buckets_hold_every_utterance_once_in_order_of_length():
+    frames = np.random.default_rng(0).integers(1, 100, 23)
+    batches = bucket_by_length(frames, 4)
+    assert [len(b) for b in batches] == [4] * 5 + [3]
+    flat = [i for b in batches for i in b]
+    assert sorted(flat) == list(range(23))
+    assert np.all(np.diff(frames[flat]) >= 0)
+
+
+@pytest.mark.parametrize("consumed", [0, 1, 5, 6, 7, 13])
+def test_the_sampler_goes_on_exactly_where_it_stopped(consumed):
+    batches = bucket_by_length(np.arange(23), 4)  # 6 batches
+
+    def stream(start: int, epochs: int) -> list:
+        sampler = ResumableBatchSampler(batches, seed=3, consumed=start)
+        return [batch for _ in range(epochs) for batch in sampler]
+
+    whole = stream(0, 4)
+    resumed = stream(consumed, 4)
+    assert resumed[: 24 - consumed] == whole[consumed:]
+
+
+def test_the_sampler_shuffles_anew_each_epoch_and_by_seed():
+    batches = bucket_by_length(np.arange(80), 4)
+    sampler = ResumableBatchSampler(batches, seed=3)
+    epochs = [list(sampler) for _ in range(3)]
+    for number, epoch in enumerate(epochs):
+        assert {e for batch in epoch for e, _ in batch} == {number}
+        assert sorted(i for batch in epoch for _, i in batch) == list(range(80))
+    orders = [[[i for _, i in batch] for batch in epoch] for epoch in epochs]
+    assert orders[0] != orders[1] != orders[2]
+    other = [[i for _, i in batch] for batch in ResumableBatchSampler(batches, seed=4)]
+    assert other != orders[0]
+
+
+# ---- the data set
+
+
+def test_samples_are_aligned_and_as_long_as_the_manifest_says(manifests):
+    dataset = AVDataset(manifests, "train", DataConfig())
+    assert len(dataset) == len(dataset.frames()) > 0
+    for index in (0, len(dataset) - 1):
+        utterance, found = dataset.utterances[index], dataset[index]
+        assert found.frames == utterance.frames == dataset.frames()[index]
+        assert found.audio.shape == (104, found.frames)
+        assert found.video.shape == (1, found.frames, 88, 88)
+        frames = load_video(utterance.video)[:, 4:92, 4:92]
+        video = (torch.from_numpy(frames.copy()).float() / 255 - 0.421) / 0.165
+        torch.testing.assert_close(found.video[0], video, rtol=1e-5, atol=1e-5)
+        audio = stacked(load_audio(utterance.audio), found.frames)
+        np.testing.assert_allclose(found.audio.T, audio, atol=2e-3)
+
+
+def test_modalities(manifests):
+    both = AVDataset(manifests, "test", DataConfig())[0]
+    audio = AVDataset(manifests, "test", DataConfig(modalities="audio"))[0]
+    video = AVDataset(manifests, "test", DataConfig(modalities="video"))[0]
+    assert audio.video is None and video.audio is None
+    assert torch.equal(audio.audio, both.audio) and torch.equal(video.video, both.video)
+    with pytest.raises(InputError, match="expected both, audio or video"):
+        DataConfig(modalities="smell")
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return torch.equal(a.audio, b.audio) and torch.equal(a.video, b.video)
+
+
+def test_draws_follow_from_pass_and_utterance_not_from_order(manifests, noise):
+    config = DataConfig(
+        augment=True, noise=NoiseConfig((noise / "babble",), 1.0), max_frames=20, seed=5
+    )
+    dataset = AVDataset(manifests, "train", config)
+    first = {(p, i): dataset[p, i] for p in (0, 1) for i in (0, 1)}
+    fresh = AVDataset(manifests, "train", config)
+    for key in reversed(first):
+        assert same(fresh[key], first[key])
+    assert not same(first[0, 0], first[1, 0])
+    fresh.set_pass(1)
+    assert same(fresh[0], first[1, 0])
+    assert not same(AVDataset(manifests, "train", replace(config, seed=6))[0, 0], first[0, 0])
+
+
+def test_a_window_is_cut_at_the_same_place_from_both_streams(manifests, tmp_path):
+    whole = AVDataset(manifests, "train", DataConfig(cache=tmp_path))[0]
+    dataset = AVDataset(manifests, "train", DataConfig(cache=tmp_path, max_frames=10))
+    assert dataset.frames()[0] == 10
+    starts = set()
+    for number in range(8):
+        part = dataset[number, 0]
+        assert part.frames == 10
+        fits = [
+            t
+            for t in range(whole.frames - 9)
+            if torch.equal(part.audio, whole.audio[:, t : t + 10])
+            and torch.equal(part.video, whole.video[:, t : t + 10])
+        ]
+        assert len(fits) == 1
+        starts.add(fits[0])
+    assert len(starts) > 2
+
+
+def test_workers_give_the_same_batches(manifests, tmp_path):
+    dataset = AVDataset(manifests, "train", DataConfig(augment=True, cache=tmp_path, max_frames=8))
+    batches = bucket_by_length(dataset.frames(), 3)
+
+    def epoch(workers: int) -> list:
+        sampler = ResumableBatchSampler(batches, seed=1)
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+        return list(loader)
+
+    for one, two in zip(epoch(0), epoch(2), strict=True):
+        assert torch.equal(one.audio, two.audio) and torch.equal(one.video, two.video)
+
+
+def test_frames_smaller_than_the_crop_are_refused(tmp_path):
+    write_video(tmp_path / "v.mp4", film()[:, :64, :64], 25)
+    row = Utterance("u", tmp_path / "v.mp4", tmp_path / "v.wav", 12, 7680)
+    write_manifest(tmp_path / "test.tsv", [row])
+    dataset = AVDataset(tmp_path, "test", DataConfig(modalities="video"))
+    with pytest.raises(InputError, match=r"v\.mp4: frames are 64x64, expected at least 88x88"):
+        dataset[0]

@@ -1,0 +1,421 @@
+"""`avhubert-ext prepare` and `noise`: what they write, reruns, and bad input as a user meets it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import sentencepiece
+import soundfile
+from conftest import run, run_well
+
+from avhubert_ext.cli import main
+from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.prepare import extract_audio
+from avhubert_ext.data.text import Subwords
+from avhubert_ext.data.video import load_video
+
+OUTPUTS = {
+    *(f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("tsv", "wrd")),
+    "spm_bpe64.model",
+    "dict.wrd.txt",
+    "utterances.jsonl",
+}
+
+
+def rows(folder: Path, split: str) -> list[list[str]]:
+    root, *lines = (folder / f"{split}.tsv").read_text().splitlines()
+    assert root == "/"
+    return [line.split("\t") for line in lines]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def small(corpus, tmp_path) -> Path:
+    """A corpus of one utterance for each of two training speakers and the test speaker."""
+    for folder in ("trainval/spk0000", "trainval/spk0001", "test/spk0004"):
+        (tmp_path / "small" / folder).mkdir(parents=True)
+        for suffix in ("mp4", "wav", "txt"):
+            name = f"{folder}/00001.{suffix}"
+            shutil.copy(corpus / name, tmp_path / "small" / name)
+    return tmp_path / "small"
+
+
+def prepare(corpus: Path, out: Path, *options: str) -> int:
+    """In this process, which is faster than a command of its own; returns the exit code."""
+    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    return main([str(w) for w in (*words, "--vocabulary", "64", "--workers", "1", *options)])
+
+
+# ---- what is written
+
+
+def test_files_written(manifests):
+    assert {p.name for p in manifests.iterdir()} == OUTPUTS
+
+
+def test_manifests_tell_the_truth(corpus, manifests):
+    found = set()
+    for split in ("train", "valid", "test"):
+        for fields in rows(manifests, split):
+            assert len(fields) == 5
+            name, video, audio, frames, samples = fields
+            assert Path(video).is_absolute() and Path(audio).is_absolute()
+            assert video == str(corpus / f"{name}.mp4") and audio == str(corpus / f"{name}.wav")
+            with av.open(video) as container:
+                assert int(frames) == sum(1 for _ in container.decode(video=0))
+            assert int(samples) == soundfile.info(audio).frames
+            found.add(name)
+    everything = {str(p.relative_to(corpus).with_suffix("")) for p in corpus.glob("*/*/*.mp4")}
+    assert found == everything and len(everything) == 20
+
+
+def test_transcripts_are_lower_case_and_in_the_manifests_order(corpus, manifests):
+    for split in ("train", "valid", "test"):
+        lines = (manifests / f"{split}.wrd").read_text().splitlines()
+        expected = []
+        for name, *_ in rows(manifests, split):
+            first = (corpus / f"{name}.txt").read_text().splitlines()[0]
+            expected.append(first.removeprefix("Text:").strip().lower())
+        assert lines == expected
+        assert all(line == line.lower() and line for line in lines)
+
+
+def test_no_speaker_is_in_two_splits(manifests):
+    speakers = {
+        split: {Path(name).parent.name for name, *_ in rows(manifests, split)}
+        for split in ("train", "valid", "test")
+    }
+    assert all(speakers.values())
+    assert sum(map(len, speakers.values())) == len(set().union(*speakers.values())) == 5
+    assert {name.split("/")[0] for name, *_ in rows(manifests, "test")} == {"test"}
+
+
+def test_the_dictionary_lists_the_pieces_behind_the_four_specials(manifests):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(manifests / "spm_bpe64.model"))
+    assert [processor.id_to_piece(i) for i in range(4)] == ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [line.split(" ") for line in (manifests / "dict.wrd.txt").read_text().splitlines()]
+    assert [count for _, count in pieces] == ["1"] * (processor.get_piece_size() - 4)
+    assert [processor.piece_to_id(p) for p, _ in pieces] == list(range(4, len(pieces) + 4))
+
+
+def test_training_transcripts_survive_the_subwords(manifests):
+    subwords = Subwords(manifests / "spm_bpe64.model")
+    for line in (manifests / "train.wrd").read_text().splitlines():
+        pieces = subwords.encode(line.upper())
+        assert "".join(pieces).replace("▁", " ").strip() == line
+        assert all(subwords.processor.piece_to_id(p) > 3 for p in pieces)
+
+
+# ---- reruns
+
+
+def test_a_rerun_makes_what_is_missing_and_the_same_files(corpus, manifests, tmp_path):
+    out = tmp_path / "m"
+    shutil.copytree(manifests, out)
+    before = contents(out)
+    for name in ("train.tsv", "test.wrd", "spm_bpe64.model", "dict.wrd.txt"):
+        (out / name).unlink()
+        assert prepare(corpus, out) == 0
+        assert contents(out) == before
+
+
+def test_a_run_cut_short_goes_on(corpus, manifests, tmp_path):
+    """A torn last line of the progress file, as a kill leaves it, costs only its own clips."""
+    out = tmp_path / "m"
+    out.mkdir()
+    progress = (manifests / "utterances.jsonl").read_text().splitlines(keepends=True)
+    (out / "utterances.jsonl").write_text("".join(progress[:-2]) + progress[-2][:40])
+    assert prepare(corpus, out) == 0
+    found, expected = contents(out), contents(manifests)
+    for name in OUTPUTS - {"utterances.jsonl"}:
+        assert found[name] == expected[name]
+    lines = found["utterances.jsonl"].decode().splitlines()
+    known = [json.loads(line)["id"] for line in lines if _is_json(line)]
+    assert sorted(known) == sorted(json.loads(line)["id"] for line in progress)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _children(pid: int) -> list[int]:
+    """Living children of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_a_killed_run_leaves_no_workers_and_goes_on(corpus, tmp_path):
+    for copy in "abc":
+        for folder in corpus.glob("t*/*"):
+            name = f"{folder.parent.name}/{copy}-{folder.name}"
+            shutil.copytree(folder, tmp_path / "corpus" / name)
+    corpus, out = tmp_path / "corpus", tmp_path / "m"
+    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    options = ["--vocabulary", "64", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "avhubert_ext.cli", *map(str, words), *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    progress = out / "utterances.jsonl"
+    while process.poll() is None and not (progress.is_file() and progress.stat().st_size):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # it must not finish while we look around
+    workers = _children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(map(_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
+    assert workers and 0 < progress.read_text().count("\n") < 60
+    assert not (out / "train.tsv").exists()
+    assert prepare(corpus, out) == 0
+    assert prepare(corpus, tmp_path / "whole") == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_what_was_read_is_not_read_again(small, tmp_path):
+    """Broken after it was read: a rerun does not notice, a fresh run does."""
+    assert prepare(small, tmp_path / "m") == 0
+    before = contents(tmp_path / "m")
+    video = small / "trainval/spk0000/00001.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[:100])
+    assert prepare(small, tmp_path / "m") == 0
+    assert contents(tmp_path / "m") == before
+    assert prepare(small, tmp_path / "fresh") == 1
+    video.write_bytes(whole)
+    assert prepare(small, tmp_path / "fresh") == 0  # and the failed run goes on once mended
+    for name in OUTPUTS - {"utterances.jsonl"}:
+        assert contents(tmp_path / "fresh")[name] == before[name]
+
+
+def test_a_moved_corpus_is_read_anew(small, tmp_path):
+    assert prepare(small, tmp_path / "m") == 0
+    moved = small.rename(tmp_path / "moved")
+    assert prepare(moved, tmp_path / "m") == 0
+    for split in ("train", "valid", "test"):
+        for _, video, audio, *_ in rows(tmp_path / "m", split):
+            assert Path(video).is_file() and Path(audio).is_file()
+
+
+def test_subwords_of_another_folder_are_taken_over(small, manifests, tmp_path):
+    assert prepare(small, tmp_path / "m", "--reuse-subwords", str(manifests)) == 0
+    for name in ("spm_bpe64.model", "dict.wrd.txt"):
+        assert (tmp_path / "m" / name).read_bytes() == (manifests / name).read_bytes()
+    assert prepare(small, tmp_path / "n") == 0
+    assert (tmp_path / "n/dict.wrd.txt").read_bytes() != (manifests / "dict.wrd.txt").read_bytes()
+
+
+# ---- audio inside the video
+
+
+def test_audio_is_extracted_where_no_wav_is(small, tmp_path):
+    """The second utterance's wav is put into its mp4, at another rate and in stereo."""
+    wav, video = (small / f"trainval/spk0001/00001.{s}" for s in ("wav", "mp4"))
+    samples, frames = load_audio(wav), load_video(video)
+    with av.open(str(video), "w") as container:
+        pictures = container.add_stream("libx264", rate=25)
+        pictures.height, pictures.width, pictures.pix_fmt = 96, 96, "yuv420p"
+        sound = container.add_stream("aac", rate=48000, layout="stereo")
+        for frame in frames:
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(pictures.encode())
+        thrice = np.repeat(samples, 6)[None]  # 48 kHz, both channels interleaved
+        block = av.AudioFrame.from_ndarray(thrice, format="s16", layout="stereo")
+        block.sample_rate = 48000
+        container.mux(sound.encode(block))
+        container.mux(sound.encode())
+    wav.unlink()
+    assert prepare(small, tmp_path / "m") == 0
+    lines = rows(tmp_path / "m", "train") + rows(tmp_path / "m", "valid")
+    (audio,) = [fields[2] for fields in lines if fields[0] == "trainval/spk0001/00001"]
+    assert audio == str(tmp_path / "m/audio/trainval/spk0001/00001.wav")
+    extracted = load_audio(audio).astype(float)
+    assert len(extracted) == pytest.approx(len(samples), abs=2500)  # AAC pads its blocks
+    spectra = [np.abs(np.fft.rfft(x, 1 << 16))[:16000] for x in (extracted, samples.astype(float))]
+    assert np.corrcoef(*spectra)[0, 1] > 0.9
+
+
+def test_no_audio_at_all_is_named(small):
+    video = small / "trainval/spk0001/00001.mp4"
+    with pytest.raises(Exception, match=r"00001\.mp4: no audio track and no 00001\.wav"):
+        extract_audio(video, small / "x.wav")
+
+
+# ---- noise
+
+
+def test_noise_manifests(corpus, noise):
+    for kind in ("babble", "music", "noise"):
+        files = {
+            split: (noise / kind / f"{split}.tsv").read_text().splitlines()
+            for split in ("train", "valid", "test")
+        }
+        everything = [path for split in files.values() for path in split]
+        assert all(files.values()) and len(everything) == len(set(everything))
+        for path in everything:
+            assert Path(path).is_absolute() and len(load_audio(path)) > 0
+        if kind != "babble":
+            assert set(everything) == {str(p) for p in (corpus / "musan" / kind).glob("*.wav")}
+
+
+def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
+    """Talkers are tones of their own, so that the spectrum of a babble tells who is in it."""
+    tones = {f"{i:02d}.wav": 300 + 100 * i for i in range(9)}  # Hz
+    time = np.arange(16000 * 3) / 16000
+    for kind in ("speech", "music", "noise"):
+        (tmp_path / "musan" / kind / "set").mkdir(parents=True)
+        for name, hertz in tones.items():
+            wave = (1000 * (1 + hertz / 300) * np.sin(2 * np.pi * hertz * time)).astype(np.int16)
+            soundfile.write(tmp_path / "musan" / kind / "set" / name, wave, 16000)
+    out = tmp_path / "noise"
+    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
+    talkers = {}
+    for split in ("train", "valid", "test"):
+        (path,) = (out / "babble" / f"{split}.tsv").read_text().splitlines()
+        babble = load_audio(path).astype(float)
+        assert len(babble) == 20 * 16000
+        power = np.abs(np.fft.rfft(babble * np.hanning(len(babble)))) ** 2
+        levels = {h: power[20 * h - 40 : 20 * h + 40].sum() for h in tones.values()}
+        loud = {h for h, level in levels.items() if level > 0.01 * max(levels.values())}
+        present = [levels[h] for h in loud]
+        assert max(present) < 2 * min(present)  # at equal level, whatever the files' levels
+        talkers[split] = loud
+    assert sum(map(len, talkers.values())) == 9
+    assert set.union(*talkers.values()) == set(tones.values())
+    again = tmp_path / "again"
+    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
+    for split in ("train", "valid", "test"):
+        name = f"babble/{split}.wav"
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+# ---- bad input, by the real command line
+
+
+def fails(named: Path | str, *command: str | Path, about: str = "") -> None:
+    """The command fails with one line that names a file and says `about`; no traceback."""
+    result = run("avhubert-ext", *command)
+    lines = result.stdout.replace("\r", "\n").splitlines()
+    errors = [line for line in lines if "error" in line.lower()]
+    assert result.returncode == 1, result.stdout
+    assert "Traceback" not in result.stdout
+    assert len(errors) == 1 and errors[0].startswith("avhubert-ext: error: "), result.stdout
+    assert str(named) in errors[0] and about in errors[0], errors[0]
+
+
+def damaged(small: Path, suffix: str) -> Path:
+    return small / f"trainval/spk0001/00001.{suffix}"
+
+
+def prepare_fails(small: Path, named: Path | str, about: str, *options: str | Path) -> None:
+    out = () if "--out" in options else ("--out", small.parent / "m")
+    fails(named, "prepare", "--corpus", small, *out, "--workers", "1", *options, about=about)
+
+
+def test_missing_corpus(tmp_path):
+    prepare_fails(tmp_path / "nowhere", tmp_path / "nowhere", "LRS3-layout")
+
+
+def test_corrupt_video(small):
+    damaged(small, "mp4").write_bytes(b"\0\0\0\x18ftypmp42" + b"x" * 500)
+    prepare_fails(small, damaged(small, "mp4"), "not a video that decodes")
+
+
+@pytest.mark.parametrize("text", ["", "Text:  \n", "hello\n"])
+def test_empty_transcript(small, text):
+    damaged(small, "txt").write_text(text)
+    prepare_fails(small, damaged(small, "txt"), "the transcript is empty")
+
+
+def test_missing_transcript(small):
+    damaged(small, "txt").unlink()
+    prepare_fails(small, damaged(small, "txt"), "not found")
+
+
+def test_transcript_that_is_not_utf8(small):
+    damaged(small, "txt").write_bytes("Text:  CAFÉ\n".encode("latin-1"))
+    prepare_fails(small, damaged(small, "txt"), "UTF-8")
+
+
+def test_wrong_sample_rate(small):
+    samples, _ = soundfile.read(damaged(small, "wav"))
+    soundfile.write(damaged(small, "wav"), samples, 22050)
+    prepare_fails(small, damaged(small, "wav"), "22050 Hz, expected 16000 Hz")
+
+
+def test_no_audio(small):
+    damaged(small, "wav").unlink()
+    prepare_fails(small, damaged(small, "mp4"), "no audio track")
+
+
+def test_output_below_a_file(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    prepare_fails(small, tmp_path / "file" / "m", "cannot make", "--out", tmp_path / "file" / "m")
+
+
+def test_only_one_training_speaker(small):
+    shutil.rmtree(small / "trainval/spk0001")
+    prepare_fails(small, small, "2 trainval speakers")
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "about"),
+    [
+        (("--vocabulary", "5"), "--vocabulary 5", ""),
+        (("--workers", "0"), "--workers 0", "at least 1"),
+        (("--reuse-subwords", "/nowhere"), "/nowhere", "spm_*.model"),
+    ],
+)
+def test_options_that_cannot_be(small, options, named, about):
+    prepare_fails(small, named, about, *options)
+
+
+def test_noise_without_musan_and_below_a_file(corpus, tmp_path):
+    fails(tmp_path / "no/speech", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n")
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file/n"
+    fails(below, "noise", "--musan", corpus / "musan", "--out", below, about="cannot make")
+
+
+def test_convert_and_report_of_missing_files(tmp_path):
+    fails(tmp_path / "x.pt", "convert", tmp_path / "x.pt", tmp_path / "y.pt", about="not found")
+    row = ("--model", "one", tmp_path / "x.pt", tmp_path / "decoded")
+    fails(tmp_path / "x.pt", "report", "--out", tmp_path / "r", *row, about="not found")
+
+
+def test_help_lists_the_commands():
+    text = run_well("avhubert-ext", "--help")
+    for command in ("synth", "prepare", "noise", "convert", "report"):
+        assert command in text
