@@ -160,6 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"avhubert-ext: error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"avhubert-ext: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("avhubert-ext: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

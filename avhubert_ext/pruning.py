@@ -1,7 +1,8 @@
 """Global magnitude pruning with exact counts (paper B, sections 2.2 and 3.3).
 
 Prunable are the weights of linear and 1D, 2D and 3D convolution layers; biases, norms and
-embeddings stay dense. A mask is a dict: parameter name -> bool tensor, True = kept.
+embeddings stay dense, and so does the positional convolution, whose weight is a product (weight
+norm). A mask is a dict: parameter name -> bool tensor, True = kept.
 """
 
 from __future__ import annotations

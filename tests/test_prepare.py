@@ -1,6 +1,7 @@
 """`avhubert-ext prepare` and `noise`: what they write, reruns, and bad input as a user meets it."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -205,19 +206,22 @@ def test_a_killed_run_leaves_no_workers_and_goes_on(corpus, tmp_path):
 
 
 def test_what_was_read_is_not_read_again(small, tmp_path):
-    """Broken after it was read: a rerun does not notice, a fresh run does."""
+    """Same size, same time: a rerun does not open the file. Another time: it does."""
     assert prepare(small, tmp_path / "m") == 0
     before = contents(tmp_path / "m")
     video = small / "trainval/spk0000/00001.mp4"
     whole = video.read_bytes()
-    video.write_bytes(whole[:100])
+    status = video.stat()
+    video.write_bytes(bytes(len(whole)))
+    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert prepare(small, tmp_path / "m") == 0
     assert contents(tmp_path / "m") == before
-    assert prepare(small, tmp_path / "fresh") == 1
+    os.utime(video)
+    assert prepare(small, tmp_path / "m") == 1
     video.write_bytes(whole)
-    assert prepare(small, tmp_path / "fresh") == 0  # and the failed run goes on once mended
+    assert prepare(small, tmp_path / "m") == 0  # and the failed run goes on once mended
     for name in OUTPUTS - {"utterances.jsonl"}:
-        assert contents(tmp_path / "fresh")[name] == before[name]
+        assert contents(tmp_path / "m")[name] == before[name]
 
 
 def test_a_moved_corpus_is_read_anew(small, tmp_path):

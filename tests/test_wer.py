@@ -5,6 +5,7 @@ import random
 import jiwer
 import pytest
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.wer import word_edits, word_error_rate
 
 WORDS = ["bin", "lay", "place", "red", "blue", "at", "by", "a", "e", "now", "soon"]
@@ -55,5 +56,5 @@ def test_rate_can_be_above_one_hundred():
 
 @pytest.mark.parametrize("pairs", [[], [("", "a")], [("  ", "")]])
 def test_no_reference_words_is_an_error(pairs):
-    with pytest.raises(ValueError, match="no reference words"):
+    with pytest.raises(InputError, match="no reference words"):
         word_error_rate(pairs)

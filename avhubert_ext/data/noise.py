@@ -1,4 +1,7 @@
-"""Acoustic noise: AV-HuBERT's mixing arithmetic, and a reproducible choice of snippet and level."""
+"""Acoustic noise: AV-HuBERT's mixing arithmetic, and a reproducible choice of snippet and level.
+
+AV-HuBERT always takes the first samples of a noise file; here the start is drawn.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ class Clip:
     frames: int
     samples: int
     text: str
+    fingerprint: str
 
 
 def prepare(
@@ -94,26 +95,27 @@ def _utterance(c: Clip) -> Utterance:
 def _read_clips(corpus: Path, videos: list[Path], out: Path, workers: int) -> list[Clip]:
     from tqdm import tqdm
 
+    jobs = {str(v.relative_to(corpus).with_suffix("")): v for v in videos}
     progress = out / PROGRESS
-    ids = [str(v.relative_to(corpus).with_suffix("")) for v in videos]
-    paths = dict(zip(ids, (str(v.absolute()) for v in videos), strict=True))
-    # Only those at their old place: a corpus may have moved, or be another one.
-    known = {c.id: c for c in _read_progress(progress) if paths.get(c.id) == c.video}
-    written = progress.read_bytes() if progress.is_file() else b""
-    torn = bool(written) and not written.endswith(b"\n")
-    todo = [(i, v, out) for i, v in zip(ids, videos, strict=True) if i not in known]
+    known = {
+        c.id: c
+        for c in _read_progress(progress)
+        if c.id in jobs and c.fingerprint == fingerprint(jobs[c.id])
+    }
+    # Written anew: without lines that are torn, or about files that have changed since.
+    write_text(progress, "".join(map(_as_line, known.values())))
+    todo = [(clip_id, video, out) for clip_id, video in jobs.items() if clip_id not in known]
     context = multiprocessing.get_context("spawn")
     with (
         progress.open("a", encoding="utf-8", buffering=1) as log,
         ProcessPoolExecutor(workers, context, initializer=follow_parent) as pool,
     ):
         chunk = max(1, min(16, len(todo) // workers))
-        bar = tqdm(total=len(ids), initial=len(known), desc="prepare", unit="clip")
+        bar = tqdm(total=len(jobs), initial=len(known), desc="prepare", unit="clip")
         try:
             for clip in pool.map(_read_clip, todo, chunksize=chunk):
                 known[clip.id] = clip
-                log.write("\n" * torn + json.dumps(asdict(clip)) + "\n")
-                torn = False
+                log.write(_as_line(clip))
                 bar.update()
         except BrokenProcessPool:
             raise InputError(
@@ -123,7 +125,18 @@ def _read_clips(corpus: Path, videos: list[Path], out: Path, workers: int) -> li
         finally:
             pool.shutdown(cancel_futures=True)
             bar.close()
-    return [known[i] for i in ids]
+    return [known[clip_id] for clip_id in jobs]
+
+
+def fingerprint(video: Path) -> str:
+    """Path, size and modification time of a clip's files: another value, another clip."""
+    files = [video, video.with_suffix(".txt"), video.with_suffix(".wav")]
+    status = [f.stat() for f in files if f.is_file()]
+    return f"{video.absolute()} " + " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in status)
+
+
+def _as_line(clip: Clip) -> str:
+    return json.dumps(asdict(clip)) + "\n"
 
 
 def _read_progress(path: Path) -> Iterable[Clip]:
@@ -138,6 +151,7 @@ def _read_progress(path: Path) -> Iterable[Clip]:
 
 def _read_clip(job: tuple[str, Path, Path]) -> Clip:
     clip_id, video, out = job
+    before = fingerprint(video)
     text = read_transcript(video.with_suffix(".txt"))
     audio = video.with_suffix(".wav")
     if not audio.is_file():
@@ -146,7 +160,8 @@ def _read_clip(job: tuple[str, Path, Path]) -> Clip:
     # Decoded, not read from the header: a manifest must not name a video that does not play.
     frames = len(load_video(video))
     samples = len(load_audio(audio))
-    return Clip(clip_id, str(video.absolute()), str(audio.absolute()), frames, samples, text)
+    paths = (str(video.absolute()), str(audio.absolute()))
+    return Clip(clip_id, *paths, frames, samples, text, before)
 
 
 def extract_audio(video: Path, wav: Path) -> None:
@@ -161,7 +176,9 @@ def extract_audio(video: Path, wav: Path) -> None:
             frames = [r for f in container.decode(audio=0) for r in resampler.resample(f)]
             frames += resampler.resample(None)
     except av.error.FFmpegError as error:
-        raise InputError(f"{video}: cannot decode its audio ({error}); copy it again") from None
+        raise InputError(
+            f"{video}: cannot decode its audio ({error.strerror}); copy it again"
+        ) from None
     samples = np.concatenate([f.to_ndarray()[0] for f in frames])
     write_wav(wav, samples)
 

@@ -29,6 +29,8 @@ class SubwordConfig:
 
 def make_subwords(transcripts: list[str], config: SubwordConfig, folder: Path) -> None:
     """Write `spm_KINDN.model` and `dict.wrd.txt` into `folder`."""
+    for stale in folder.glob("spm_*.model"):
+        stale.unlink()
     if config.reuse is None:
         train_subwords(transcripts, config.kind, config.vocabulary, folder)
         return

@@ -26,7 +26,8 @@ def load_video(path: Path | str) -> np.ndarray:
             container.streams.video[0].thread_type = "NONE"
             frames = [_luma(f.to_ndarray(format="bgr24")) for f in container.decode(video=0)]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: not a video that decodes ({error}); copy it again") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: not a video that decodes ({reason}); copy it again") from None
     if not frames:
         raise InputError(f"{path}: no video frames; make or copy it again")
     return np.stack(frames)
@@ -47,7 +48,7 @@ def crop(frames: np.ndarray, top: int, left: int, flip: bool = False) -> np.ndar
 def centre_crop(frames: np.ndarray) -> np.ndarray:
     """The middle 88x88 window."""
     height, width = frames.shape[1:]
-    return crop(frames, round((height - CROP) / 2), round((width - CROP) / 2))
+    return crop(frames, (height - CROP) // 2, (width - CROP) // 2)
 
 
 def random_crop_and_flip(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

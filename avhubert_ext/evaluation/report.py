@@ -44,6 +44,8 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
         raise InputError(f"{path}: no closing WER line; run fairseq-generate --scoring wer again")
     references = dict(re.findall(r"^T-(\d+)\t(.*)$", text, flags=re.MULTILINE))
     hypotheses = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, flags=re.MULTILINE))
+    if references.keys() != hypotheses.keys():
+        raise InputError(f"{path}: utterances without a hypothesis; run fairseq-generate again")
     return [(reference, hypotheses[key]) for key, reference in references.items()]
 
 
@@ -52,7 +54,7 @@ def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
     encoder = load_encoder(checkpoint)
     wers = [word_error_rate(read_hypotheses(decoded / c / "generate-test.txt")) for c in CONDITIONS]
     return Row(
-        name, kept_parameters(encoder), flops_per_frame(encoder), *(round(w, 2) for w in wers)
+        name, nonzero_parameters(encoder), flops_per_frame(encoder), *(round(w, 2) for w in wers)
     )
 
 
@@ -126,7 +128,7 @@ def report(models: list[tuple[str, Path, Path]], out: Path) -> str:
     return text_table(rows)
 
 
-def kept_parameters(encoder: torch.nn.Module) -> int:
+def nonzero_parameters(encoder: torch.nn.Module) -> int:
     """Parameters of an encoder without its pruned weights, which are stored as exact zeros."""
     weights = prunable_weights(encoder)
     zeros = sum(int((w == 0).sum()) for w in weights.values())

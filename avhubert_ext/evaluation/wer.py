@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from avhubert_ext.errors import InputError
+
 
 def word_edits(reference: str, hypothesis: str) -> int:
     """Levenshtein distance between the words (split on blanks) of two strings."""
@@ -22,5 +24,5 @@ def word_error_rate(pairs: Iterable[tuple[str, str]]) -> float:
     pairs = list(pairs)
     words = sum(len(reference.split()) for reference, _ in pairs)
     if not words:
-        raise ValueError("no reference words")
+        raise InputError("no reference words: the transcripts are empty; decode another set")
     return 100 * sum(word_edits(*pair) for pair in pairs) / words

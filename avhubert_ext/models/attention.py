@@ -37,16 +37,23 @@ class MultiheadAttention(nn.Module):
         padding_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `padding_mask` [B, S] is True where the memory is padding."""
+        """[B, T, D] -> [B, T, D]; `padding_mask` [B, S] is True where the memory is padding.
+
+        `causal` (without a padding mask): the queries are the last T of the S positions, and each
+        sees those up to its own.
+        """
         keys, values = keys_values
         allowed = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        if causal:
+            shape = (query.shape[1], keys.shape[2])
+            causal_mask = torch.ones(shape, dtype=torch.bool, device=query.device)
+            allowed = causal_mask.tril(shape[1] - shape[0])
         attended = F.scaled_dot_product_attention(
             self._split(self.q_proj(query)),
             keys,
             values,
             attn_mask=allowed,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 

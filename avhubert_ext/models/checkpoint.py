@@ -226,11 +226,11 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
     model = load_model(newest_state(source) if source.is_dir() else source)
     if target.suffix == ".safetensors":
         save_model(target, model, half)
-    elif target.suffix == ".pt" and isinstance(model, AVRecognizer):
+    elif target.suffix == ".pt" and isinstance(model, AVRecognizer) and not half:
         save_fairseq(target, model)
     else:
         raise InputError(
-            f"{target}: expected .safetensors, or .pt for a recogniser (encoder and decoder)"
+            f"{target}: expected .safetensors, or .pt for a whole recogniser in float32"
         )
     parameters = sum(p.numel() for p in model.parameters())
     return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters"

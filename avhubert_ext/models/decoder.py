@@ -66,7 +66,7 @@ class DecoderBlock(nn.Module):
         """[B, L, D] -> the same, and all self-attention keys and values so far."""
         y = self.self_attn_layer_norm(x)
         present = append(past, self.self_attn.project_memory(y))
-        x = x + self.dropout(self.self_attn(y, present, causal=past is None))
+        x = x + self.dropout(self.self_attn(y, present, causal=True))
         y = self.encoder_attn_layer_norm(x)
         x = x + self.dropout(self.encoder_attn(y, memory, memory_padding))
         y = self.activation_dropout(F.relu(self.fc1(self.final_layer_norm(x))))
@@ -98,8 +98,8 @@ class TransformerDecoder(nn.Module):
     ) -> Tensor:
         """Logits [B, L, V] of the token after each of `tokens`.
 
-        tokens: [B, L] int64; with a cache only those not yet decoded: all of the prefix at first,
-        then one at a time. memory: [B, T, D]; memory_padding: [B, T] bool, True = padding.
+        tokens: [B, L] int64; with a cache only those not yet decoded. memory: [B, T, D];
+        memory_padding: [B, T] bool, True = padding.
         """
         start = FIRST_POSITION + (cache.length if cache else 0)
         positions = sinusoidal_positions(start, tokens.shape[1], self.config.dim, tokens.device)

@@ -180,7 +180,10 @@ def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tenso
         raise InputError(
             f"audio is {shapes[0]} and video {shapes[1]} (clips, frames): they must be the same"
         )
-    if padding_mask is not None and tuple(padding_mask.shape) != shapes[0]:
+    if padding_mask is not None and (
+        padding_mask.dtype != torch.bool or tuple(padding_mask.shape) != shapes[0]
+    ):
         raise InputError(
-            f"padding_mask has shape {list(padding_mask.shape)}: expected {list(shapes[0])}"
+            f"padding_mask is {padding_mask.dtype} {list(padding_mask.shape)}: "
+            f"expected torch.bool {list(shapes[0])}"
         )
