@@ -52,7 +52,7 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     assert all(list(row) == KEYS for row in rows)
     teacher, student, sparse = rows
     assert teacher["parameters"] > student["parameters"] > sparse["parameters"]
-    assert 0.45 < sparse["parameters"] / student["parameters"] < 0.65
+    assert 0.2 < sparse["parameters"] / student["parameters"] < 0.8
     assert teacher["wer_clean"] < 25, "the shipped teacher recognises unseen speakers"
     assert student["flops_per_frame"] == sparse["flops_per_frame"] < teacher["flops_per_frame"]
     assert "student-sparse-50" in printed and "results.png" in printed

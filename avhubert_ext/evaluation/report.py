@@ -106,6 +106,7 @@ def plot(rows: list[Row], path: Path) -> None:
                        ha="center", fontsize=8)  # fmt: skip
     sizes.set_xlim(0, 1.25 * max(r.parameters for r in rows) / 1e6)
     sizes.set_ylim(0, 1.25 * max(r.wer_babble_0db for r in rows))
+    sizes.set_ylabel("WER (%)")
     sizes.set_xlabel("encoder parameters (millions)")
     sizes.set_title("Accuracy against size", loc="left", fontsize=11)
     for axes in (bars, sizes):
