@@ -46,6 +46,17 @@ class AVSpeechDataset(FairseqDataset):
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
         return np.lexsort((order, -self.sizes))
 
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[np.ndarray]:
+        # Not the multiple: where it does not divide the last batch fairseq drops that batch, and
+        # its utterances would vanish from the score.
+        return super().batch_by_size(indices, max_tokens, max_sentences)
+
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         return False  # the augmentation's draws belong to the epoch

@@ -44,13 +44,14 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     work = tmp_path / "demo"
     kill_when(work / "corpus/trainval/spk0000/00001.txt", work)
     kill_when(work / "distill/states-2.ckpt", work)
-    kill_when(work / "student/checkpoint_1_2.pt", work)
+    kill_when(work / "student/checkpoint_last.pt", work)
     printed = run_well("scripts/demo.sh", "--quick", WORK=str(work))
 
     rows = json.loads((work / "results.json").read_text())
     assert [row["model"] for row in rows] == ["teacher", "student", "student-sparse-50"]
     assert all(list(row) == KEYS for row in rows)
     teacher, student, sparse = rows
+    assert (teacher["parameters"], student["parameters"]) == (2_744_000, 1_415_536)
     assert teacher["parameters"] > student["parameters"] > sparse["parameters"]
     assert 0.2 < sparse["parameters"] / student["parameters"] < 0.8
     assert teacher["wer_clean"] < 25, "the shipped teacher recognises unseen speakers"

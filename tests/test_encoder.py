@@ -418,8 +418,8 @@ def test_layerdrop_skips_blocks_in_training():
         (None, [1, 3, 5, 88, 88], None, "expected [B, 1, T, 88, 88]"),
         (None, [1, 1, 5, 96, 96], None, "expected [B, 1, T, 88, 88]"),
         ([1, 104, 5], [1, 1, 4, 88, 88], None, "(1, 5) and video (1, 4)"),
-        ([1, 104, 5], [1, 1, 5, 88, 88], [1, 6], "[1, 6]: expected [1, 5]"),
-        ([1, 104, 5], None, [5, 1], "[5, 1]: expected [1, 5]"),
+        ([1, 104, 5], [1, 1, 5, 88, 88], [1, 6], "[1, 6]: expected torch.bool [1, 5]"),
+        ([1, 104, 5], None, [5, 1], "[5, 1]: expected torch.bool [1, 5]"),
     ],
 )
 def test_wrong_shapes_are_named(audio, video, padding, message):

@@ -47,7 +47,7 @@ def trained(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFacto
     run_well(
         *train_command(
             manifests, folder, "--noise-manifests", f"{noise}/babble,{noise}/music",
-            "--noise-prob", 0.5, "--noise-snr", "-5,5", "--freeze-encoder-updates", 2,
+            "--noise-prob", 0.5, "--noise-snr", "(-5,5)", "--freeze-encoder-updates", 2,
             "--cache-dir", folder / "cache",
         )
     )  # fmt: skip
@@ -75,7 +75,7 @@ def test_resumed_equals_uninterrupted(trained: Path, manifests: Path, noise: Pat
     folder = trained.parent / "resumed"
     options = (
         "--noise-manifests", f"{noise}/babble,{noise}/music", "--noise-prob", 0.5,
-        "--noise-snr", "-5,5", "--freeze-encoder-updates", 2,
+        "--noise-snr", "(-5,5)", "--freeze-encoder-updates", 2,
     )  # fmt: skip
     run_well(*train_command(manifests, folder, *options, "--max-update", 3))
     log = run_well(*train_command(manifests, folder, *options))
@@ -95,7 +95,10 @@ def test_generate_scores_as_the_library_does(
     pairs = read_hypotheses(path)
     assert len(pairs) == 4
     transcripts = (manifests / "test.wrd").read_text().splitlines()
-    assert sorted(reference for reference, _ in pairs) == sorted(transcripts)
+    # Letters that the training transcripts lack are `<<unk>>` in the reference.
+    known = [re.escape(reference).replace("<<unk>>", ".+") for reference, _ in pairs]
+    for transcript in transcripts:
+        assert any(re.fullmatch(pattern, transcript) for pattern in known), transcript
     assert word_error_rate(pairs) == pytest.approx(printed, abs=0.01)
 
 

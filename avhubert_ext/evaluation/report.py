@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
-from avhubert_ext.models.checkpoint import load_encoder
-from avhubert_ext.pruning import prunable_weights
+from avhubert_ext.models.checkpoint import load_encoder, read_masks, strip_prefix
+from avhubert_ext.pruning import kept_parameters
 
 CONDITIONS = ("clean", "babble_0db", "babble_0db_no_video")
 
@@ -52,10 +50,10 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
 def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
     """The row of one model; `decoded` holds a folder for each condition."""
     encoder = load_encoder(checkpoint)
+    masks = strip_prefix(read_masks(checkpoint), "encoder.")
     wers = [word_error_rate(read_hypotheses(decoded / c / "generate-test.txt")) for c in CONDITIONS]
-    return Row(
-        name, nonzero_parameters(encoder), flops_per_frame(encoder), *(round(w, 2) for w in wers)
-    )
+    parameters = kept_parameters(encoder, masks)
+    return Row(name, parameters, flops_per_frame(encoder), *(round(w, 2) for w in wers))
 
 
 def text_table(rows: Iterable[Row]) -> str:
@@ -127,10 +125,3 @@ def report(models: list[tuple[str, Path, Path]], out: Path) -> str:
     write_text(out / "results.json", json.dumps([asdict(r) for r in rows], indent=2) + "\n")
     plot(rows, out / "results.png")
     return text_table(rows)
-
-
-def nonzero_parameters(encoder: torch.nn.Module) -> int:
-    """Parameters of an encoder without its pruned weights, which are stored as exact zeros."""
-    weights = prunable_weights(encoder)
-    zeros = sum(int((w == 0).sum()) for w in weights.values())
-    return sum(p.numel() for p in encoder.parameters()) - zeros

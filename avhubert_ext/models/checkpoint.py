@@ -20,6 +20,7 @@ from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
 METADATA_KEY = "avhubert_ext"
+SPARSE_TASK = "SparseMaskTask"  # the key under which fairseq stores that task's masks
 
 # fairseq's model nests the parts of a recogniser in its own encoder and decoder classes.
 FAIRSEQ_PREFIXES = {
@@ -161,6 +162,16 @@ def _read_torch(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
         raise InputError(f"{path}: neither a checkpoint of av_asr_seq2seq nor of distiller_av")
     model = _build_from_json(path, description["description"])
     return model, from_fairseq_names(stored["model"])
+
+
+def read_masks(path: Path) -> dict[str, Tensor]:
+    """The pruning masks in a checkpoint of fairseq's sparse-mask task; empty for a dense model.
+
+    Names are the recogniser's own; bool, True = kept.
+    """
+    if path.suffix != ".pt":
+        return {}
+    return from_fairseq_names(read_torch_file(path)["extra_state"].get(SPARSE_TASK, {}))
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class AVASRConfig(FairseqDataclass):
         default=0.25, metadata={"help": "probability that an utterance is noised"}
     )
     noise_snr: str = field(
-        default="0", metadata={"help": "signal-to-noise ratio in dB, or a range LOW,HIGH"}
+        default="0", metadata={"help": "signal-to-noise ratio in dB, or a range: (-5,20)"}
     )
     noise_seed: int = field(
         default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
@@ -47,6 +47,10 @@ class AVASRConfig(FairseqDataclass):
     )
     cache_dir: Optional[str] = field(
         default=None, metadata={"help": "folder for decoded frames, to decode a video once"}
+    )
+    reuse_dataloader: bool = field(
+        default=False,
+        metadata={"help": "keep worker processes over epochs; they would not see the epoch change"},
     )
 
 
@@ -119,5 +123,5 @@ def parse_range(text: str) -> tuple[float, float]:
     except ValueError:
         values = []
     if len(values) not in (1, 2) or values[0] > values[-1]:
-        raise InputError(f"noise_snr '{text}': expected a number in dB, or LOW,HIGH")
+        raise InputError(f"noise_snr '{text}': expected a number in dB, or a range like (-5,20)")
     return values[0], values[-1]
