@@ -161,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"avhubert-ext: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"avhubert-ext: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"avhubert-ext: error: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("avhubert-ext: interrupted; run the same command again to go on", file=sys.stderr)

@@ -11,7 +11,10 @@ class InputError(Exception):
 
 
 def show_input_errors_plainly() -> None:
-    """Make an uncaught `InputError` end the process with one line and exit code 1, no traceback."""
+    """Make an uncaught `InputError` end the process with one line and exit code 1, no traceback.
+
+    So does an `OSError` about a file, such as a folder that can't be written.
+    """
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -19,6 +22,8 @@ def show_input_errors_plainly() -> None:
             # A worker process wraps the message into its traceback: the last line is ours.
             line = str(error).strip().splitlines()[-1]
             print(f"error: {line.removeprefix(_QUALIFIED)}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename:
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

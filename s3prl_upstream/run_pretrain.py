@@ -14,25 +14,23 @@ import os
 import runpy
 import sys
 import zipfile
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.models.checkpoint import read_torch_file
 
 HERE = Path(__file__).resolve().parent
-PATH_OPTIONS = ("-p", "--expdir", "-c", "--config", "-g", "--upstream_config", "-e", "--past_exp")
 START_FOLDER = "S3PRL_START_FOLDER"  # environment variable that the expert resolves paths against
 
 
 def main(arguments: list[str]) -> None:
     show_input_errors_plainly()
-    arguments = absolute_paths(arguments)
-    if "--device" not in arguments and not torch.cuda.is_available():
-        arguments += ["--device", "cpu"]
-    for folder in option_values(arguments, ("-p", "--expdir")):
-        set_aside_torn_states(folder)
+    options, others = parse(arguments)
+    if options.expdir:
+        set_aside_torn_states(Path(options.expdir))
+        rename_finished_states(Path(options.expdir))
     package = s3prl_package()
     sys.path.insert(0, str(package))  # s3prl's scripts import their neighbours by bare names
     import optimizers
@@ -45,7 +43,7 @@ def main(arguments: list[str]) -> None:
     torch.serialization.add_safe_globals([argparse.Namespace, *schedules])
     os.environ[START_FOLDER] = os.getcwd()
     os.chdir(HERE)  # the script lists `pretrain/` of the current folder
-    sys.argv = ["run_pretrain.py", *arguments]
+    sys.argv = ["run_pretrain.py", *as_arguments(options), *others]
     runpy.run_path(str(package / "run_pretrain.py"), run_name="__main__")
 
 
@@ -57,31 +55,42 @@ def s3prl_package() -> Path:
     return Path(spec.origin).parent
 
 
-def absolute_paths(arguments: list[str]) -> list[str]:
-    """Paths made absolute; `-n NAME` becomes the folder that s3prl would choose, made absolute."""
-    resolved = list(arguments)
-    for i, option in enumerate(arguments[:-1]):
-        if option in PATH_OPTIONS:
-            resolved[i + 1] = os.path.abspath(arguments[i + 1])
-    names = list(option_values(arguments, ("-n", "--expname")))
-    folders = list(option_values(arguments, ("-p", "--expdir")))
-    if names and not folders:
-        resolved += ["-p", os.path.abspath(f"result/pretrain/{names[0]}")]
-    if folders and not names:
-        resolved += ["-n", Path(folders[0]).name]  # the script asks for a name as well
-    return resolved
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that this launcher completes, and all others as they are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "--expname")
+    parser.add_argument("-p", "--expdir", type=os.path.abspath)
+    parser.add_argument("-c", "--config", type=os.path.abspath)
+    parser.add_argument("-g", "--upstream_config", type=os.path.abspath)
+    parser.add_argument("-e", "--past_exp", type=os.path.abspath)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options, others = parser.parse_known_args(arguments)
+    if options.expname and not options.expdir:
+        options.expdir = os.path.abspath(f"result/pretrain/{options.expname}")  # s3prl's default
+    if options.expdir and not options.expname:
+        options.expname = Path(options.expdir).name  # the script asks for a name as well
+    return options, others
 
 
-def option_values(arguments: list[str], options: tuple[str, ...]) -> list[str]:
-    return [value for option, value in pairwise(arguments) if option in options]
+def as_arguments(options: argparse.Namespace) -> list[str]:
+    return [word for name, value in vars(options).items() if value for word in (f"--{name}", value)]
 
 
-def set_aside_torn_states(folder: str) -> None:
+def set_aside_torn_states(folder: Path) -> None:
     """Rename states whose writing was cut short, so that a resume takes the one before."""
-    for state in Path(folder).glob("states-*.ckpt"):
+    for state in folder.glob("states-*.ckpt"):
         if not zipfile.is_zipfile(state):
             print(f"{state} was not written to its end; renamed to {state.name}.torn")
             state.rename(state.with_name(state.name + ".torn"))
+
+
+def rename_finished_states(folder: Path) -> None:
+    """Name the last state of a finished run by its step, like the others.
+
+    s3prl names it by the epoch, then takes that for a step and resumes from an older state.
+    """
+    for state in folder.glob("states-epoch-*.ckpt"):
+        state.rename(folder / f"states-{read_torch_file(state)['Step']}.ckpt")
 
 
 if __name__ == "__main__":

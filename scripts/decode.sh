@@ -2,14 +2,14 @@
 # Decode the test set with one model in one condition; the text goes to WORK/decoded/MODEL/.
 #   scripts/decode.sh WORK MODEL CONDITION      CONDITION: clean, babble_0db, babble_0db_no_video
 set -euo pipefail
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 work=$1 model=$2 condition=$3
 babble=(--noise-manifests "$work/noise/babble" --noise-prob 1 --noise-snr 0)
 case $condition in
-  clean) options=() ;;
-  babble_0db) options=("${babble[@]}") ;;
-  babble_0db_no_video) options=("${babble[@]}" --modalities audio) ;;
+  clean) noise=() ;;
+  babble_0db) noise=("${babble[@]}") ;;
+  babble_0db_no_video) noise=("${babble[@]}" --modalities audio) ;;
   *) echo "decode.sh: condition '$condition' is none of clean, babble_0db, babble_0db_no_video" >&2
      exit 2 ;;
 esac
@@ -19,4 +19,4 @@ python scripts/step.py "$work" "decode-$model-$condition" \
   --path "$work/$model/checkpoint_last.pt" --cache-dir "$work/cache" $(on_cpu) \
   --beam 5 --max-len-a 1 --max-len-b 0 --max-tokens 2000 --num-workers 0 \
   --scoring wer --post-process sentencepiece --results-path "$work/decoded/$model/$condition" \
-  ${options[@]+"${options[@]}"}
+  ${noise[@]+"${noise[@]}"}

@@ -3,33 +3,36 @@
 # tiny task-specific teacher (scripts/teacher.sh made it), finetune it with a decoder, prune it to
 # 50%, decode all three clean and in babble. Results: runs/demo/results.{json,png}.
 #
-#   scripts/demo.sh            about 12 minutes on two cores after set-up
+#   scripts/demo.sh            about 11 minutes on two cores after set-up
 #   scripts/demo.sh --quick    a few updates only, to see that everything runs (numbers mean nothing)
 #
 # Killed? Run it again: finished steps are skipped, a training goes on from its last checkpoint.
 set -euo pipefail
-source "$(dirname "$0")/common.sh"
-scripts/setup.sh
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
-work=${WORK:-runs/demo}
-speakers=40 utterances=40
-distill_overrides="config.pretrain_expert.datarc.data=$work/data"
-distill_overrides+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
-train_overrides=()
-if [ "${1:-}" = --quick ]; then
-  work=${WORK:-runs/demo-quick} speakers=5 utterances=4
-  distill_overrides="config.pretrain_expert.datarc.data=$work/data"
-  distill_overrides+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
-  distill_overrides+=",,config.pretrain_expert.datarc.train_batch_size=4"
-  distill_overrides+=",,config.runner.total_steps=4,,config.runner.log_step=2,,config.runner.save_step=2"
-  train_overrides=(--max-update 4 --total-num-update 4 --warmup-updates 1
-                   --freeze-encoder-updates 2 --save-interval-updates 2)
-fi
+case "$*" in
+  "")
+    work=${WORK:-runs/demo} speakers=40 utterances=40
+    distill_quickly="" train_quickly=() ;;
+  --quick)
+    work=${WORK:-runs/demo-quick} speakers=5 utterances=4
+    distill_quickly=",,config.pretrain_expert.datarc.train_batch_size=4,,config.runner.total_steps=4"
+    distill_quickly+=",,config.runner.log_step=2,,config.runner.save_step=2"
+    train_quickly=(--max-update 4 --total-num-update 4 --warmup-updates 1
+                   --freeze-encoder-updates 2 --save-interval-updates 2) ;;
+  *)
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    exit 2 ;;
+esac
+scripts/setup.sh
 
 config=scripts/config/tiny
 shipped=scripts/models/tiny-teacher
 cpu=$(on_cpu)
 step() { python scripts/step.py "$work" "$@"; }
+
+echo "teacher: ships with the repository ($shipped), remade by scripts/teacher.sh; the demo starts"
+echo "with its distillation. Folder: $work (logs in $work/log)"
 
 # Corpus: 40 speakers, every fifth is kept for the test; manifests; noise.
 avhubert-ext synth --out "$work/corpus" --speakers $speakers --utterances $utterances --seed 1
@@ -38,16 +41,17 @@ step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
 step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 
 # Teacher -> student, in s3prl.
-step distill python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/distill" -a \
-  -g $config/distill_model.yaml -c $config/distill_run.yaml -o "$distill_overrides"
-step student-encoder avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
+INPUTS=$shipped/model.safetensors step distill python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/distill" -a \
+  -g $config/distill_model.yaml -c $config/distill_run.yaml \
+  -o "config.pretrain_expert.datarc.data=$work/data,,config.pretrain_expert.datarc.cache_dir=$work/cache$distill_quickly"
+avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 
 # Student + decoder, then half of it, in fairseq.
 train() { # train NAME TASK OPTIONS...
   step "$1" fairseq-train "$work/data" --user-dir fairseq_user_dir --task "$2" \
     --arch av_asr_seq2seq --save-dir "$work/$1" --cache-dir "$work/cache" $cpu \
     --noise-manifests "$(noise_kinds "$work/noise")" $(options $config/common.args) \
-    "${@:3}" ${train_overrides[@]+"${train_overrides[@]}"}
+    "${@:3}" ${train_quickly[@]+"${train_quickly[@]}"}
 }
 train student av_asr $(options $config/finetune.args) \
   --encoder-checkpoint "$work/student-encoder.safetensors"

@@ -2,15 +2,20 @@
 
     python scripts/step.py FOLDER NAME COMMAND...
 
-Everything the command prints goes to FOLDER/log/NAME.log. When it succeeds, FOLDER/done/NAME is
-written and the next call returns at once; a step that failed or was killed runs again, and the
-command itself resumes. A changed command line runs again too.
+Everything the command prints goes to FOLDER/log/NAME.log. When it succeeds, the next call returns
+at once; a step that failed or was killed runs again, and the command itself resumes. A step whose
+command line or input files are no longer those it began with is refused: nothing old is passed off
+as new. Files named in the command count as inputs, and those in the environment variable INPUTS.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,47 +23,86 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from avhubert_ext.data.files import make_folder, write_text
+from avhubert_ext.errors import InputError, show_input_errors_plainly
+
 # How fairseq and s3prl tell on their logs how many updates are done, and out of how many.
 FAIRSEQ_UPDATE = re.compile(r"num_updates=(\d+)")
 S3PRL_UPDATE = re.compile(r"overall:[^\r\n]*?\| (\d+)/(\d+) \[")
 LINES_SHOWN = 5  # of the log, when a step fails
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def main(folder: Path, name: str, command: list[str]) -> int:
-    log = folder / "log" / f"{name}.log"
-    done = folder / "done" / name
-    if done.is_file() and done.read_text(encoding="utf-8") == "\n".join(command):
-        print(f"{name}: done before")
-        return 0
-    for path in (log, done):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    code = run(command, log, name)
+    for part in ("log", "key", "done"):
+        make_folder(folder / part)
+    key, done = folder / "key" / name, folder / "done" / name
+    with (folder / "log" / f"{name}.log").open("ab") as log:
+        refuse_if_running(log.fileno(), name)
+        now = digest(command)
+        if key.is_file() and key.read_text() != now:
+            raise InputError(
+                f"{name}: its settings or input files have changed since {folder} was begun; "
+                "delete that folder, or set WORK to another"
+            )
+        if done.is_file():
+            print(f"{name}: done before")
+            return 0
+        write_text(key, now)
+        start = time.monotonic()
+        begin = log.tell()
+        code = run(command, log.fileno(), name)
     if code:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        print(f"{name}: failed, see {log}", *lines[-LINES_SHOWN:], sep="\n", file=sys.stderr)
+        lines = Path(log.name).read_bytes()[begin:].decode(errors="replace").strip().splitlines()
+        print(f"{name}: failed, see {log.name}", *lines[-LINES_SHOWN:], sep="\n", file=sys.stderr)
         return code
-    done.write_text("\n".join(command), encoding="utf-8")
+    write_text(done, now)
     print(f"{name}: {time.monotonic() - start:.0f} s")
     return 0
 
 
-def run(command: list[str], log: Path, name: str) -> int:
+def refuse_if_running(log: int, name: str) -> None:
+    """Lock the log until this process and the command, which inherits the lock, have ended."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{name}: is running already; wait for it, or stop it first") from None
+
+
+def digest(command: list[str]) -> str:
+    """A hash of the command line and of the contents of the files it names."""
+    total = hashlib.sha256("\n".join(command).encode())
+    for word in [*command, *os.environ.get("INPUTS", "").split()]:
+        if Path(word).is_file():
+            total.update(Path(word).read_bytes())
+    return total.hexdigest()
+
+
+def run(command: list[str], log: int, name: str) -> int:
     """Run the command with its output in the log, the updates it reports on a bar."""
+    bar = tqdm(desc=name, total=updates_in(command), unit="update", mininterval=2, disable=None)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with (
-        log.open("wb") as file,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=[log],
+            preexec_fn=die_with_parent,
         ) as process,
-        tqdm(total=updates_in(command), desc=name, unit="update", mininterval=2) as bar,
+        bar,
     ):
         while chunk := process.stdout.read1():
-            file.write(chunk)
-            file.flush()
+            os.write(log, chunk)
             show(chunk.decode(errors="replace"), bar)
         bar.leave = False
     return process.returncode
+
+
+def die_with_parent() -> None:
+    """In the command's process: end when step.py ends, so that none goes on unseen."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def updates_in(command: list[str]) -> int | None:
@@ -76,4 +120,5 @@ def show(text: str, bar: tqdm) -> None:
 
 
 if __name__ == "__main__":
+    show_input_errors_plainly()
     sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

@@ -2,7 +2,7 @@
 # Remake the tiny task-specific teacher that ships with the repository (about 45 minutes on two
 # cores): corpus, training, conversion. Run it again to go on where it stopped.
 set -euo pipefail
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 work=${WORK:-runs/teacher}
 config=scripts/config/tiny

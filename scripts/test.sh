@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set-up (a no-op once done), lint and all tests. Arguments go to pytest: scripts/test.sh -k pruning
 set -euo pipefail
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 scripts/setup.sh
 ruff check .

@@ -19,6 +19,7 @@ import soundfile
 av = pytest.importorskip("av")
 pytest.importorskip("espeakng_loader")
 
+from avhubert_ext.data.files import whole_file  # noqa: E402
 from avhubert_ext.errors import InputError  # noqa: E402
 from avhubert_ext.synth import corpus, grammar, noise, speakers  # noqa: E402
 from avhubert_ext.synth.corpus import synthesize  # noqa: E402
@@ -182,11 +183,12 @@ def test_a_finished_corpus_is_left_alone(reference, short_noise, monkeypatch):
 
 def test_a_file_that_fails_half_way_is_not_trusted(short_noise, tmp_path, monkeypatch):
     def write_half(path, samples):
-        path.write_bytes(b"RIFF")
-        raise OSError(28, "No space left on device", str(path))
+        with whole_file(path) as temporary:
+            temporary.write_bytes(b"RIFF")
+            raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "_write_wav", write_half)
+        patch.setattr(corpus, "write_wav", write_half)
         with pytest.raises(InputError, match="No space left"):
             synthesize(tmp_path, **PLAN, workers=1)
     assert not list(tmp_path.rglob("*.wav")) and not list(tmp_path.rglob("*.txt"))
@@ -196,8 +198,8 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 from avhubert_ext.synth import corpus
-write_wav = corpus._write_wav
-corpus._write_wav = lambda path, samples: (time.sleep(0.2), write_wav(path, samples))
+write_wav = corpus.write_wav
+corpus.write_wav = lambda path, samples: (time.sleep(0.2), write_wav(path, samples))
 corpus.synthesize(Path(sys.argv[1]), **eval(sys.argv[2]), workers=2)
 """
 

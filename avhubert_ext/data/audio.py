@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ SAMPLE_RATE = 16_000  # Hz
 FILTERS = 26
 STACK = 4  # filter-bank frames (100 Hz) in one video frame (25 Hz)
 FEATURES = FILTERS * STACK
-SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+SAMPLES_PER_FRAME = SAMPLE_RATE // 25  # of a video frame
 
 
 def load_audio(path: Path | str) -> np.ndarray:
@@ -39,8 +40,11 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
     """Write int16 [N] as a 16 kHz wav file, in one step."""
     import soundfile
 
+    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     with whole_file(path) as temporary:
-        soundfile.write(temporary, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        temporary.write_bytes(buffer.getvalue())
 
 
 def audio_features(

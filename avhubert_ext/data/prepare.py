@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
+from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, load_audio, write_wav
 from avhubert_ext.data.files import make_folder, write_text
 from avhubert_ext.data.manifest import Utterance, write_manifest
 from avhubert_ext.data.text import SubwordConfig, make_subwords
@@ -26,6 +26,8 @@ from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.workers import follow_parent
 
+MOUTH_REGION = (96, 96)  # pixels
+MAX_DRIFT = 10  # frames by which audio and video may differ in length
 PROGRESS = "utterances.jsonl"  # one line an utterance already read, so that a rerun goes on
 
 
@@ -158,10 +160,29 @@ def _read_clip(job: tuple[str, Path, Path]) -> Clip:
         audio = out / "audio" / f"{clip_id}.wav"
         extract_audio(video, audio)
     # Decoded, not read from the header: a manifest must not name a video that does not play.
-    frames = len(load_video(video))
-    samples = len(load_audio(audio))
+    pixels = load_video(video)
+    frames, samples = len(pixels), len(load_audio(audio))
+    check_clip(video, pixels, samples)
     paths = (str(video.absolute()), str(audio.absolute()))
     return Clip(clip_id, *paths, frames, samples, text, before)
+
+
+def check_clip(video: Path, pixels: np.ndarray, samples: int) -> None:
+    """Refuse a clip that is no mouth region at 25 fps in step with its audio.
+
+    pixels: [T, H, W]; samples: of the audio at 16 kHz.
+    """
+    if pixels.shape[1:] != MOUTH_REGION:
+        height, width = pixels.shape[1:]
+        raise InputError(
+            f"{video}: frames are {width}x{height}, expected the mouth region in 96x96: crop first"
+        )
+    drift = abs(samples / SAMPLES_PER_FRAME - len(pixels))
+    if drift > MAX_DRIFT:
+        raise InputError(
+            f"{video}: {len(pixels)} frames but {samples / SAMPLE_RATE:.2f} s of audio; expected "
+            "25 frames a second: convert the video, or cut both to the same length"
+        )
 
 
 def extract_audio(video: Path, wav: Path) -> None:
@@ -179,6 +200,8 @@ def extract_audio(video: Path, wav: Path) -> None:
         raise InputError(
             f"{video}: cannot decode its audio ({error.strerror}); copy it again"
         ) from None
+    if not frames:
+        raise InputError(f"{video}: its audio track is empty; copy it again")
     samples = np.concatenate([f.to_ndarray()[0] for f in frames])
     write_wav(wav, samples)
 

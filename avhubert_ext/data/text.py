@@ -29,21 +29,22 @@ class SubwordConfig:
 
 def make_subwords(transcripts: list[str], config: SubwordConfig, folder: Path) -> None:
     """Write `spm_KINDN.model` and `dict.wrd.txt` into `folder`."""
-    for stale in folder.glob("spm_*.model"):
-        stale.unlink()
     if config.reuse is None:
-        train_subwords(transcripts, config.kind, config.vocabulary, folder)
-        return
-    model = find_subword_model(config.reuse)
-    for name in (model.name, "dict.wrd.txt"):
-        if not (config.reuse / name).is_file():
-            raise InputError(f"{config.reuse / name} not found: it belongs to {model.name}")
-        with whole_file(folder / name) as temporary:
-            shutil.copyfile(config.reuse / name, temporary)
+        model = train_subwords(transcripts, config.kind, config.vocabulary, folder)
+    else:
+        model = find_subword_model(config.reuse).name
+        for name in (model, "dict.wrd.txt"):
+            if not (config.reuse / name).is_file():
+                raise InputError(f"{config.reuse / name} not found: it belongs to {model}")
+            with whole_file(folder / name) as temporary:
+                shutil.copyfile(config.reuse / name, temporary)
+    for stale in folder.glob("spm_*.model"):
+        if stale.name != model:
+            stale.unlink()
 
 
-def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: Path) -> None:
-    """Train a sentencepiece model; see `SubwordConfig`."""
+def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: Path) -> str:
+    """Train a sentencepiece model, see `SubwordConfig`; returns its file name."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -65,11 +66,13 @@ def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: P
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--vocabulary {vocabulary}: no subwords for it ({reason})") from None
-    with whole_file(folder / f"spm_{kind}{vocabulary}.model") as temporary:
+    name = f"spm_{kind}{vocabulary}.model"
+    with whole_file(folder / name) as temporary:
         temporary.write_bytes(model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [processor.id_to_piece(i) for i in range(SPECIALS, processor.get_piece_size())]
     write_text(folder / "dict.wrd.txt", "".join(f"{piece} 1\n" for piece in pieces))
+    return name
 
 
 class Subwords:
@@ -91,5 +94,7 @@ def find_subword_model(folder: Path) -> Path:
     found = sorted(folder.glob("spm_*.model"))
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
-        raise InputError(f"{folder}: expected one spm_*.model, found {names}; name it explicitly")
+        raise InputError(
+            f"{folder}: expected one spm_*.model, found {names}; name one: --subword-model"
+        )
     return found[0]

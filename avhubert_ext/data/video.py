@@ -23,7 +23,10 @@ def load_video(path: Path | str) -> np.ndarray:
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
         with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "NONE"
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            # Otherwise FFmpeg paints over damaged parts and says nothing.
+            stream.codec_context.options = {"err_detect": "explode"}
             frames = [_luma(f.to_ndarray(format="bgr24")) for f in container.decode(video=0)]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVEncoder, EncoderConfig, EncoderOutput
 
 
@@ -49,6 +50,21 @@ class Student(nn.Module):
         super().__init__()
         self.encoder = AVEncoder(encoder)
         self.heads = PredictionHeads(encoder.dim, heads)
+
+    def start_from(self, teacher: AVEncoder) -> None:
+        """Copy the teacher's frontends and first blocks (paper A, baseline student).
+
+        Raises InputError if the teacher's network is not the student's, but deeper.
+        """
+        own = self.encoder.state_dict()
+        given = teacher.state_dict()
+        misfits = [n for n, t in own.items() if n not in given or given[n].shape != t.shape]
+        if misfits:
+            raise InputError(
+                f"the student cannot start from this teacher: {len(misfits)} tensors differ, e.g. "
+                f"{misfits[0]}; choose a student that starts from scratch"
+            )
+        self.encoder.load_state_dict({name: given[name] for name in own})
 
     def forward(
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None

@@ -11,7 +11,6 @@ can be killed at any time and goes on when started again.
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -23,9 +22,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
+from avhubert_ext.data.audio import write_wav
+from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
@@ -154,7 +154,7 @@ def _claim_folder(out: Path, parameters: dict[str, int | str]) -> None:
                 "choose another --out folder"
             )
         text = json.dumps(parameters, indent=2) + "\n"
-        _write_whole(record, lambda part: part.write_text(text))
+        write_text(record, text)
         return
     try:
         found = json.loads(record.read_text())
@@ -211,28 +211,14 @@ def _write_utterance(stem: Path, speaker: Speaker, seed: int, number: int, domai
     rng = seeded(seed, "utterance", speaker.name, number)
     utterance = make_utterance(speaker, sentence, rng)
     text = transcript(utterance.words)
-    _write_whole(stem.with_suffix(".mp4"), lambda part: write_video(part, utterance.frames, FPS))
-    _write_whole(stem.with_suffix(".wav"), lambda part: _write_wav(part, utterance.samples))
-    _write_whole(stem.with_suffix(".txt"), lambda part: part.write_text(text))
+    with whole_file(stem.with_suffix(".mp4")) as temporary:
+        write_video(temporary, utterance.frames, FPS)
+    write_wav(stem.with_suffix(".wav"), utterance.samples)
+    write_text(stem.with_suffix(".txt"), text)
 
 
 def _write_noise(path: Path, kind: str, seed: int, index: int) -> None:
-    samples = make_noise(kind, seed, index)
-    _write_whole(path, lambda part: _write_wav(part, samples))
-
-
-def _write_wav(path: Path, samples: np.ndarray) -> None:
-    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    path.write_bytes(buffer.getvalue())
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: never half a file."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    write_wav(path, make_noise(kind, seed, index))
 
 
 def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:

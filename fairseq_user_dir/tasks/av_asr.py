@@ -1,5 +1,6 @@
 """`--task av_asr`: audio-visual speech recognition on AV-HuBERT's manifests."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -17,6 +18,8 @@ from avhubert_ext.data.text import Subwords, find_subword_model
 from avhubert_ext.errors import InputError
 
 from ..data import AVSpeechDataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -101,6 +104,7 @@ class AVASRTask(FairseqTask):
 
     def _noise(self) -> NoiseConfig | None:
         if not self.cfg.noise_manifests:
+            logger.info("no --noise-manifests: clean speech only")
             return None
         folders = tuple(Path(folder) for folder in self.cfg.noise_manifests.split(","))
         return NoiseConfig(folders, self.cfg.noise_prob, parse_range(self.cfg.noise_snr))

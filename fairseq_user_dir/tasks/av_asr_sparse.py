@@ -9,6 +9,7 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
 
 from avhubert_ext import pruning
+from avhubert_ext.errors import InputError
 
 from .av_asr import AVASRConfig, AVASRTask
 
@@ -30,15 +31,22 @@ class SparseMaskTask(AVASRTask):
     """
 
     masks: pruning.Masks | None = None
+    pruned: torch.nn.Module | None = None  # the model itself, not what wraps it on several GPUs
 
     def begin_epoch(self, epoch: int, model: torch.nn.Module) -> None:
         if self.masks is None:
             self.masks = pruning.global_magnitude_mask(model, self.cfg.sparsity)
+        sparsity = pruning.mask_sparsity(self.masks)
+        if abs(sparsity - self.cfg.sparsity) > 1e-4:
+            raise InputError(
+                f"sparsity {self.cfg.sparsity}: the checkpoint to go on from has {sparsity:.4f}; "
+                "choose another --save-dir, or the same sparsity"
+            )
         device = next(model.parameters()).device
         self.masks = {name: mask.to(device) for name, mask in self.masks.items()}
+        self.pruned = model
         pruning.apply_masks(model, self.masks)
         kept = pruning.kept_parameters(model, self.masks)
-        sparsity = pruning.mask_sparsity(self.masks)
         logger.info(f"sparsity {sparsity:.4f} of the prunable weights, {kept:,} parameters kept")
 
     def train_step(
@@ -50,14 +58,14 @@ class SparseMaskTask(AVASRTask):
     ) -> tuple:
         result = super().train_step(sample, model, *args, **kwargs)
         # Before the trainer clips, so that pruned weights do not count in the gradient norm.
-        pruning.mask_gradients(model, self.masks)
+        pruning.mask_gradients(self.pruned, self.masks)
         return result
 
     def optimizer_step(
         self, optimizer: FairseqOptimizer, model: torch.nn.Module, update_num: int
     ) -> None:
         super().optimizer_step(optimizer, model, update_num)
-        pruning.apply_masks(model, self.masks)
+        pruning.apply_masks(self.pruned, self.masks)
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
         masks = {name: mask.cpu() for name, mask in self.masks.items()} if self.masks else {}

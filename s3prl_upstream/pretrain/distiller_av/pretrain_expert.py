@@ -20,7 +20,11 @@ from avhubert_ext.losses import distillation_loss
 from avhubert_ext.models.checkpoint import load_encoder, student_from_states, student_states
 from avhubert_ext.models.encoder import AVEncoder
 from avhubert_ext.models.presets import STUDENTS, preset
-from avhubert_ext.models.student import Student
+from avhubert_ext.models.student import HeadsConfig, Student
+
+HERE = Path(__file__).parent
+MODEL_KEYS = ("student", "teacher", "cosine_weight", "modality_dropout")
+DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
 
 
 class UpstreamPretrainExpert(nn.Module):
@@ -34,13 +38,14 @@ class UpstreamPretrainExpert(nn.Module):
         multi_gpu: bool = False,
     ) -> None:
         super().__init__()
+        check_keys(datarc, DATA_KEYS, "pretrain_expert.datarc of the run configuration")
         self.datarc = datarc
         self.device = device
         self.config = read_config(upstream_config)
         self.teacher = load_encoder(resolve(self.config["teacher"])).requires_grad_(False)
-        self.model: nn.Module = new_student(self.config, self.teacher)
         if multi_gpu:
-            self.model = nn.DataParallel(self.model)
+            raise InputError("--multi_gpu: distiller_av runs on one GPU; leave the option out")
+        self.model = new_student(self.config, self.teacher)
         self.consumed_batches = 0
         self.restored_rng: Tensor | None = None
 
@@ -71,7 +76,6 @@ class UpstreamPretrainExpert(nn.Module):
             # Its own generator: each epoch draws a seed for the workers, and the global generator
             # must not notice where epochs begin, or a resumed run would part ways.
             generator=torch.Generator(),
-            pin_memory=torch.device(self.device).type == "cuda",
         )
 
     def forward(
@@ -117,27 +121,32 @@ class UpstreamPretrainExpert(nn.Module):
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
         # The runner counts an update only after saving, which would repeat it on resume.
         all_states["Step"] += 1
-        all_states |= student_states(self._student())
+        all_states |= student_states(self.model)
         all_states["Upstream_Config"] = self.config
         all_states["Consumed_Batches"] = self.consumed_batches
         all_states["RNG"] = torch.get_rng_state()
         return all_states
 
     def load_model(self, all_states: dict[str, Any]) -> None:
-        student = student_from_states(all_states)
-        self._student().load_state_dict(student.state_dict())
+        self.model.load_state_dict(student_from_states(all_states).state_dict())
         self.consumed_batches = all_states["Consumed_Batches"]
         self.restored_rng = all_states["RNG"]
-
-    def _student(self) -> Student:
-        return getattr(self.model, "module", self.model)
 
 
 def read_config(upstream_config: str | dict[str, Any]) -> dict[str, Any]:
     """The model configuration: a dict, or the path of a YAML file."""
     if isinstance(upstream_config, dict):
         return upstream_config
-    return yaml.safe_load(Path(upstream_config).read_text(encoding="utf-8"))
+    config = yaml.safe_load(Path(upstream_config).read_text(encoding="utf-8"))
+    check_keys(config, MODEL_KEYS, f"{upstream_config}")
+    return config
+
+
+def check_keys(section: object, keys: tuple[str, ...], where: str) -> None:
+    """Raise an InputError that names the missing keys of a configuration section."""
+    missing = [key for key in keys if not isinstance(section, dict) or key not in section]
+    if missing:
+        raise InputError(f"{where}: {', '.join(missing)} missing; see the configurations in {HERE}")
 
 
 def resolve(path: str) -> Path:
@@ -157,12 +166,16 @@ def noise_config(datarc: dict[str, Any]) -> NoiseConfig | None:
 
 def new_student(config: dict[str, Any], teacher: AVEncoder) -> Student:
     """A student by preset, its heads as wide as the teacher, its target blocks checked."""
-    encoder, heads = preset(STUDENTS, str(config["student"]), "student")
-    heads = replace(heads, teacher_dim=teacher.config.dim)
-    missing = [block for block in heads.targets if block > teacher.config.layers]
-    if missing:
+    chosen = preset(STUDENTS, str(config["student"]), "student")
+    if max(chosen.targets) > teacher.config.layers:
         raise InputError(
-            f"student {config['student']} learns from teacher blocks {heads.targets}, "
+            f"student {config['student']} learns from teacher blocks {chosen.targets}, "
             f"but {config['teacher']} has {teacher.config.layers}: choose another teacher"
         )
-    return Student(replace(encoder, modality_dropout=config["modality_dropout"]), heads)
+    student = Student(
+        replace(chosen.encoder, modality_dropout=config["modality_dropout"]),
+        HeadsConfig(chosen.targets, teacher.config.dim),
+    )
+    if chosen.from_teacher:
+        student.start_from(teacher)
+    return student
