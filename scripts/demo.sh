@@ -60,7 +60,7 @@ train student-sparse-50 av_asr_sparse $(options $config/prune.args) \
 
 # Decode on unseen speakers: two at a time, a thread each.
 mkdir -p "$work/teacher"
-step teacher avhubert-ext convert $shipped/model.safetensors "$work/teacher/checkpoint_last.pt"
+avhubert-ext convert $shipped/model.safetensors "$work/teacher/checkpoint_last.pt"
 for model in teacher student student-sparse-50; do
   for condition in clean babble_0db babble_0db_no_video; do
     echo "$model $condition"

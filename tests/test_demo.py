@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +64,51 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     again = run_well("scripts/demo.sh", "--quick", WORK=str(work))
     assert time.monotonic() - start < 60 and "distill: done before" in again
     assert json.loads((work / "results.json").read_text()) == rows
+
+
+def step(folder: Path, *command: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "scripts/step.py", str(folder), "nap", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
+
+
+def test_a_step_runs_once_at_a_time_and_leaves_no_orphan(tmp_path: Path) -> None:
+    nap = ("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    first = step(tmp_path, *nap)
+    for _ in range(300):
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip():
+            break
+        time.sleep(0.1)
+    child = int((tmp_path / "pid").read_text())
+    second = step(tmp_path, *nap)
+    assert "is running already" in second.communicate()[0] and second.returncode != 0
+    first.kill()
+    first.communicate()
+    for _ in range(100):
+        if not alive(child):
+            break
+        time.sleep(0.1)
+    assert not alive(child), "the command must end with step.py"
+
+
+def test_a_step_with_changed_inputs_is_refused(tmp_path: Path) -> None:
+    settings = tmp_path / "settings"
+    settings.write_text("a")
+    command = ("cat", str(settings))
+    assert "nap: " in step(tmp_path / "run", *command).communicate()[0]
+    assert "done before" in step(tmp_path / "run", *command).communicate()[0]
+    settings.write_text("b")
+    refused = step(tmp_path / "run", *command)
+    assert "have changed since" in refused.communicate()[0] and refused.returncode != 0
