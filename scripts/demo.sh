@@ -6,7 +6,8 @@
 #   scripts/demo.sh            about 11 minutes on two cores after set-up
 #   scripts/demo.sh --quick    a few updates only, to see that everything runs (numbers mean nothing)
 #
-# Killed? Run it again: finished steps are skipped, a training goes on from its last checkpoint.
+# WORK=DIR takes another folder. Killed? Run it again: finished steps are skipped, a training goes on
+# from its last checkpoint.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
@@ -41,9 +42,11 @@ step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
 step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 
 # Teacher -> student, in s3prl.
-INPUTS=$shipped/model.safetensors step distill python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/distill" -a \
-  -g $config/distill_model.yaml -c $config/distill_run.yaml \
-  -o "config.pretrain_expert.datarc.data=$work/data,,config.pretrain_expert.datarc.cache_dir=$work/cache$distill_quickly"
+folders="config.pretrain_expert.datarc.data=$work/data"
+folders+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
+INPUTS=$shipped/model.safetensors step distill \
+  python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/distill" -a \
+  -g $config/distill_model.yaml -c $config/distill_run.yaml -o "$folders$distill_quickly"
 avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 
 # Student + decoder, then half of it, in fairseq.

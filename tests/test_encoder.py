@@ -20,7 +20,7 @@ from avhubert_ext.models.blocks import (
 )
 from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
 from avhubert_ext.models.frontends import BasicBlock, channel_shuffle
-from avhubert_ext.models.presets import encoder_preset
+from avhubert_ext.models.presets import STUDENTS, encoder_preset
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads, Student
 
 SMALL = EncoderConfig(
@@ -441,3 +441,33 @@ def test_unknown_parts_are_refused_with_the_choices(options):
 def test_unknown_presets_are_refused(name):
     with pytest.raises(InputError, match=r"choose one of|expected teacher-NAME"):
         encoder_preset(name)
+
+
+def test_a_student_starts_from_the_teachers_first_blocks():
+    teacher = randomise(AVEncoder(replace(SMALL, layers=4)))
+    student = Student(replace(SMALL, layers=2, dropout_input=0.0), HeadsConfig((3, 4), 32)).eval()
+    student.start_from(teacher)
+    audio, video = clip()
+    expected, found = teacher(audio, video), student(audio, video)
+    for theirs, ours in zip(expected.hidden_states, found.hidden_states, strict=False):
+        assert torch.equal(theirs, ours)
+    wider = Student(replace(SMALL, dim=64), HeadsConfig((3, 4), 32))
+    with pytest.raises(InputError, match="cannot start from this teacher"):
+        wider.start_from(teacher)
+
+
+def test_students_of_table_1():
+    """Paper A, Table 1, and its authors' later word on dropout."""
+    table = {
+        "1": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), True),
+        "2": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), True),
+        "3": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), False),
+        "4": (6, 384, 3200, "transformer", "resnet", (4, 8, 12), False),
+        "5": (6, 384, 3200, "transformer", "resnet", (8, 12), False),
+        "6": (6, 384, 1536, "conformer", "resnet", (8, 12), False),
+        "7": (6, 384, 1536, "conformer", "shufflenet", (8, 12), False),
+    }
+    for name, row in table.items():
+        s, e = STUDENTS[name], STUDENTS[name].encoder
+        assert row == (e.layers, e.dim, e.ffn, e.block, e.visual, s.targets, s.from_teacher)
+        assert (e.heads, e.dropout_input, e.dropout, e.activation_dropout) == (12, 0.0, 0.1, 0.1)

@@ -216,3 +216,30 @@ def test_unknown_noise_range_and_sparsity_are_refused(
     command[command.index("av_asr")] = "av_asr_sparse"
     result = run(*command)
     assert result.returncode != 0 and "sparsity 1.5" in error_line(result.stdout)
+
+
+def test_a_changed_sparsity_is_refused_on_resume(pruned: Path, manifests: Path) -> None:
+    command = train_command(manifests, pruned, "--sparsity", 0.7, "--max-update", 9)
+    command[command.index("av_asr")] = "av_asr_sparse"
+    result = run(*command)
+    assert result.returncode != 0
+    assert "sparsity 0.7" in error_line(result.stdout) and "0.5000" in error_line(result.stdout)
+
+
+def test_a_torn_copy_never_replaces_a_checkpoint(tmp_path: Path) -> None:
+    """fairseq copies checkpoint_last.pt in place; the plugin copies beside it and renames."""
+    code = """
+import os, shutil, sys
+import fairseq_user_dir
+from fairseq.file_io import PathManager
+whole, target = sys.argv[1:]
+def die_half_way(source, temporary):
+    open(temporary, "w").write("ha")
+    os._exit(9)
+shutil.copyfile = die_half_way
+PathManager.copy(whole, target, overwrite=True)
+"""
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    assert run("python", "-c", code, tmp_path / "new", tmp_path / "old").returncode == 9
+    assert (tmp_path / "old").read_text() == "old"

@@ -21,6 +21,7 @@ from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.prepare import extract_audio
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.data.video import load_video
+from avhubert_ext.synth.mp4 import write_video
 
 OUTPUTS = {
     *(f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("tsv", "wrd")),
@@ -423,3 +424,32 @@ def test_help_lists_the_commands():
     text = run_well("avhubert-ext", "--help")
     for command in ("synth", "prepare", "noise", "convert", "report"):
         assert command in text
+
+
+def test_damage_inside_a_video_is_noticed(small):
+    """The index is whole, the pictures are not: FFmpeg alone would paint over it."""
+    video = small / "trainval/spk0000/00001.mp4"
+    content = bytearray(video.read_bytes())
+    start = content.index(b"mdat") + 1000
+    content[start : start + 1500] = np.random.default_rng(0).bytes(1500)
+    video.write_bytes(content)
+    prepare_fails(small, video, "not a video that decodes")
+
+
+def test_a_clip_that_is_no_mouth_region(small):
+    video = small / "trainval/spk0000/00001.mp4"
+    write_video(video, np.zeros((40, 224, 224), np.uint8), 25)
+    prepare_fails(small, video, "frames are 224x224")
+
+
+def test_a_clip_out_of_step_with_its_audio(small):
+    video = small / "trainval/spk0000/00001.mp4"
+    write_video(video, np.zeros((100, 96, 96), np.uint8), 50)
+    prepare_fails(small, video, "25 frames a second")
+
+
+def test_reusing_the_subwords_of_the_output_folder_itself(small, tmp_path):
+    assert prepare(small, tmp_path / "m") == 0
+    before = contents(tmp_path / "m")
+    assert prepare(small, tmp_path / "m", "--reuse-subwords", str(tmp_path / "m")) == 0
+    assert contents(tmp_path / "m") == before

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import run, run_well
+from conftest import ROOT, run, run_well
 
 from avhubert_ext.models.checkpoint import load_encoder, read_torch_file, save_model
 from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
@@ -69,14 +70,7 @@ def distilled(setting: Path) -> Path:
 
 def last_state(folder: Path) -> dict:
     newest = max(folder.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
-    return read_torch_file_with_schedules(newest)
-
-
-def read_torch_file_with_schedules(path: Path) -> dict:
-    try:
-        return read_torch_file(path)
-    except Exception as error:
-        pytest.fail(f"the library must read s3prl states without s3prl: {error}")
+    return read_torch_file(newest)
 
 
 def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
@@ -137,3 +131,33 @@ def test_missing_teacher_is_named(setting: Path, tmp_path: Path) -> None:
     result = run(*command)
     assert result.returncode != 0
     assert "nowhere.safetensors not found" in result.stdout.strip().splitlines()[-1]
+
+
+def test_several_gpus_are_refused(setting: Path, tmp_path: Path) -> None:
+    result = run(*distil_command(setting, tmp_path / "out", "--multi_gpu"))
+    assert result.returncode != 0
+    assert "one GPU" in result.stdout.strip().splitlines()[-1]
+
+
+def test_missing_key_and_missing_file_are_named(setting: Path, tmp_path: Path) -> None:
+    write_yaml(tmp_path / "model.yaml", {"student": "tiny-7"})
+    command = distil_command(setting, tmp_path / "out")
+    command[command.index("-g") + 1] = tmp_path / "model.yaml"
+    line = run(*command).stdout.strip().splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path}/model.yaml: teacher, cosine_weight")
+    command[command.index("-g") + 1] = tmp_path / "nowhere.yaml"
+    result = run(*command)
+    assert result.returncode != 0 and "nowhere.yaml" in result.stdout.strip().splitlines()[-1]
+
+
+def test_the_finished_state_is_the_one_to_go_on_from(setting: Path, tmp_path: Path) -> None:
+    """s3prl names it by the epoch and would then prefer an older one."""
+    spec = importlib.util.spec_from_file_location(
+        "launcher", ROOT / "s3prl_upstream/run_pretrain.py"
+    )
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    torch.save({"Step": 40}, tmp_path / "states-epoch-3.ckpt")
+    torch.save({"Step": 30}, tmp_path / "states-30.ckpt")
+    launcher.rename_finished_states(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["states-30.ckpt", "states-40.ckpt"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.models.encoder import AUDIO_FEATURES, FRAME_SIZE, AVEncoder
+from avhubert_ext.data.audio import FEATURES
+from avhubert_ext.data.video import CROP
+from avhubert_ext.models.encoder import AVEncoder
 
 FRAMES = 100  # length of the clip that is counted
 ATTENTION = "scaled_dot_product"  # operators that are left out, as paper A's count leaves them
@@ -17,8 +19,8 @@ def flops_per_frame(encoder: AVEncoder) -> float:
 
     Pruned weights count as any other: unstructured sparsity does not change what is computed.
     """
-    audio = torch.zeros(1, AUDIO_FEATURES, FRAMES)
-    video = torch.zeros(1, 1, FRAMES, FRAME_SIZE, FRAME_SIZE)
+    audio = torch.zeros(1, FEATURES, FRAMES)
+    video = torch.zeros(1, 1, FRAMES, CROP, CROP)
     with FlopCounterMode(display=False) as counter:
         encoder.eval()(audio, video)
     operators = counter.get_flop_counts()["Global"]

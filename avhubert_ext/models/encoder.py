@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from avhubert_ext.data.audio import FEATURES as AUDIO_FEATURES
+from avhubert_ext.data.video import CROP as FRAME_SIZE
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.blocks import (
     ConformerBlock,
@@ -20,13 +22,10 @@ from avhubert_ext.models.blocks import (
 )
 from avhubert_ext.models.frontends import VISUAL_FRONTENDS, AudioFrontend, VideoFrontend
 
-AUDIO_FEATURES = 104  # 26 log filter banks x 4 stacked frames
-FRAME_SIZE = 88  # pixels, height and width of a video frame
-
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Widths, depth and dropout of an encoder; the defaults are AV-HuBERT base."""
+    """Widths, depth and dropout of an encoder; the defaults are AV-HuBERT base's network."""
 
     layers: int = 12
     dim: int = 768

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from avhubert_ext.data.audio import write_wav
+from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
@@ -32,12 +32,11 @@ from avhubert_ext.synth.mouth import render
 from avhubert_ext.synth.mp4 import write_video
 from avhubert_ext.synth.noise import COUNTS, make_noise
 from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
-from avhubert_ext.synth.speech import SAMPLE_RATE, Speech, speak
+from avhubert_ext.synth.speech import Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
 from avhubert_ext.workers import follow_parent
 
 FPS = 25
-SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
 TEST_EVERY = 5  # speakers 4, 9, 14, ... are test speakers
 VERSION = 1  # of the recipe; another version makes other files

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from avhubert_ext.data.audio import SAMPLE_RATE
 from avhubert_ext.synth.grammar import open_sentence
 from avhubert_ext.synth.speakers import make_talker, seeded
-from avhubert_ext.synth.speech import SAMPLE_RATE, speak
+from avhubert_ext.synth.speech import speak
 
 COUNTS = {"speech": 12, "music": 6, "noise": 8}  # files of each kind
 SECONDS = (10.0, 20.0)  # shortest and longest file

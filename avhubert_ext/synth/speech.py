@@ -16,7 +16,6 @@ import numpy as np
 
 from avhubert_ext.errors import InputError
 
-SAMPLE_RATE = 16_000
 ESPEAK_RATE = 22_050  # what espeak_Initialize answers; the wheel's data knows no other
 
 # A voiceless stop's event comes at its release; its closure is the silence before it.
