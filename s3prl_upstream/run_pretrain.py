@@ -28,6 +28,9 @@ START_FOLDER = "S3PRL_START_FOLDER"  # environment variable that the expert reso
 def main(arguments: list[str]) -> None:
     show_input_errors_plainly()
     options, others = parse(arguments)
+    for path in (options.config, options.upstream_config):
+        if path and not Path(path).is_file():
+            raise InputError(f"{path} not found: name a configuration in YAML")
     if options.expdir:
         set_aside_torn_states(Path(options.expdir))
         rename_finished_states(Path(options.expdir))

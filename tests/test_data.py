@@ -14,6 +14,7 @@ from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.batching import ResumableBatchSampler, bucket_by_length
 from avhubert_ext.data.cache import load_video_cached
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
+from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.manifest import Utterance, read_manifest, write_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, mix
 from avhubert_ext.data.video import (
@@ -345,7 +346,7 @@ def test_a_torn_temporary_file_is_never_used(video, tmp_path):
     (stored,) = cache.iterdir()
     whole = stored.read_bytes()
     stored.unlink()
-    torn = [cache / f".{pid}.{stored.name}" for pid in (1, os.getpid())]
+    torn = [cache / f"{stored.name}.{pid}.part" for pid in (1, os.getpid())]
     for path in torn:
         path.write_bytes(whole[: len(whole) // 2])
     assert np.array_equal(load_video_cached(video, cache), expected)
@@ -562,3 +563,10 @@ def test_frames_smaller_than_the_crop_are_refused(tmp_path):
     dataset = AVDataset(tmp_path, "test", DataConfig(modalities="video"))
     with pytest.raises(InputError, match=r"v\.mp4: frames are 64x64, expected at least 88x88"):
         dataset[0]
+
+
+def test_an_unfinished_file_does_not_pass_for_a_finished_one(tmp_path):
+    with whole_file(tmp_path / "clip.mp4") as temporary:
+        temporary.write_bytes(b"half")
+        assert list(tmp_path.glob("*.mp4")) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]

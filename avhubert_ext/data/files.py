@@ -14,7 +14,8 @@ from avhubert_ext.errors import InputError
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
     make_folder(path.parent)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # With an ending of its own: what a killed process leaves must not pass for a clip or a wav.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary
         os.replace(temporary, path)

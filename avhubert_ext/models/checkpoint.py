@@ -5,6 +5,7 @@ Also reads what training leaves behind: fairseq checkpoints and s3prl states.
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -228,8 +229,11 @@ def save_fairseq(path: Path, model: AVRecognizer) -> None:
         "last_optimizer_state": None,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
+    # By way of memory: torch.save would write the temporary file's name into the file.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
     with whole_file(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def convert(source: Path, target: Path, half: bool = False) -> str:
