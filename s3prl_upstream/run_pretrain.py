@@ -9,6 +9,7 @@ from the last state in the experiment folder.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import os
 import runpy
@@ -47,7 +48,21 @@ def main(arguments: list[str]) -> None:
     os.environ[START_FOLDER] = os.getcwd()
     os.chdir(HERE)  # the script lists `pretrain/` of the current folder
     sys.argv = ["run_pretrain.py", *as_arguments(options), *others]
-    runpy.run_path(str(package / "run_pretrain.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(package / "run_pretrain.py"), run_name="__main__")
+    finally:
+        close_event_logs()
+
+
+def close_event_logs() -> None:
+    """Write out what TensorBoard's writers still hold.
+
+    A run that fails does not close its writer, whose own exit handler fails on Python 3.12.
+    """
+    from tensorboardX import SummaryWriter
+
+    for writer in [o for o in gc.get_objects() if type(o) is SummaryWriter]:
+        writer.close()
 
 
 def s3prl_package() -> Path:
