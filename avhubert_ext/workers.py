@@ -7,6 +7,11 @@ import os
 import signal
 import threading
 
+WORKER_DIED = (
+    "a worker process died (out of memory?); run the same command again to go on, "
+    "with fewer --workers"
+)
+
 
 def follow_parent() -> None:
     """In a worker: leave Ctrl-C to the parent, and end when the parent is gone."""

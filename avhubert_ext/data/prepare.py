@@ -24,7 +24,7 @@ from avhubert_ext.data.manifest import Utterance, write_manifest
 from avhubert_ext.data.text import SubwordConfig, make_subwords
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
-from avhubert_ext.workers import follow_parent
+from avhubert_ext.workers import WORKER_DIED, follow_parent
 
 MOUTH_REGION = (96, 96)  # pixels
 MAX_DRIFT = 10  # frames by which audio and video may differ in length
@@ -120,10 +120,7 @@ def _read_clips(corpus: Path, videos: list[Path], out: Path, workers: int) -> li
                 log.write(_as_line(clip))
                 bar.update()
         except BrokenProcessPool:
-            raise InputError(
-                "a worker process died (out of memory?); run the same command again to go on, "
-                "with fewer --workers"
-            ) from None
+            raise InputError(WORKER_DIED) from None
         finally:
             pool.shutdown(cancel_futures=True)
             bar.close()

@@ -34,7 +34,7 @@ from avhubert_ext.synth.noise import COUNTS, make_noise
 from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
 from avhubert_ext.synth.speech import Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
-from avhubert_ext.workers import follow_parent
+from avhubert_ext.workers import WORKER_DIED, follow_parent
 
 FPS = 25
 SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
@@ -239,10 +239,7 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
             for _ in pool.map(_do, jobs, chunksize=4):
                 bar.update()
         except BrokenProcessPool as error:
-            raise InputError(
-                "a worker process died (out of memory?); run the same command again to go on, "
-                "with fewer --workers"
-            ) from error
+            raise InputError(WORKER_DIED) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
