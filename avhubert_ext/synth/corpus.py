@@ -76,6 +76,8 @@ def synthesize(
     }
     try:
         _claim_folder(out, parameters)
+        for unfinished in out.rglob("*.part"):  # of a run that was killed
+            unfinished.unlink()
         jobs = _missing_jobs(out, speakers, utterances, seed, domain)
         _run(jobs, workers)
     except OSError as error:
