@@ -28,7 +28,7 @@ from avhubert_ext.models.checkpoint import (
     to_fairseq_names,
 )
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
 CONFIG = EncoderConfig(
@@ -37,9 +37,9 @@ CONFIG = EncoderConfig(
 DECODER = DecoderConfig(vocabulary=9, layers=1, dim=24, ffn=16, heads=2)
 
 
-def make(kind: str) -> AVEncoder | AVRecognizer:
+def make(kind: str) -> AVHubertEncoder | AVRecognizer:
     torch.manual_seed(0)
-    model = AVEncoder(CONFIG) if kind == "encoder" else AVRecognizer(CONFIG, DECODER)
+    model = AVHubertEncoder(CONFIG) if kind == "encoder" else AVRecognizer(CONFIG, DECODER)
     for name, buffer in model.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 1.5)
@@ -47,11 +47,11 @@ def make(kind: str) -> AVEncoder | AVRecognizer:
 
 
 @pytest.fixture(params=["encoder", "recognizer"])
-def model(request) -> AVEncoder | AVRecognizer:
+def model(request) -> AVHubertEncoder | AVRecognizer:
     return make(request.param)
 
 
-def output(model: AVEncoder | AVRecognizer) -> torch.Tensor:
+def output(model: AVHubertEncoder | AVRecognizer) -> torch.Tensor:
     torch.manual_seed(1)
     audio, video = torch.randn(1, 104, 3), torch.randn(1, 1, 3, 88, 88)
     with torch.no_grad():
@@ -163,7 +163,9 @@ def test_a_damaged_file_is_refused_in_one_line_or_loads(tmp_path, suffix, zipped
     assert refusals > 20
 
 
-def stored(model: AVEncoder | AVRecognizer, path: Path, **changes: torch.Tensor | None) -> Path:
+def stored(
+    model: AVHubertEncoder | AVRecognizer, path: Path, **changes: torch.Tensor | None
+) -> Path:
     """Save with some tensors exchanged, added, or (None) left out."""
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
     for name, tensor in changes.items():
@@ -300,7 +302,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "m.safetensors"
     old = make("encoder")
     save_model(path, old)
-    new = AVEncoder(replace(CONFIG, dim=8, heads=1)).eval()
+    new = AVHubertEncoder(replace(CONFIG, dim=8, heads=1)).eval()
     new.register_buffer("unwritable", torch.zeros(2, device="meta"))
     with pytest.raises(Exception):  # noqa: B017 - whatever safetensors says of a meta tensor
         save_model(path, new)

@@ -18,7 +18,7 @@ from avhubert_ext.models.blocks import (
     PositionalConvolution,
     TransformerBlock,
 )
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.frontends import BasicBlock, channel_shuffle
 from avhubert_ext.models.presets import STUDENTS, encoder_preset
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads, Student
@@ -92,7 +92,7 @@ def attention(module: MultiheadAttention, x: torch.Tensor, memory: torch.Tensor)
 )
 def test_parameter_counts(name, parameters):
     with torch.device("meta"):
-        encoder = AVEncoder(encoder_preset(name))
+        encoder = AVHubertEncoder(encoder_preset(name))
     assert sum(p.numel() for p in encoder.parameters()) == parameters
 
 
@@ -148,7 +148,7 @@ def official_names() -> dict[str, list[int]]:
 
 def test_teacher_has_the_names_and_shapes_of_public_checkpoints():
     with torch.device("meta"):
-        encoder = AVEncoder(encoder_preset("teacher-base"))
+        encoder = AVHubertEncoder(encoder_preset("teacher-base"))
     assert {k: list(v.shape) for k, v in encoder.state_dict().items()} == official_names()
 
 
@@ -161,7 +161,7 @@ def test_flops_against_a_count_by_hand():
     macs += 64 * 128 + 104 * 128 + 256 * 128
     macs += 12 * (4 * 128 * 128 + 2 * 128 * 512)
     macs += 128 * (128 // 16) * 128 * 101 / 100  # an even kernel computes one frame too many
-    counted = flops_per_frame(AVEncoder(encoder_preset("teacher-tiny")))
+    counted = flops_per_frame(AVHubertEncoder(encoder_preset("teacher-tiny")))
     assert counted == pytest.approx(2 * macs, rel=1e-9)
 
 
@@ -267,7 +267,7 @@ def test_channel_shuffle_interleaves_the_halves():
 
 
 def test_fusion_audio_first_then_norm_then_projection():
-    encoder = randomise(AVEncoder(SMALL))
+    encoder = randomise(AVHubertEncoder(SMALL))
     audio, video = clip()
     a = linear(audio.transpose(1, 2), encoder.feature_extractor_audio.proj)
     v = encoder.feature_extractor_video(video)
@@ -279,7 +279,7 @@ def test_fusion_audio_first_then_norm_then_projection():
 
 @pytest.mark.parametrize("missing", ["audio", "video"])
 def test_missing_stream_is_zeros_after_its_projection(missing):
-    encoder = randomise(AVEncoder(SMALL))
+    encoder = randomise(AVHubertEncoder(SMALL))
     audio, video = clip()
     a = linear(audio.transpose(1, 2), encoder.feature_extractor_audio.proj)
     v = encoder.feature_extractor_video(video)
@@ -296,7 +296,7 @@ def test_missing_stream_is_zeros_after_its_projection(missing):
 
 @variants
 def test_hidden_states_and_last_hidden_state(config):
-    encoder = randomise(AVEncoder(config))
+    encoder = randomise(AVHubertEncoder(config))
     audio, video = clip()
     out = encoder(audio, video)
     assert len(out.hidden_states) == config.layers + 1
@@ -310,7 +310,7 @@ def test_hidden_states_and_last_hidden_state(config):
 
 
 def test_first_block_gets_the_fused_input_plus_positions():
-    encoder = randomise(AVEncoder(SMALL))
+    encoder = randomise(AVHubertEncoder(SMALL))
     out = encoder(*clip())
     fused = out.hidden_states[0]
     x = fused + encoder.encoder.pos_conv[0](fused)
@@ -320,7 +320,7 @@ def test_first_block_gets_the_fused_input_plus_positions():
 @variants
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
 def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(config, streams):
-    encoder = randomise(AVEncoder(config))
+    encoder = randomise(AVHubertEncoder(config))
     audio, video = clip(batch=2, frames=9)
     short = 4
     padding = torch.zeros(2, 9, dtype=torch.bool)
@@ -376,7 +376,7 @@ def test_gradient_reaches_every_parameter(config):
 @pytest.mark.parametrize(("audio_dropout", "kinds"), [(0.5, 2), (1.0, 1), (0.0, 1)])
 def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
     config = replace(SMALL, modality_dropout=1.0, audio_dropout=audio_dropout, dropout_input=0.0)
-    encoder = randomise(AVEncoder(config)).train()
+    encoder = randomise(AVHubertEncoder(config)).train()
     audio, video = clip(frames=2)
     only_audio, only_video = encoder.fuse(audio, None), encoder.fuse(None, video)
     seen = set()
@@ -393,8 +393,8 @@ def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
 
 
 def test_modality_dropout_and_layerdrop_do_nothing_in_eval():
-    plain = randomise(AVEncoder(SMALL))
-    dropping = AVEncoder(replace(SMALL, modality_dropout=1.0, layerdrop=1.0)).eval()
+    plain = randomise(AVHubertEncoder(SMALL))
+    dropping = AVHubertEncoder(replace(SMALL, modality_dropout=1.0, layerdrop=1.0)).eval()
     dropping.load_state_dict(plain.state_dict())
     audio, video = clip()
     expected = plain(audio, video).last_hidden_state
@@ -403,7 +403,7 @@ def test_modality_dropout_and_layerdrop_do_nothing_in_eval():
 
 
 def test_layerdrop_skips_blocks_in_training():
-    encoder = randomise(AVEncoder(replace(SMALL, layerdrop=1.0))).train()
+    encoder = randomise(AVHubertEncoder(replace(SMALL, layerdrop=1.0))).train()
     states = encoder(*clip()).hidden_states
     assert torch.equal(states[1], states[2])
 
@@ -423,7 +423,7 @@ def test_layerdrop_skips_blocks_in_training():
     ],
 )
 def test_wrong_shapes_are_named(audio, video, padding, message):
-    encoder = AVEncoder(SMALL).eval()
+    encoder = AVHubertEncoder(SMALL).eval()
     tensors = [None if shape is None else torch.zeros(shape) for shape in (audio, video)]
     mask = None if padding is None else torch.zeros(padding, dtype=torch.bool)
     with pytest.raises(InputError) as error:
@@ -444,7 +444,7 @@ def test_unknown_presets_are_refused(name):
 
 
 def test_a_student_starts_from_the_teachers_first_blocks():
-    teacher = randomise(AVEncoder(replace(SMALL, layers=4)))
+    teacher = randomise(AVHubertEncoder(replace(SMALL, layers=4)))
     student = Student(replace(SMALL, layers=2, dropout_input=0.0), HeadsConfig((3, 4), 32)).eval()
     student.start_from(teacher)
     audio, video = clip()

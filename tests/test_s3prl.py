@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, run, run_well
 
 from avhubert_ext.models.checkpoint import load_encoder, read_torch_file, save_model
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import TEACHERS, encoder_preset
 
 
@@ -20,7 +20,7 @@ def setting(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFacto
     """A folder with an untrained tiny teacher and configurations for a few updates."""
     folder = tmp_path_factory.mktemp("distil")
     torch.manual_seed(0)
-    save_model(folder / "teacher.safetensors", AVEncoder(TEACHERS["tiny"]))
+    save_model(folder / "teacher.safetensors", AVHubertEncoder(TEACHERS["tiny"]))
     write_yaml(folder / "model.yaml", model_config(folder / "teacher.safetensors"))
     run_config = {
         "runner": {
@@ -114,7 +114,7 @@ def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
 
 def test_teacher_without_the_target_block_is_refused(setting: Path, tmp_path: Path) -> None:
     shallow = EncoderConfig(layers=4, dim=128, ffn=64, heads=4, visual_width=0.125)
-    save_model(tmp_path / "shallow.safetensors", AVEncoder(shallow))
+    save_model(tmp_path / "shallow.safetensors", AVHubertEncoder(shallow))
     write_yaml(tmp_path / "model.yaml", model_config(tmp_path / "shallow.safetensors"))
     command = distil_command(setting, tmp_path / "out")
     command[command.index("-g") + 1] = tmp_path / "model.yaml"

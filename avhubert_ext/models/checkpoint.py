@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
 METADATA_KEY = "avhubert_ext"
@@ -32,14 +32,14 @@ FAIRSEQ_PREFIXES = {
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an AVEncoder or AVRecognizer."""
+    """The configuration that rebuilds an AVHubertEncoder or AVRecognizer."""
     if isinstance(model, AVRecognizer):
         return {
             "kind": "recognizer",
             "encoder": asdict(model.encoder.config),
             "decoder": asdict(model.decoder.config),
         }
-    if isinstance(model, AVEncoder):
+    if isinstance(model, AVHubertEncoder):
         return {"kind": "encoder", "encoder": asdict(model.config)}
     raise TypeError(f"cannot describe a {type(model).__name__}")
 
@@ -48,12 +48,12 @@ def build(description: dict[str, Any]) -> nn.Module:
     """The inverse of `describe`, with fresh weights."""
     encoder = EncoderConfig(**description["encoder"])
     if description["kind"] == "encoder":
-        return AVEncoder(encoder)
+        return AVHubertEncoder(encoder)
     return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
 
 
 def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
-    """Write an AVEncoder or AVRecognizer as `.safetensors`; `half` stores weights as float16."""
+    """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16."""
     from safetensors.torch import save
 
     tensors = {
@@ -65,7 +65,7 @@ def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
 
 
 def load_model(path: Path | str) -> nn.Module:
-    """The AVEncoder or AVRecognizer of a `.safetensors`, fairseq `.pt` or s3prl `.ckpt` file.
+    """The AVHubertEncoder or AVRecognizer of a `.safetensors`, fairseq `.pt` or s3prl `.ckpt` file.
 
     Weights come back as float32 on the CPU, the model in eval mode. Raises InputError if the file
     is missing, truncated, or not one of these.
@@ -81,7 +81,7 @@ def load_model(path: Path | str) -> nn.Module:
     return model.float().eval()
 
 
-def load_encoder(path: Path | str) -> AVEncoder:
+def load_encoder(path: Path | str) -> AVHubertEncoder:
     """As `load_model`, but the encoder alone."""
     model = load_model(path)
     return model.encoder if isinstance(model, AVRecognizer) else model

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avhubert_ext.models.attention import KeyValue, MultiheadAttention, append
 from avhubert_ext.models.blocks import sinusoidal_positions
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig, EncoderOutput
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
 
 FIRST_POSITION = 2  # fairseq counts positions from padding_idx + 1
 
@@ -123,7 +123,7 @@ class AVRecognizer(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig) -> None:
         super().__init__()
-        self.encoder = AVEncoder(encoder)
+        self.encoder = AVHubertEncoder(encoder)
         self.decoder = TransformerDecoder(decoder)
         self.bridge: nn.Module = nn.Identity()
         if encoder.dim != decoder.dim:

@@ -109,7 +109,7 @@ class BlockStack(nn.Module):
         return tuple(states)
 
 
-class AVEncoder(nn.Module):
+class AVHubertEncoder(nn.Module):
     """Audio and video in, one vector a video frame (25 Hz) out."""
 
     def __init__(self, config: EncoderConfig) -> None:

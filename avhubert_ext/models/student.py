@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.encoder import AVEncoder, EncoderConfig, EncoderOutput
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Student(nn.Module):
 
     def __init__(self, encoder: EncoderConfig, heads: HeadsConfig) -> None:
         super().__init__()
-        self.encoder = AVEncoder(encoder)
+        self.encoder = AVHubertEncoder(encoder)
         self.heads = PredictionHeads(encoder.dim, heads)
 
-    def start_from(self, teacher: AVEncoder) -> None:
+    def start_from(self, teacher: AVHubertEncoder) -> None:
         """Copy the teacher's frontends and first blocks (paper A, baseline student).
 
         Raises InputError if the teacher's network is not the student's, but deeper.
@@ -69,7 +69,7 @@ class Student(nn.Module):
     def forward(
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None
     ) -> StudentOutput:
-        """As `AVEncoder.forward`, with the predictions of the teacher's blocks."""
+        """As `AVHubertEncoder.forward`, with the predictions of the teacher's blocks."""
         out = self.encoder(audio, video, padding_mask)
         return StudentOutput(
             out.last_hidden_state,

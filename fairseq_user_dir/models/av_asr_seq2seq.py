@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from avhubert_ext.models.checkpoint import build, describe, load_encoder
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
-from avhubert_ext.models.encoder import AVEncoder
+from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import DECODERS, encoder_preset, preset
 
 CACHE = "avhubert_ext.decoder_cache"
@@ -49,7 +49,7 @@ class AVASRSeq2SeqConfig(FairseqDataclass):
 class Encoder(FairseqEncoder):
     """The library's encoder and the bridge to the decoder's width."""
 
-    def __init__(self, encoder: AVEncoder, bridge: nn.Module, freeze_updates: int) -> None:
+    def __init__(self, encoder: AVHubertEncoder, bridge: nn.Module, freeze_updates: int) -> None:
         super().__init__(None)
         self.w2v_model = encoder  # the name of the encoder in AV-HuBERT's finetuned checkpoints
         self.bridge = bridge
@@ -66,7 +66,7 @@ class Encoder(FairseqEncoder):
         video: Tensor | None,
         padding_mask: Tensor,
     ) -> dict[str, Tensor]:
-        """Shapes as in AVEncoder.forward; `source` is there for fairseq's beam search."""
+        """Shapes as in AVHubertEncoder.forward; `source` is there for fairseq's beam search."""
         # As in AV-HuBERT a frozen encoder stays in training mode: dropout is on and the running
         # statistics of batch norm move. The bridge always learns.
         learning = self.num_updates >= self.freeze_updates and torch.is_grad_enabled()

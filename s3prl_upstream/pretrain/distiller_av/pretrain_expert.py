@@ -18,7 +18,7 @@ from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.losses import distillation_loss
 from avhubert_ext.models.checkpoint import load_encoder, student_from_states, student_states
-from avhubert_ext.models.encoder import AVEncoder
+from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import STUDENTS, preset
 from avhubert_ext.models.student import HeadsConfig, Student
 
@@ -164,7 +164,7 @@ def noise_config(datarc: dict[str, Any]) -> NoiseConfig | None:
     return NoiseConfig(folders, noise["probability"], (low, high))
 
 
-def new_student(config: dict[str, Any], teacher: AVEncoder) -> Student:
+def new_student(config: dict[str, Any], teacher: AVHubertEncoder) -> Student:
     """A student by preset, its heads as wide as the teacher, its target blocks checked."""
     chosen = preset(STUDENTS, str(config["student"]), "student")
     if max(chosen.targets) > teacher.config.layers:
