@@ -1,1 +1,31 @@
 """Small, fast, noise-robust audio-visual speech recognition in plain PyTorch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avhubert_ext.models.checkpoint import load_avhubert, load_avhubert_asr
+    from avhubert_ext.models.encoder import AVHubertEncoder
+    from avhubert_ext.models.student import build_student
+
+__all__ = ["AVHubertEncoder", "build_student", "load_avhubert", "load_avhubert_asr"]
+
+# Imported when first asked for: importing the package is instant, torch takes seconds.
+_MODULES = {
+    "AVHubertEncoder": "avhubert_ext.models.encoder",
+    "build_student": "avhubert_ext.models.student",
+    "load_avhubert": "avhubert_ext.models.checkpoint",
+    "load_avhubert_asr": "avhubert_ext.models.checkpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -102,6 +102,41 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
 
 
+def _complexity(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from avhubert_ext.evaluation.complexity import (
+        TABLE_1,
+        checkpoint_cost,
+        preset_cost,
+        text_table,
+    )
+
+    if args.checkpoint:
+        costs = [checkpoint_cost(path) for path in args.checkpoint]
+    else:
+        costs = [preset_cost(name) for name in args.preset or TABLE_1]
+    print(
+        json.dumps([asdict(cost) for cost in costs], indent=2) if args.json else text_table(costs)
+    )
+
+
+def _add_complexity(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "complexity", _complexity, "parameters and FLOPs/frame beside the paper's"
+    )
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help="teacher, 1 ... 7, teacher-tiny, tiny-7; without any: all of paper A's Table 1",
+    )
+    models.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="model files")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
 def _report(args: argparse.Namespace) -> None:
     from avhubert_ext.evaluation.report import report
 
@@ -149,6 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_noise(commands)
     _add_convert(commands)
+    _add_complexity(commands)
     _add_report(commands)
     return parser
 

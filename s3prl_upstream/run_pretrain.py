@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from avhubert_ext.errors import InputError, show_input_errors_plainly
-from avhubert_ext.models.checkpoint import read_torch_file
+from avhubert_ext.models.torch_file import read_torch_file
 
 HERE = Path(__file__).resolve().parent
 START_FOLDER = "S3PRL_START_FOLDER"  # environment variable that the expert resolves paths against

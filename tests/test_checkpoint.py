@@ -18,7 +18,8 @@ from avhubert_ext.models.checkpoint import (
     convert,
     describe,
     from_fairseq_names,
-    load_encoder,
+    load_avhubert,
+    load_avhubert_asr,
     load_model,
     newest_state,
     save_fairseq,
@@ -99,10 +100,32 @@ def test_exact_zeros_of_pruning_survive_half(tmp_path):
     assert torch.equal(loaded == 0, model.post_extract_proj.weight == 0)
 
 
-def test_load_encoder_takes_it_out_of_a_recogniser(tmp_path):
-    model = make("recognizer")
-    save_model(tmp_path / "m.safetensors", model)
-    assert_same(load_encoder(tmp_path / "m.safetensors"), model.encoder)
+def every_kind(folder: Path) -> dict[str, AVHubertEncoder | AVRecognizer]:
+    """A file of each kind that this project writes, and what it holds."""
+    encoder, recognizer = make("encoder"), make("recognizer")
+    student = Student(CONFIG, HeadsConfig((1,), 8)).eval()
+    save_model(folder / "encoder.safetensors", encoder)
+    save_model(folder / "recognizer.safetensors", recognizer)
+    save_fairseq(folder / "recognizer.pt", recognizer)
+    torch.save(student_states(student), folder / "states-1.ckpt")
+    return {
+        "encoder.safetensors": encoder,
+        "recognizer.safetensors": recognizer,
+        "recognizer.pt": recognizer,
+        "states-1.ckpt": student.encoder,
+    }
+
+
+def test_the_encoder_and_the_recogniser_of_every_kind_of_file(tmp_path):
+    for name, model in every_kind(tmp_path).items():
+        whole = isinstance(model, AVRecognizer)
+        assert_same(load_avhubert(tmp_path / name), model.encoder if whole else model)
+        assert not load_avhubert(str(tmp_path / name)).training
+        if whole:
+            assert_same(load_avhubert_asr(str(tmp_path / name)), model)
+        else:
+            with pytest.raises(InputError, match=f"{name} holds an encoder only: finetune it"):
+                load_avhubert_asr(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.ckpt"])
@@ -182,6 +205,53 @@ def test_unknown_missing_and_misshapen_tensors_are_named(model, tmp_path):
     name = next(n for n in model.state_dict() if n.endswith("post_extract_proj.bias"))
     refused(stored(model, path, **{name: None}), f"missing tensors ['{name}']")
     refused(stored(model, path, **{name: torch.zeros(3)}), f"{name} has shape [3], expected [16]")
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("recognizer.pt", "encoder.w2v_model."), ("states-1.ckpt", "encoder.")]
+)
+def test_every_tensor_of_a_training_checkpoint_is_accounted_for(tmp_path, name, prefix):
+    """Under the file's own names; our name of a tensor is unknown there, so none is there twice."""
+    every_kind(tmp_path)
+    path = tmp_path / name
+    content = torch.load(path, weights_only=True)
+    state = content["Student" if "Student" in content else "model"]
+    bias = state.pop(f"{prefix}layer_norm.bias")
+    torch.save(content, path)
+    refused(path, f"missing tensors ['{prefix}layer_norm.bias'], unknown tensors []")
+    state[f"{prefix}layer_norm.bias"] = bias
+    ours = "encoder.layer_norm.bias" if name.endswith(".pt") else "layer_norm.bias"
+    for unknown in (ours, "surprise"):
+        state[unknown] = bias
+        torch.save(content, path)
+        refused(path, f"missing tensors [], unknown tensors ['{unknown}']")
+        del state[unknown]
+    state[f"{prefix}layer_norm.bias"] = torch.zeros(5)
+    torch.save(content, path)
+    refused(path, f"{prefix}layer_norm.bias has shape [5], expected [32]")
+
+
+@pytest.mark.parametrize("weights", [None, 3, {"x": "y"}, {2: torch.zeros(2)}])
+def test_weights_that_are_no_tensors(tmp_path, weights):
+    every_kind(tmp_path)
+    for name in ("recognizer.pt", "states-1.ckpt"):
+        content = torch.load(tmp_path / name, weights_only=True)
+        content["Student" if "Student" in content else "model"] = weights
+        torch.save(content, tmp_path / name)
+        refused(tmp_path / name, "its weights are not a dict of tensors")
+
+
+@pytest.mark.parametrize("description", ["{}", 3, [], "nonsense", {"kind": "encoder"}])
+def test_descriptions_that_do_not_fit(tmp_path, description):
+    every_kind(tmp_path)
+    content = torch.load(tmp_path / "recognizer.pt", weights_only=True)
+    content["cfg"]["model"]["description"] = description
+    torch.save(content, tmp_path / "recognizer.pt")
+    refused(tmp_path / "recognizer.pt")
+    content = torch.load(tmp_path / "states-1.ckpt", weights_only=True)
+    content["Student_Encoder"] = description
+    torch.save(content, tmp_path / "states-1.ckpt")
+    refused(tmp_path / "states-1.ckpt", "its configuration does not fit")
 
 
 def test_safetensors_of_something_else(tmp_path):

@@ -1,4 +1,4 @@
-"""The encoders against written-out formulas, AV-HuBERT's names and counts, and padding."""
+"""The encoders against written-out formulas, and padding."""
 
 import math
 from dataclasses import replace
@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import SMALL, clip, randomise, variants
 from torch import nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.losses import distillation_loss
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.blocks import (
@@ -18,40 +18,10 @@ from avhubert_ext.models.blocks import (
     PositionalConvolution,
     TransformerBlock,
 )
-from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.frontends import BasicBlock, channel_shuffle
-from avhubert_ext.models.presets import STUDENTS, encoder_preset
-from avhubert_ext.models.student import HeadsConfig, PredictionHeads, Student
-
-SMALL = EncoderConfig(
-    layers=2, dim=32, ffn=48, heads=4, visual_width=0.125, conv_pos=16, conv_pos_groups=4
-)
-VARIANTS = {
-    f"{block}-{visual}": replace(SMALL, block=block, visual=visual)
-    for block in ("transformer", "conformer")
-    for visual in ("resnet", "shufflenet")
-}
-variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Random values everywhere, so that no scale of one and no bias of zero hides a mistake."""
-    torch.manual_seed(seed)
-    for name, tensor in module.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2.0)
-        elif tensor.is_floating_point():
-            tensor.normal_(std=0.3)
-    return module.eval()
-
-
-def clip(batch: int = 1, frames: int = 5, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random audio [B, 104, T] and video [B, 1, T, 88, 88]."""
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(batch, 104, frames, generator=generator),
-        torch.randn(batch, 1, frames, 88, 88, generator=generator),
-    )
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.frontends import BasicBlock, ShuffleUnit, Stem3d
+from avhubert_ext.models.presets import encoder_preset
+from avhubert_ext.models.student import HeadsConfig, Student
 
 
 def layer_norm(x: torch.Tensor, module: nn.LayerNorm) -> torch.Tensor:
@@ -78,91 +48,6 @@ def attention(module: MultiheadAttention, x: torch.Tensor, memory: torch.Tensor)
         weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
         heads.append(weights @ v)
     return linear(torch.cat(heads, dim=-1), module.out_proj)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("teacher-base", 102_620_288),
-        ("student-1", 31_741_568),
-        ("student-4", 31_226_240),
-        ("student-6", 32_201_856),
-        ("student-7", 22_035_412),
-    ],
-)
-def test_parameter_counts(name, parameters):
-    with torch.device("meta"):
-        encoder = AVHubertEncoder(encoder_preset(name))
-    assert sum(p.numel() for p in encoder.parameters()) == parameters
-
-
-def official_names() -> dict[str, list[int]]:
-    """AV-HuBERT base without its pretraining head, from its documented layout."""
-    shapes: dict[str, list[int]] = {}
-
-    def norm(name: str, width: int, batch: bool = False) -> None:
-        shapes.update({f"{name}.weight": [width], f"{name}.bias": [width]})
-        if batch:
-            shapes.update({f"{name}.running_mean": [width], f"{name}.running_var": [width]})
-            shapes[f"{name}.num_batches_tracked"] = []
-
-    def affine(name: str, outputs: int, inputs: int) -> None:
-        shapes.update({f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]})
-
-    video = "feature_extractor_video"
-    affine("feature_extractor_audio.proj", 768, 104)
-    shapes[f"{video}.resnet.frontend3D.0.weight"] = [64, 1, 5, 7, 7]
-    norm(f"{video}.resnet.frontend3D.1", 64, batch=True)
-    shapes[f"{video}.resnet.frontend3D.2.weight"] = [64]
-    inputs = 64
-    for layer, width in enumerate((64, 128, 256, 512), start=1):
-        for block in (0, 1):
-            base = f"{video}.resnet.trunk.layer{layer}.{block}"
-            shapes[f"{base}.conv1.weight"] = [width, inputs, 3, 3]
-            shapes[f"{base}.conv2.weight"] = [width, width, 3, 3]
-            for n in (1, 2):
-                norm(f"{base}.bn{n}", width, batch=True)
-                shapes[f"{base}.relu{n}.weight"] = [width]
-            if block == 0 and layer > 1:
-                shapes[f"{base}.downsample.0.weight"] = [width, inputs, 1, 1]
-                norm(f"{base}.downsample.1", width, batch=True)
-            inputs = width
-    affine(f"{video}.proj", 768, 512)
-    norm("layer_norm", 1536)
-    affine("post_extract_proj", 768, 1536)
-    shapes["encoder.pos_conv.0.bias"] = [768]
-    shapes["encoder.pos_conv.0.weight_g"] = [1, 1, 128]
-    shapes["encoder.pos_conv.0.weight_v"] = [768, 48, 128]
-    for layer in range(12):
-        base = f"encoder.layers.{layer}"
-        for name in "kvq":
-            affine(f"{base}.self_attn.{name}_proj", 768, 768)
-        affine(f"{base}.self_attn.out_proj", 768, 768)
-        norm(f"{base}.self_attn_layer_norm", 768)
-        affine(f"{base}.fc1", 3072, 768)
-        affine(f"{base}.fc2", 768, 3072)
-        norm(f"{base}.final_layer_norm", 768)
-    norm("encoder.layer_norm", 768)
-    return shapes
-
-
-def test_teacher_has_the_names_and_shapes_of_public_checkpoints():
-    with torch.device("meta"):
-        encoder = AVHubertEncoder(encoder_preset("teacher-base"))
-    assert {k: list(v.shape) for k, v in encoder.state_dict().items()} == official_names()
-
-
-def test_flops_against_a_count_by_hand():
-    """teacher-tiny: channels 8, 16, 32, 64; width 128, ffn 512, 12 blocks; per frame."""
-    macs = 44 * 44 * 8 * 5 * 7 * 7  # stem
-    macs += 22 * 22 * 4 * 8 * 8 * 9
-    for side, inputs, width in ((11, 8, 16), (6, 16, 32), (3, 32, 64)):
-        macs += side * side * (width * inputs * 9 + 3 * width * width * 9 + width * inputs)
-    macs += 64 * 128 + 104 * 128 + 256 * 128
-    macs += 12 * (4 * 128 * 128 + 2 * 128 * 512)
-    macs += 128 * (128 // 16) * 128 * 101 / 100  # an even kernel computes one frame too many
-    counted = flops_per_frame(AVHubertEncoder(encoder_preset("teacher-tiny")))
-    assert counted == pytest.approx(2 * macs, rel=1e-9)
 
 
 def test_attention_is_the_softmax_formula():
@@ -261,9 +146,54 @@ def test_resnet_block_formula():
     torch.testing.assert_close(block(x), prelu(y, block.relu2.weight))
 
 
-def test_channel_shuffle_interleaves_the_halves():
-    x = torch.arange(6.0).view(1, 6, 1, 1)
-    assert channel_shuffle(x).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+def stem(module: Stem3d, video: torch.Tensor) -> torch.Tensor:
+    """The stem as three-dimensional operations."""
+    convolution, norm, activation, _ = module
+    x = F.conv3d(video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
+    mean, var = norm.running_mean, norm.running_var
+    if module.training:
+        mean, var = x.mean(dim=(0, 2, 3, 4)), x.var(dim=(0, 2, 3, 4), unbiased=False)
+    mean, var, weight, bias = (t[:, None, None, None] for t in (mean, var, norm.weight, norm.bias))
+    x = activation((x - mean) / (var + norm.eps).sqrt() * weight + bias)
+    x = F.max_pool3d(x, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(6)], ids=["relu", "prelu"])
+def test_stem_is_the_3d_formula(training, activation):
+    module = randomise(Stem3d(6, activation)).train(training)
+    _, video = clip(batch=2, frames=4)
+    expected = stem(module, video)
+    torch.testing.assert_close(module(video), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_the_stem_are_exact_enough_on_a_cpu():
+    """PyTorch's batch norm is 1e-4 off where channels are the last dimension in memory."""
+    module = Stem3d(8, nn.ReLU()).train()
+    module[1].momentum = 1.0
+    video = torch.randn(1, 1, 200, 88, 88) + 2
+    with torch.no_grad():
+        module(video)
+        exact = F.conv3d(
+            video.double(), module[0].weight.double(), stride=(1, 2, 2), padding=(2, 3, 3)
+        )
+    spread = exact.var(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(module[1].running_var.double(), spread, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_shuffle_unit_formula(stride):
+    """Ma et al. 2018, Fig. 3: one half is kept or reduced, channels of both halves alternate."""
+    unit = randomise(ShuffleUnit(8, 8 if stride == 1 else 12, stride))
+    x = torch.randn(2, 8, 6, 6)
+    if stride == 1:
+        left, right = x[:, :4], unit.branch2(x[:, 4:])
+    else:
+        left, right = unit.branch1(x), unit.branch2(x)
+    found = unit(x)
+    torch.testing.assert_close(found[:, 0::2], left)
+    torch.testing.assert_close(found[:, 1::2], right)
 
 
 def test_fusion_audio_first_then_norm_then_projection():
@@ -274,7 +204,7 @@ def test_fusion_audio_first_then_norm_then_projection():
     expected = linear(
         layer_norm(torch.cat([a, v], -1), encoder.layer_norm), encoder.post_extract_proj
     )
-    torch.testing.assert_close(encoder.fuse(audio, video), expected)
+    torch.testing.assert_close(encoder.join(audio, video), expected)
 
 
 @pytest.mark.parametrize("missing", ["audio", "video"])
@@ -284,10 +214,16 @@ def test_missing_stream_is_zeros_after_its_projection(missing):
     a = linear(audio.transpose(1, 2), encoder.feature_extractor_audio.proj)
     v = encoder.feature_extractor_video(video)
     if missing == "audio":
-        found, zero_input = encoder.fuse(None, video), encoder.fuse(0 * audio, video)
+        found, zero_input = (
+            encoder.join(None, video),
+            encoder.join(0 * audio, video),
+        )
         joined = torch.cat([torch.zeros(1, 5, 32), v], -1)
     else:
-        found, zero_input = encoder.fuse(audio, None), encoder.fuse(audio, 0 * video)
+        found, zero_input = (
+            encoder.join(audio, None),
+            encoder.join(audio, 0 * video),
+        )
         joined = torch.cat([a, torch.zeros(1, 5, 32)], -1)
     expected = linear(layer_norm(joined, encoder.layer_norm), encoder.post_extract_proj)
     torch.testing.assert_close(found, expected)
@@ -300,7 +236,7 @@ def test_hidden_states_and_last_hidden_state(config):
     audio, video = clip()
     out = encoder(audio, video)
     assert len(out.hidden_states) == config.layers + 1
-    torch.testing.assert_close(out.hidden_states[0], encoder.fuse(audio, video))
+    torch.testing.assert_close(out.hidden_states[0], encoder.join(audio, video))
     for before, after, block in zip(
         out.hidden_states[1:], out.hidden_states[2:], encoder.encoder.layers[1:], strict=False
     ):
@@ -343,17 +279,6 @@ def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(config, streams):
     assert difference.abs().max() > 1e-3
 
 
-def test_prediction_heads_formula():
-    heads = randomise(PredictionHeads(6, HeadsConfig((8, 12), teacher_dim=5)))
-    x = torch.randn(2, 3, 6)
-    hidden = linear(x, heads.shared)
-    hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
-    found = heads(x)
-    assert list(found) == [8, 12]
-    torch.testing.assert_close(found[8], linear(hidden[..., :6], heads.heads[0]))
-    torch.testing.assert_close(found[12], linear(hidden[..., 6:], heads.heads[1]))
-
-
 @variants
 def test_gradient_reaches_every_parameter(config):
     torch.manual_seed(0)
@@ -378,10 +303,10 @@ def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
     config = replace(SMALL, modality_dropout=1.0, audio_dropout=audio_dropout, dropout_input=0.0)
     encoder = randomise(AVHubertEncoder(config)).train()
     audio, video = clip(frames=2)
-    only_audio, only_video = encoder.fuse(audio, None), encoder.fuse(None, video)
+    only_audio, only_video = encoder.join(audio, None), encoder.join(None, video)
     seen = set()
     for _ in range(20):
-        fused = encoder.fuse(audio, video)
+        fused = encoder.join(audio, video)
         is_audio, is_video = torch.equal(fused, only_audio), torch.equal(fused, only_video)
         assert is_audio != is_video
         seen.add("audio" if is_audio else "video")
@@ -420,6 +345,9 @@ def test_layerdrop_skips_blocks_in_training():
         ([1, 104, 5], [1, 1, 4, 88, 88], None, "(1, 5) and video (1, 4)"),
         ([1, 104, 5], [1, 1, 5, 88, 88], [1, 6], "[1, 6]: expected torch.bool [1, 5]"),
         ([1, 104, 5], None, [5, 1], "[5, 1]: expected torch.bool [1, 5]"),
+        ([2, 104, 5], [3, 1, 5, 88, 88], None, "(2, 5) and video (3, 5)"),
+        ([1, 104, 0], None, None, "(1, 0) (clips, frames): there is nothing to encode"),
+        (None, [0, 1, 5, 88, 88], None, "(0, 5) (clips, frames): there is nothing to encode"),
     ],
 )
 def test_wrong_shapes_are_named(audio, video, padding, message):
@@ -429,6 +357,36 @@ def test_wrong_shapes_are_named(audio, video, padding, message):
     with pytest.raises(InputError) as error:
         encoder(*tensors, mask)
     assert message in str(error.value)
+
+
+@variants
+def test_a_clip_of_nothing_but_padding_is_named(config):
+    encoder = AVHubertEncoder(config).eval()
+    padding = torch.tensor([[False] * 3, [True] * 3, [False, True, True], [True] * 3])
+    with pytest.raises(InputError, match=r"clips \[1, 3\] of the batch are nothing but padding"):
+        encoder(*clip(batch=4, frames=3), padding)
+
+
+def test_padding_is_zero_in_the_first_hidden_state():
+    """As in AV-HuBERT, which zeroes it before the positional convolution."""
+    encoder = randomise(AVHubertEncoder(SMALL))
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    first = encoder(*clip(batch=2), padding).hidden_states[0]
+    assert not first[padding].any() and first[~padding].any(dim=-1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 5}, "dim 32: expected a multiple of heads"),
+        ({"conv_pos_groups": 3}, "groups of the positional convolution"),
+        ({"layers": 0}, "layers 0: expected at least 1"),
+        ({"dim": -32}, "dim -32: expected at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        replace(SMALL, **options)
 
 
 @pytest.mark.parametrize("options", [{"block": "lstm"}, {"visual": "vgg"}])
@@ -441,33 +399,3 @@ def test_unknown_parts_are_refused_with_the_choices(options):
 def test_unknown_presets_are_refused(name):
     with pytest.raises(InputError, match=r"choose one of|expected teacher-NAME"):
         encoder_preset(name)
-
-
-def test_a_student_starts_from_the_teachers_first_blocks():
-    teacher = randomise(AVHubertEncoder(replace(SMALL, layers=4)))
-    student = Student(replace(SMALL, layers=2, dropout_input=0.0), HeadsConfig((3, 4), 32)).eval()
-    student.start_from(teacher)
-    audio, video = clip()
-    expected, found = teacher(audio, video), student(audio, video)
-    for theirs, ours in zip(expected.hidden_states, found.hidden_states, strict=False):
-        assert torch.equal(theirs, ours)
-    wider = Student(replace(SMALL, dim=64), HeadsConfig((3, 4), 32))
-    with pytest.raises(InputError, match="cannot start from this teacher"):
-        wider.start_from(teacher)
-
-
-def test_students_of_table_1():
-    """Paper A, Table 1, and its authors' later word on dropout."""
-    table = {
-        "1": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), True),
-        "2": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), True),
-        "3": (2, 768, 3072, "transformer", "resnet", (4, 8, 12), False),
-        "4": (6, 384, 3200, "transformer", "resnet", (4, 8, 12), False),
-        "5": (6, 384, 3200, "transformer", "resnet", (8, 12), False),
-        "6": (6, 384, 1536, "conformer", "resnet", (8, 12), False),
-        "7": (6, 384, 1536, "conformer", "shufflenet", (8, 12), False),
-    }
-    for name, row in table.items():
-        s, e = STUDENTS[name], STUDENTS[name].encoder
-        assert row == (e.layers, e.dim, e.ffn, e.block, e.visual, s.targets, s.from_teacher)
-        assert (e.heads, e.dropout_input, e.dropout, e.activation_dropout) == (12, 0.0, 0.1, 0.1)

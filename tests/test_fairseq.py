@@ -13,7 +13,8 @@ from conftest import ROOT, run, run_well
 from avhubert_ext import pruning
 from avhubert_ext.evaluation.report import read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
-from avhubert_ext.models.checkpoint import load_model, read_torch_file
+from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.torch_file import read_torch_file
 
 UPDATES = 4
 TEACHER = ROOT / "scripts/models/tiny-teacher"

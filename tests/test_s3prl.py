@@ -10,9 +10,10 @@ import torch
 import yaml
 from conftest import ROOT, run, run_well
 
-from avhubert_ext.models.checkpoint import load_encoder, read_torch_file, save_model
+from avhubert_ext.models.checkpoint import load_avhubert, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import TEACHERS, encoder_preset
+from avhubert_ext.models.torch_file import read_torch_file
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def last_state(folder: Path) -> dict:
 def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
     target = tmp_path / "student.safetensors"
     run_well("avhubert-ext", "convert", distilled, target)
-    encoder = load_encoder(target)
+    encoder = load_avhubert(target)
     assert encoder.config.dim == encoder_preset("student-tiny-7").dim
     state = last_state(distilled)["Student"]
     assert torch.equal(encoder.layer_norm.weight, state["encoder.layer_norm.weight"])

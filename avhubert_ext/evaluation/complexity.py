@@ -1,28 +1,228 @@
-"""What an encoder costs."""
+"""What a model costs: parameters, and FLOPs for each video frame, part by part.
+
+FLOPs are 2 x MACs of convolutions and matrix products, as PyTorch's own counter counts them on a
+clip of 100 frames. The two matrix products of attention stand apart and outside the totals, as
+paper A leaves them out, and so do prediction heads and decoder. Pruned weights count as any other:
+unstructured sparsity does not change what is computed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP
-from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
+from avhubert_ext.models.presets import STUDENTS, encoder_preset
+from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
 FRAMES = 100  # length of the clip that is counted
-ATTENTION = "scaled_dot_product"  # operators that are left out, as paper A's count leaves them
+ATTENTION = ("bmm", "scaled_dot_product")  # the operators of attention's matrix products
+
+# Paper A, Table 1: parameters and FLOPs/frame of the encoder, in millions.
+PAPER = {
+    "teacher-base": (103, 875),
+    "student-1": (32, 734),
+    "student-2": (32, 734),
+    "student-3": (32, 734),
+    "student-4": (31, 678),
+    "student-5": (31, 678),
+    "student-6": (32, 674),
+    "student-7": (22, 107),
+}
+TABLE_1 = ("teacher", "1", "2", "3", "4", "5", "6", "7")
+NOT_IN_TOTALS = ("attention", "heads", "decoder", "decoder_attention")
+NOTE = """\
+Encoder, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions and linear layers. Parts with
+* are not in the totals (attention: its two matrix products, by formula). Paper: Table 1 of paper A;
+nobody reproduces about 60 of its 875 and 734 MFLOPs and 6 of its 678, its authors' own recount
+included."""
+
+Parts = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One model. Totals are of the encoder: the sums of its five parts.
+
+    parts: name -> `parameters`, and `flops_per_frame`, `flops_per_token` or both.
+    paper_...: None for a model that is not in Table 1.
+    """
+
+    model: str
+    parameters: int
+    flops_per_frame: float
+    paper_parameters: int | None
+    paper_flops_per_frame: int | None
+    parts: Parts
+
+
+def flops_per_frame(encoder: AVHubertEncoder) -> float:
+    """FLOPs of the whole encoder for one video frame, without attention's products."""
+    return _total(encoder_parts(encoder.config), "flops_per_frame")
+
+
+def preset_cost(name: str) -> Cost:
+    """The cost of a preset: `teacher`, `teacher-NAME`, or a student with or without `student-`."""
+    full = "teacher-base" if name == "teacher" else name
+    if not full.startswith(("teacher-", "student-")):
+        full = f"student-{full}"
+    encoder = encoder_preset(full)
+    heads = {}
+    if full.startswith("student-"):
+        targets = STUDENTS[full.removeprefix("student-")].targets
+        heads = {"heads": heads_part(encoder.dim, HeadsConfig(targets))}
+    return _cost(name, encoder, heads, PAPER.get(full))
+
+
+def checkpoint_cost(path: Path) -> Cost:
+    """The cost of the model in a file that `load_model` reads."""
+    model = load_model(path)
+    if isinstance(model, AVRecognizer):
+        encoder, decoder = model.encoder.config, model.decoder.config
+        return _cost(path.stem, encoder, decoder_parts(encoder, decoder))
+    return _cost(path.stem, model.config, {})
+
+
+def _cost(
+    name: str, encoder: EncoderConfig, others: Parts, paper: tuple[int, int] | None = None
+) -> Cost:
+    parts = encoder_parts(encoder)
+    return Cost(
+        name,
+        _total(parts, "parameters"),
+        _total(parts, "flops_per_frame"),
+        paper[0] * 10**6 if paper else None,
+        paper[1] * 10**6 if paper else None,
+        parts | {"attention": attention_part(encoder)} | others,
+    )
+
+
+def _total(parts: Parts, key: str) -> float:
+    return sum(part[key] for part in parts.values())
+
+
+def encoder_parts(config: EncoderConfig) -> Parts:
+    """Parameters and FLOPs of the encoder's five parts."""
+    with torch.device("meta"):
+        encoder = AVHubertEncoder(config).eval()
+        audio = torch.zeros(1, FEATURES, FRAMES)
+        video = torch.zeros(1, 1, FRAMES, CROP, CROP)
+    flops = count_flops(lambda: encoder(audio, video))
+    stack = encoder.encoder
+    parts = {
+        "visual_frontend": [encoder.feature_extractor_video],
+        "audio_frontend": [encoder.feature_extractor_audio],
+        "fusion": [encoder.layer_norm, encoder.post_extract_proj],
+        "positional": [] if stack.pos_conv is None else [stack.pos_conv],
+        "blocks": [*stack.layers, stack.layer_norm],
+    }
+    names = {module: f"AVHubertEncoder.{name}" for name, module in encoder.named_modules()}
+    return {
+        part: {
+            "parameters": sum(parameter_count(m) for m in modules),
+            "flops_per_frame": sum(flops.get(names[m], 0) for m in modules) / FRAMES,
+        }
+        for part, modules in parts.items()
+    }
+
+
+def attention_part(config: EncoderConfig) -> dict[str, float]:
+    """Scores and weighted sum of each block, 2 T D MACs a frame, by formula.
+
+    The counter sees them on some devices only: PyTorch's fused attention on CPU counts as nothing.
+    """
+    return {"parameters": 0, "flops_per_frame": float(config.layers * 4 * FRAMES * config.dim)}
+
+
+def heads_part(dim: int, config: HeadsConfig) -> dict[str, float]:
+    """The prediction heads, which distillation needs and recognition does not."""
+    with torch.device("meta"):
+        heads = PredictionHeads(dim, config)
+        x = torch.zeros(1, FRAMES, dim)
+    flops = count_flops(lambda: heads(x))["Global"] / FRAMES
+    return {"parameters": parameter_count(heads), "flops_per_frame": flops}
+
+
+def decoder_parts(encoder: EncoderConfig, decoder: DecoderConfig) -> Parts:
+    """Bridge and decoder, with a cache of keys and values.
+
+    Per frame: the bridge, and keys and values of the encoder's output. Per token: all else. Its
+    attention is that of a first token on 100 frames; each token before it adds 4 D per block.
+    """
+    with torch.device("meta"):
+        model = AVRecognizer(encoder, decoder).eval()
+        encoded = torch.zeros(1, FRAMES, encoder.dim)
+        memory = torch.zeros(1, FRAMES, decoder.dim)
+        token = torch.zeros(1, 1, dtype=torch.int64)
+    cache = DecoderCache()
+    bridge = count_flops(lambda: model.bridge(encoded)).get("Global", 0)
+    first = count_flops(lambda: model.decoder(token, memory, cache=cache))["Global"]
+    second = count_flops(lambda: model.decoder(token, memory, cache=cache))["Global"]
+    attention = decoder.layers * 4 * (FRAMES + 1) * decoder.dim
+    return {
+        "decoder": {
+            "parameters": parameter_count(model.decoder) + parameter_count(model.bridge),
+            "flops_per_frame": (bridge + first - second) / FRAMES,
+            "flops_per_token": float(second),
+        },
+        "decoder_attention": {"parameters": 0, "flops_per_token": float(attention)},
+    }
 
 
 @torch.no_grad()
-def flops_per_frame(encoder: AVHubertEncoder) -> float:
-    """2 x MACs of convolutions and linear layers for one video frame, counted on 100 frames.
-
-    Pruned weights count as any other: unstructured sparsity does not change what is computed.
-    """
-    audio = torch.zeros(1, FEATURES, FRAMES)
-    video = torch.zeros(1, 1, FRAMES, CROP, CROP)
+def count_flops(run: Callable[[], object]) -> dict[str, int]:
+    """FLOPs while `run` runs, without attention's products: by module name, and as "Global"."""
     with FlopCounterMode(display=False) as counter:
-        encoder.eval()(audio, video)
-    operators = counter.get_flop_counts()["Global"]
-    total = sum(count for op, count in operators.items() if ATTENTION not in str(op))
-    return total / FRAMES
+        run()
+    return {
+        name: sum(n for op, n in operators.items() if not any(a in str(op) for a in ATTENTION))
+        for name, operators in counter.get_flop_counts().items()
+    }
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def text_table(costs: list[Cost]) -> str:
+    """The costs for a terminal: a line a model beside the paper's, then each model's parts."""
+    header = f"{'model':<20}{'parameters':>14}{'paper':>8}{'MFLOPs/frame':>16}{'paper':>8}"
+    header += f"{'difference':>13}"
+    lines = [header, "-" * len(header), *map(_line, costs), "", NOTE]
+    for cost in costs:
+        lines += ["", *_part_lines(cost)]
+    return "\n".join(lines)
+
+
+def _line(c: Cost) -> str:
+    paper_parameters = paper_flops = difference = "-"
+    if c.paper_parameters and c.paper_flops_per_frame:
+        paper_parameters = f"{c.paper_parameters / 1e6:.0f}M"
+        paper_flops = f"{c.paper_flops_per_frame / 1e6:.0f}"
+        difference = f"{100 * (c.flops_per_frame / c.paper_flops_per_frame - 1):+.1f} %"
+    return (
+        f"{c.model:<20}{c.parameters:>14,}{paper_parameters:>8}"
+        f"{c.flops_per_frame / 1e6:>16.1f}{paper_flops:>8}{difference:>13}"
+    )
+
+
+def _part_lines(c: Cost) -> list[str]:
+    lines = [f"{c.model:<20}{'parameters':>14}{'MFLOPs/frame':>16}"]
+    if "decoder" in c.parts:
+        lines[0] += f"{'MFLOPs/token':>16}"
+    for name, part in c.parts.items():
+        label = name.replace("_", " ") + (" *" if name in NOT_IN_TOTALS else "")
+        line = f"  {label:<18}{part['parameters']:>14,}"
+        for key in ("flops_per_frame", "flops_per_token"):
+            line += f"{part[key] / 1e6:>16.2f}" if key in part else " " * 16
+        lines.append(line.rstrip())
+    return lines

@@ -12,7 +12,7 @@ from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
-from avhubert_ext.models.checkpoint import load_encoder, read_masks, strip_prefix
+from avhubert_ext.models.checkpoint import load_avhubert, read_masks, strip_prefix
 from avhubert_ext.pruning import kept_parameters
 
 CONDITIONS = ("clean", "babble_0db", "babble_0db_no_video")
@@ -49,7 +49,7 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
 
 def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
     """The row of one model; `decoded` holds a folder for each condition."""
-    encoder = load_encoder(checkpoint)
+    encoder = load_avhubert(checkpoint)
     masks = strip_prefix(read_masks(checkpoint), "encoder.")
     wers = [word_error_rate(read_hypotheses(decoded / c / "generate-test.txt")) for c in CONDITIONS]
     parameters = kept_parameters(encoder, masks)

@@ -1,6 +1,7 @@
 """One file a model: safetensors with the configuration in its metadata; no pickles.
 
-Also reads what training leaves behind: fairseq checkpoints and s3prl states.
+Also reads what training leaves behind, fairseq checkpoints and s3prl states, and the checkpoints
+of the official AV-HuBERT.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
+from avhubert_ext.models import avhubert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
+from avhubert_ext.models.torch_file import read_torch_file, section
 
 METADATA_KEY = "avhubert_ext"
 SPARSE_TASK = "SparseMaskTask"  # the key under which fairseq stores that task's masks
@@ -65,29 +68,43 @@ def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
 
 
 def load_model(path: Path | str) -> nn.Module:
-    """The AVHubertEncoder or AVRecognizer of a `.safetensors`, fairseq `.pt` or s3prl `.ckpt` file.
+    """The AVHubertEncoder or AVRecognizer in a file of any kind.
 
-    Weights come back as float32 on the CPU, the model in eval mode. Raises InputError if the file
-    is missing, truncated, or not one of these.
+    `.safetensors` of this project; fairseq `.pt` of this project or of the official AV-HuBERT,
+    pretrained or finetuned; s3prl `.ckpt`. Weights come back as float32 on the CPU, the model in
+    eval mode. Raises InputError if the file is missing, truncated, none of these, or does not hold
+    exactly the network's tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} not found: train or convert a model first, or mend the path")
-    if path.suffix == ".safetensors":
-        model, state = _read_safetensors(path)
-    else:
-        model, state = _read_torch(path)
-    _load_exactly(path, model, state)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    model, state, prefixes = read(path)
+    _load_exactly(path, model, state, prefixes)
     return model.float().eval()
 
 
-def load_encoder(path: Path | str) -> AVHubertEncoder:
-    """As `load_model`, but the encoder alone."""
+def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
+    """The encoder in a file that `load_model` reads, without the decoder if it has one."""
     model = load_model(path)
-    return model.encoder if isinstance(model, AVRecognizer) else model
+    encoder = model.encoder if isinstance(model, AVRecognizer) else model
+    return encoder.to(map_location)
 
 
-def _read_safetensors(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu") -> AVRecognizer:
+    """The encoder and decoder in a file that `load_model` reads; InputError without a decoder."""
+    model = load_model(path)
+    if not isinstance(model, AVRecognizer):
+        raise InputError(f"{path} holds an encoder only: finetune it, or name a finetuned model")
+    return model.to(map_location)
+
+
+# What a reader returns: the model with fresh weights, the tensors under the file's own names, and
+# the file's prefixes of names -> the model's.
+Contents = tuple[nn.Module, dict[str, Tensor], dict[str, str]]
+
+
+def _read_safetensors(path: Path) -> Contents:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -98,71 +115,47 @@ def _read_safetensors(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
         raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
     if metadata is None:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return _build_from_json(path, metadata), state
+    return _build_for(path, metadata), state, {}
 
 
-def _build_from_json(path: Path, text: str) -> nn.Module:
-    try:
-        return build(json.loads(text))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: its configuration does not fit this version ({error!r}); convert it again"
-        ) from None
-
-
-class _Inert:
-    """Stands in for a foreign object inside a checkpoint; holds nothing, does nothing."""
-
-    def __init__(self, *args: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-# Packages whose objects training leaves in checkpoints beside the tensors.
-FOREIGN_PACKAGES = ("argparse.", "fairseq.", "omegaconf.", "optimizers.")
-
-
-def read_torch_file(path: Path) -> dict[str, Any]:
-    """A checkpoint of fairseq or s3prl, without executing anything in it.
-
-    Objects of theirs become inert placeholders; any other class or function in the file makes it
-    an InputError, and so does a truncated file.
-    """
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        strange = [name for name in foreign if not name.startswith(FOREIGN_PACKAGES)]
-        if strange:
-            raise InputError(
-                f"{path}: refused, for it would run {', '.join(strange)}; get it from a source you "
-                "trust, as tensors"
-            )
-        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle raises almost anything, also without a message
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path}: truncated or not a checkpoint ({reason}); copy it again"
-        ) from None
-    if not isinstance(stored, dict):
-        raise InputError(f"{path}: not a checkpoint (holds a {type(stored).__name__})")
-    return stored
-
-
-def _read_torch(path: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+def _read_torch(path: Path) -> Contents:
     stored = read_torch_file(path)
     if "Student" in stored:
-        configuration = {"kind": "encoder", "encoder": stored.get("Student_Encoder")}
-        model = _build_from_json(path, json.dumps(configuration))
-        return model, strip_prefix(stored["Student"], "encoder.")
-    description = (stored.get("cfg") or {}).get("model") or {}
-    if not description.get("description"):
-        raise InputError(f"{path}: neither a checkpoint of av_asr_seq2seq nor of distiller_av")
-    model = _build_from_json(path, description["description"])
-    return model, from_fairseq_names(stored["model"])
+        state = _tensors(path, stored["Student"])
+        encoder = {n: t for n, t in state.items() if not n.startswith("heads.")}
+        description = {"kind": "encoder", "encoder": stored.get("Student_Encoder")}
+        return _build_for(path, description), encoder, {"encoder.": ""}
+    config = section(stored, "cfg", "model")
+    if config.get("_name") in (avhubert.PRETRAINED, avhubert.FINETUNED):
+        state = _tensors(path, stored.get("model"))
+        model = _build_for(path, avhubert.description(path, config, state))
+        unused, prefixes = avhubert.UNUSED[config["_name"]], avhubert.PREFIXES[config["_name"]]
+        return model, {n: t for n, t in state.items() if n not in unused}, prefixes
+    if config.get("description"):
+        state = _tensors(path, stored.get("model"))
+        return _build_for(path, config["description"]), state, FAIRSEQ_PREFIXES
+    raise InputError(
+        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq or distiller_av"
+    )
+
+
+def _build_for(path: Path, description: dict[str, Any] | str) -> nn.Module:
+    """`build` of a description, or of its JSON, that was found in a file."""
+    try:
+        return build(json.loads(description) if isinstance(description, str) else description)
+    except Exception as error:  # a configuration can be wrong in any way
+        raise InputError(
+            f"{path}: its configuration does not fit this version ({error!r}); convert it again, "
+            "or copy it again"
+        ) from None
+
+
+def _tensors(path: Path, state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise InputError(f"{path}: its weights are not a dict of tensors; copy it again")
+    return state
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
@@ -172,7 +165,7 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix != ".pt":
         return {}
-    return from_fairseq_names(read_torch_file(path)["extra_state"].get(SPARSE_TASK, {}))
+    return from_fairseq_names(section(read_torch_file(path), "extra_state", SPARSE_TASK))
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -187,8 +180,7 @@ def from_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def to_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `from_fairseq_names`."""
-    inverse = {ours: theirs for theirs, ours in FAIRSEQ_PREFIXES.items()}
-    return {_renamed(name, inverse): tensor for name, tensor in state.items()}
+    return {_renamed(name, _inverse(FAIRSEQ_PREFIXES)): tensor for name, tensor in state.items()}
 
 
 def _renamed(name: str, prefixes: dict[str, str]) -> str:
@@ -198,20 +190,30 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
     return name
 
 
-def _load_exactly(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    expected = model.state_dict()
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+def _inverse(prefixes: dict[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in prefixes.items()}
+
+
+def _load_exactly(
+    path: Path, model: nn.Module, state: dict[str, Tensor], prefixes: dict[str, str]
+) -> None:
+    """Load tensors under the file's names; InputError lists all that are missing or too many."""
+    own = model.state_dict()
+    names = {_renamed(name, _inverse(prefixes)): name for name in own}  # the file's -> the model's
+    missing, unknown = names.keys() - state.keys(), state.keys() - names.keys()
     if missing or unknown:
         raise InputError(
-            f"{path}: missing tensors {sorted(missing)}, unknown tensors {sorted(unknown)}"
+            f"{path}: missing tensors {sorted(missing)}, unknown tensors {sorted(unknown)}; "
+            "copy it again, or name another file"
         )
     for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
+        expected = own[names[name]]
+        if tensor.shape != expected.shape:
             raise InputError(
-                f"{path}: {name} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[name].shape)}"
+                f"{path}: {name} has shape {list(tensor.shape)}, expected {list(expected.shape)}; "
+                "copy it again, or name another file"
             )
-    model.load_state_dict(state)
+    model.load_state_dict({names[name]: tensor for name, tensor in state.items()})
 
 
 def save_fairseq(path: Path, model: AVRecognizer) -> None:

@@ -49,6 +49,16 @@ class EncoderConfig:
             raise InputError(f"block '{self.block}': expected transformer or conformer")
         if self.visual not in VISUAL_FRONTENDS:
             raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
+        sizes = {n: getattr(self, n) for n in ("layers", "dim", "ffn", "heads", "conv_pos_groups")}
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"{name} {size}: expected at least 1")
+        groups = self.conv_pos_groups if self.block == "transformer" else 1
+        if self.dim % self.heads or self.dim % groups:
+            raise InputError(
+                f"dim {self.dim}: expected a multiple of heads ({self.heads}) and of the groups of "
+                f"the positional convolution ({groups})"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,8 @@ class EncoderOutput:
     """What an encoder returns.
 
     last_hidden_state: [B, T, D], after the final layer norm.
-    hidden_states: the fused representation before any positional encoding, then the residual
-        stream after each block, before the final layer norm; each [B, T, D].
+    hidden_states: the fused representation before any positional encoding (zero at padding), then
+        the residual stream after each block, before the final layer norm; each [B, T, D].
     padding_mask: [B, T] bool, True = padding; None if the batch has none.
     """
 
@@ -97,9 +107,7 @@ class BlockStack(nn.Module):
         return sinusoidal_positions(0, x.shape[1], x.shape[2], x.device).to(x.dtype)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """The residual stream after each block, each [B, T, D]."""
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask[..., None], 0.0)
+        """The residual stream after each block, each [B, T, D]; `x` is zero at padding."""
         x = self.dropout(x + self._positions(x))
         states = []
         for layer in self.layers:
@@ -132,7 +140,7 @@ class AVHubertEncoder(nn.Module):
             return audio, video
         return (None, video) if which < self.config.audio_dropout else (audio, None)
 
-    def fuse(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
+    def join(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
         """Frontends, concatenation (audio first), layer norm and projection: [B, T, D].
 
         A missing stream is zeros after its projection, as in AV-HuBERT.
@@ -156,9 +164,17 @@ class AVHubertEncoder(nn.Module):
         Raises InputError where the shapes do not fit.
         """
         check_inputs(audio, video, padding_mask)
-        fused = self.fuse(audio, video)
+        fused = self.join(audio, video)
+        if padding_mask is not None:
+            fused = fused.masked_fill(padding_mask[..., None], 0.0)
         states = self.encoder(fused, padding_mask)
         return EncoderOutput(self.encoder.layer_norm(states[-1]), (fused, *states), padding_mask)
+
+    def fuse(self) -> AVHubertEncoder:
+        """A copy for inference: the same outputs up to rounding, in less time (see `fuse.py`)."""
+        from avhubert_ext.models.fuse import fused
+
+        return fused(self)
 
 
 def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None) -> None:
@@ -174,15 +190,21 @@ def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tenso
         raise InputError(
             f"video has shape {list(video.shape)}: expected [B, 1, T, {FRAME_SIZE}, {FRAME_SIZE}]"
         )
-    shapes = [(x.shape[0], x.shape[2]) for x in (audio, video) if x is not None]
-    if len(set(shapes)) > 1:
+    sizes = [(x.shape[0], x.shape[2]) for x in (audio, video) if x is not None]
+    if sizes[0] != sizes[-1]:
         raise InputError(
-            f"audio is {shapes[0]} and video {shapes[1]} (clips, frames): they must be the same"
+            f"audio is {sizes[0]} and video {sizes[1]} (clips, frames): they must be the same"
         )
-    if padding_mask is not None and (
-        padding_mask.dtype != torch.bool or tuple(padding_mask.shape) != shapes[0]
-    ):
+    if 0 in sizes[0]:
+        raise InputError(f"the input is {sizes[0]} (clips, frames): there is nothing to encode")
+    if padding_mask is None:
+        return
+    if padding_mask.dtype != torch.bool or tuple(padding_mask.shape) != sizes[0]:
         raise InputError(
             f"padding_mask is {padding_mask.dtype} {list(padding_mask.shape)}: "
-            f"expected torch.bool {list(shapes[0])}"
+            f"expected torch.bool {list(sizes[0])}"
         )
+    # What the mask holds cannot be looked at while PyTorch traces the network.
+    if not torch.compiler.is_compiling() and padding_mask.all(dim=1).any():
+        clips = padding_mask.all(dim=1).nonzero().flatten().tolist()
+        raise InputError(f"clips {clips} of the batch are nothing but padding: leave them out")

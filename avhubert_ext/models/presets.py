@@ -20,12 +20,6 @@ TEACHERS = {
     "tiny": EncoderConfig(dim=TINY_WIDTH, ffn=512, heads=4, visual_width=0.125),
 }
 
-# Paper A's authors: no dropout on the student's input, 0.1 elsewhere.
-_SHALLOW = EncoderConfig(layers=2, dropout_input=0.0, activation_dropout=0.1)
-_THIN = replace(_SHALLOW, layers=6, dim=384, ffn=3200)
-_CONFORMER = replace(_THIN, ffn=1536, block="conformer")
-_LIGHT = replace(_CONFORMER, visual="shufflenet")
-
 
 @dataclass(frozen=True)
 class StudentPreset:
@@ -36,16 +30,36 @@ class StudentPreset:
     from_teacher: bool = False
 
 
+def _student(
+    layers: int,
+    dim: int,
+    ffn: int,
+    block: str,
+    visual: str,
+    targets: tuple[int, ...],
+    from_teacher: bool = False,
+) -> StudentPreset:
+    """Paper A's authors: 12 heads, no dropout on the student's input, 0.1 elsewhere."""
+    encoder = EncoderConfig(
+        layers, dim, ffn, 12, block, visual, dropout_input=0.0, activation_dropout=0.1
+    )
+    return StudentPreset(encoder, targets, from_teacher)
+
+
+# Table 1's columns: N, D, C, type, visual frontend, learning targets (M of them), init by teacher.
+# 1 and 2 are one network: 1 learns from the pretrained teacher, 2 and all others from a finetuned.
 STUDENTS = {
-    "1": StudentPreset(_SHALLOW, (4, 8, 12), from_teacher=True),
-    "2": StudentPreset(_SHALLOW, (4, 8, 12), from_teacher=True),  # 1 with a finetuned teacher
-    "3": StudentPreset(_SHALLOW, (4, 8, 12)),
-    "4": StudentPreset(_THIN, (4, 8, 12)),
-    "5": StudentPreset(_THIN),
-    "6": StudentPreset(_CONFORMER),
-    "7": StudentPreset(_LIGHT),
-    "tiny-7": StudentPreset(replace(_LIGHT, dim=96, ffn=384, heads=4, visual_width=0.25)),
+    "1": _student(2, 768, 3072, "transformer", "resnet", (4, 8, 12), from_teacher=True),
+    "2": _student(2, 768, 3072, "transformer", "resnet", (4, 8, 12), from_teacher=True),
+    "3": _student(2, 768, 3072, "transformer", "resnet", (4, 8, 12)),
+    "4": _student(6, 384, 3200, "transformer", "resnet", (4, 8, 12)),
+    "5": _student(6, 384, 3200, "transformer", "resnet", (8, 12)),
+    "6": _student(6, 384, 1536, "conformer", "resnet", (8, 12)),
+    "7": _student(6, 384, 1536, "conformer", "shufflenet", (8, 12)),
 }
+STUDENTS["tiny-7"] = StudentPreset(
+    replace(STUDENTS["7"].encoder, dim=96, ffn=384, heads=4, visual_width=0.25)
+)
 
 DECODERS = {
     "base": DecoderConfig(),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
+from avhubert_ext.models.imagenet import load_imagenet_shufflenet
+from avhubert_ext.models.presets import STUDENTS, StudentPreset, preset
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,12 @@ class HeadsConfig:
 
     targets: tuple[int, ...] = (8, 12)
     teacher_dim: int = 768
+
+    def __post_init__(self) -> None:
+        if not self.targets or min(self.targets) < 1 or len(set(self.targets)) < len(self.targets):
+            raise InputError(
+                f"targets {self.targets}: expected different blocks of the teacher, the first is 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Student(nn.Module):
         self.heads = PredictionHeads(encoder.dim, heads)
 
     def start_from(self, teacher: AVHubertEncoder) -> None:
-        """Copy the teacher's frontends and first blocks (paper A, baseline student).
+        """Copy the teacher's frontends, first blocks and final norm (paper A, baseline student).
 
         Raises InputError if the teacher's network is not the student's, but deeper.
         """
@@ -63,6 +72,11 @@ class Student(nn.Module):
             raise InputError(
                 f"the student cannot start from this teacher: {len(misfits)} tensors differ, e.g. "
                 f"{misfits[0]}; choose a student that starts from scratch"
+            )
+        if teacher.config.heads != self.encoder.config.heads:  # no shape shows it
+            raise InputError(
+                f"the student cannot start from this teacher: {self.encoder.config.heads} "
+                f"attention heads, the teacher has {teacher.config.heads}; choose the same number"
             )
         self.encoder.load_state_dict({name: given[name] for name in own})
 
@@ -77,3 +91,39 @@ class Student(nn.Module):
             out.padding_mask,
             self.heads(out.last_hidden_state),
         )
+
+
+def build_student(
+    student: str | StudentPreset,
+    teacher: AVHubertEncoder | None = None,
+    imagenet: Path | str | None = None,
+) -> Student:
+    """A student of paper A, Table 1 by name, "1" ... "7", or any other by a preset of your own.
+
+    teacher: the predictions get its width (768 without one), and a student that is initialised by
+        its teacher gets its weights (fresh ones without one).
+    imagenet: a file of torchvision's `shufflenetv2_x1_0` for the visual frontend.
+    Raises InputError if the name is unknown, or teacher or file do not fit the student.
+    """
+    chosen = preset(STUDENTS, student, "student") if isinstance(student, str) else student
+    heads = HeadsConfig(chosen.targets)
+    if teacher is not None:
+        heads = HeadsConfig(chosen.targets, teacher.config.dim)
+        if max(chosen.targets) > teacher.config.layers:
+            raise InputError(
+                f"the student learns from teacher blocks {chosen.targets}, but its teacher has "
+                f"{teacher.config.layers}: choose another teacher, or other targets"
+            )
+    built = Student(chosen.encoder, heads)
+    copies_teacher = chosen.from_teacher and teacher is not None
+    if copies_teacher:
+        built.start_from(teacher)
+    if imagenet is not None:
+        network = chosen.encoder
+        if copies_teacher or network.visual != "shufflenet" or network.visual_width != 1.0:
+            raise InputError(
+                f"{imagenet}: ImageNet weights are for a student with visual='shufflenet' at width "
+                "1.0 that does not start from its teacher; choose such a student, or leave them out"
+            )
+        load_imagenet_shufflenet(built.encoder.feature_extractor_video.shufflenet, imagenet)
+    return built

@@ -17,7 +17,7 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from avhubert_ext.models.checkpoint import build, describe, load_encoder
+from avhubert_ext.models.checkpoint import build, describe, load_avhubert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import DECODERS, encoder_preset, preset
@@ -146,7 +146,7 @@ class AVASRSeq2Seq(FairseqEncoderDecoderModel):
 
 def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
     """A recogniser with a fresh decoder, its encoder fresh or from a checkpoint."""
-    trained = load_encoder(Path(cfg.encoder_checkpoint)) if cfg.encoder_checkpoint else None
+    trained = load_avhubert(Path(cfg.encoder_checkpoint)) if cfg.encoder_checkpoint else None
     encoder = trained.config if trained is not None else encoder_preset(cfg.encoder)
     recognizer = AVRecognizer(
         replace(encoder, modality_dropout=cfg.modality_dropout),

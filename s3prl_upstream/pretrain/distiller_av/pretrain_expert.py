@@ -17,13 +17,14 @@ from avhubert_ext.data.dataset import AVDataset, Batch, DataConfig, collate
 from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.losses import distillation_loss
-from avhubert_ext.models.checkpoint import load_encoder, student_from_states, student_states
+from avhubert_ext.models.checkpoint import load_avhubert, student_from_states, student_states
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import STUDENTS, preset
-from avhubert_ext.models.student import HeadsConfig, Student
+from avhubert_ext.models.student import Student, build_student
 
 HERE = Path(__file__).parent
 MODEL_KEYS = ("student", "teacher", "cosine_weight", "modality_dropout")
+OPTIONAL_MODEL_KEYS = ("imagenet",)
 DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
 
 
@@ -42,7 +43,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.datarc = datarc
         self.device = device
         self.config = read_config(upstream_config)
-        self.teacher = load_encoder(resolve(self.config["teacher"])).requires_grad_(False)
+        self.teacher = load_avhubert(resolve(self.config["teacher"])).requires_grad_(False)
         if multi_gpu:
             raise InputError("--multi_gpu: distiller_av runs on one GPU; leave the option out")
         self.model = new_student(self.config, self.teacher)
@@ -139,6 +140,9 @@ def read_config(upstream_config: str | dict[str, Any]) -> dict[str, Any]:
         return upstream_config
     config = yaml.safe_load(Path(upstream_config).read_text(encoding="utf-8"))
     check_keys(config, MODEL_KEYS, f"{upstream_config}")
+    unknown = sorted(config.keys() - {*MODEL_KEYS, *OPTIONAL_MODEL_KEYS})
+    if unknown:
+        raise InputError(f"{upstream_config}: {', '.join(unknown)} unknown; mend or remove them")
     return config
 
 
@@ -165,17 +169,10 @@ def noise_config(datarc: dict[str, Any]) -> NoiseConfig | None:
 
 
 def new_student(config: dict[str, Any], teacher: AVHubertEncoder) -> Student:
-    """A student by preset, its heads as wide as the teacher, its target blocks checked."""
+    """The student that the model configuration names, with its modality dropout."""
     chosen = preset(STUDENTS, str(config["student"]), "student")
-    if max(chosen.targets) > teacher.config.layers:
-        raise InputError(
-            f"student {config['student']} learns from teacher blocks {chosen.targets}, "
-            f"but {config['teacher']} has {teacher.config.layers}: choose another teacher"
-        )
-    student = Student(
-        replace(chosen.encoder, modality_dropout=config["modality_dropout"]),
-        HeadsConfig(chosen.targets, teacher.config.dim),
+    encoder = replace(chosen.encoder, modality_dropout=config["modality_dropout"])
+    imagenet = config.get("imagenet")
+    return build_student(
+        replace(chosen, encoder=encoder), teacher, resolve(imagenet) if imagenet else None
     )
-    if chosen.from_teacher:
-        student.start_from(teacher)
-    return student

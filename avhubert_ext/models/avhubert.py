@@ -1,0 +1,133 @@
+"""What a checkpoint of the official AV-HuBERT code means here: its network and tensor names.
+
+Shi et al. 2022. The fields, their defaults and the tensors are those of
+github.com/facebookresearch/av_hubert at 258fb50.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from avhubert_ext.data.audio import FEATURES as AUDIO_FEATURES
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.torch_file import read_torch_file, section
+
+PRETRAINED = "av_hubert"
+FINETUNED = "av_hubert_seq2seq"
+
+# Where a finetuned file nests the encoder.
+NESTED = "encoder.w2v_model."
+
+# The file's prefixes -> ours.
+PREFIXES = {PRETRAINED: {}, FINETUNED: {NESTED: "encoder."}}
+
+# Tensors that only pretraining needs; fairseq's positions hold one that only marks the device.
+PRETRAINING_ONLY = ("mask_emb", "label_embs_concat", "final_proj.weight", "final_proj.bias")
+UNUSED = {
+    PRETRAINED: {*PRETRAINING_ONLY},
+    FINETUNED: {
+        *(NESTED + name for name in PRETRAINING_ONLY),
+        "decoder.embed_positions._float_tensor",
+    },
+}
+
+# Official field -> our field, official default.
+ENCODER_FIELDS = {
+    "encoder_layers": ("layers", 12),
+    "encoder_embed_dim": ("dim", 768),
+    "encoder_ffn_embed_dim": ("ffn", 3072),
+    "encoder_attention_heads": ("heads", 12),
+    "conv_pos": ("conv_pos", 128),
+    "conv_pos_groups": ("conv_pos_groups", 16),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.1),
+    "activation_dropout": ("activation_dropout", 0.0),
+    "dropout_input": ("dropout_input", 0.0),
+    "encoder_layerdrop": ("layerdrop", 0.0),
+}
+DECODER_FIELDS = {
+    "decoder_layers": ("layers", 6),
+    "decoder_embed_dim": ("dim", 768),
+    "decoder_ffn_embed_dim": ("ffn", 3072),
+    "decoder_attention_heads": ("heads", 4),
+    "decoder_dropout": ("dropout", 0.0),
+    "decoder_attention_dropout": ("attention_dropout", 0.0),
+    "decoder_activation_dropout": ("activation_dropout", 0.0),
+}
+
+# Official field -> the only value that our network has, official default.
+ENCODER_PARTS = {
+    "_name": (PRETRAINED, PRETRAINED),
+    "layer_norm_first": (True, False),
+    "activation_fn": ("gelu", "gelu"),
+    "resnet_relu_type": ("prelu", "prelu"),
+    "modality_fuse": ("concat", "concat"),
+    "sub_encoder_layers": (0, 0),
+    # The official default, -1, builds no network: the weights' shape decides.
+    "audio_feat_dim": (AUDIO_FEATURES, AUDIO_FEATURES),
+}
+# Final norm and tied embeddings are not among the decoder's: its tensors show them.
+DECODER_PARTS = {
+    "no_scale_embedding": (True, True),
+    "decoder_learned_pos": (False, False),
+    "no_token_positional_embeddings": (False, False),
+}
+
+
+def description(path: Path, config: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
+    """The configuration of an official checkpoint, in the form of `checkpoint.describe`.
+
+    `config` is the file's cfg.model, `state` its tensors under their official names. Dropouts are
+    those of pretraining; modality dropout stays 0. Raises InputError where a field asks for a part
+    that our network does not have, or where the encoder's configuration is missing.
+    """
+    if config["_name"] == PRETRAINED:
+        return {"kind": "encoder", "encoder": _encoder(path, config)}
+    decoder = _translated(path, config, DECODER_FIELDS, DECODER_PARTS)
+    embedding = state.get("decoder.embed_tokens.weight")
+    if embedding is not None and embedding.dim() == 2:
+        decoder["vocabulary"] = embedding.shape[0]
+    return {"kind": "recognizer", "encoder": _nested_encoder(path, config), "decoder": decoder}
+
+
+def _nested_encoder(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Of a finetuned file: its w2v_args, or the configuration in the file that w2v_path names."""
+    pretrained = section(config, "w2v_args", "model")
+    if pretrained:
+        return _encoder(path, pretrained)
+    source = config.get("w2v_path")
+    if isinstance(source, str) and Path(source).is_file():
+        stored = read_torch_file(Path(source))
+        return _encoder(Path(source), section(stored, "cfg", "model"))
+    raise InputError(
+        f"{path}: lacks its encoder's configuration (w2v_args): run AV-HuBERT's misc/fix_state.py "
+        f"on it, or put the pretrained checkpoint at {source}"
+    )
+
+
+def _encoder(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    return _translated(path, config, ENCODER_FIELDS, ENCODER_PARTS)
+
+
+def _translated(
+    path: Path,
+    config: dict[str, Any],
+    fields: dict[str, tuple[str, float]],
+    parts: dict[str, tuple[object, object]],
+) -> dict[str, Any]:
+    for field, (ours, default) in parts.items():
+        value = config.get(field, default)
+        if value != ours:
+            raise InputError(
+                f"{path}: {field} is {value!r}, but this network is built for {ours!r}; use a "
+                "checkpoint trained with that, as the released ones are"
+            )
+    translated = {}
+    for field, (ours, default) in fields.items():
+        translated[ours] = value = config.get(field, default)
+        if not isinstance(value, type(default) | int):
+            raise InputError(f"{path}: {field} is {value!r}: expected a number; copy it again")
+    return translated

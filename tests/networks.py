@@ -1,0 +1,39 @@
+"""Small networks with random weights, and clips to run them on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from avhubert_ext.models.encoder import EncoderConfig
+
+SMALL = EncoderConfig(
+    layers=2, dim=32, ffn=48, heads=4, visual_width=0.125, conv_pos=16, conv_pos_groups=4
+)
+VARIANTS = {
+    f"{block}-{visual}": replace(SMALL, block=block, visual=visual)
+    for block in ("transformer", "conformer")
+    for visual in ("resnet", "shufflenet")
+}
+variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random values everywhere, so that no scale of one and no bias of zero hides a mistake."""
+    torch.manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0)
+        elif tensor.is_floating_point():
+            tensor.normal_(std=0.3)
+    return module.eval()
+
+
+def clip(batch: int = 1, frames: int = 5, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random audio [B, 104, T] and video [B, 1, T, 88, 88]."""
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(batch, 104, frames, generator=generator),
+        torch.randn(batch, 1, frames, 88, 88, generator=generator),
+    )
