@@ -106,12 +106,8 @@ def _complexity(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from avhubert_ext.evaluation.complexity import (
-        TABLE_1,
-        checkpoint_cost,
-        preset_cost,
-        text_table,
-    )
+    from avhubert_ext.evaluation.complexity import checkpoint_cost, preset_cost, text_table
+    from avhubert_ext.models.presets import TABLE_1
 
     if args.checkpoint:
         costs = [checkpoint_cost(path) for path in args.checkpoint]
@@ -135,6 +131,58 @@ def _add_complexity(commands: argparse._SubParsersAction) -> None:
     )
     models.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="model files")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    import json
+
+    import torch
+
+    from avhubert_ext.data.files import write_text
+    from avhubert_ext.evaluation.benchmark import BACKENDS, benchmark, text_table
+    from avhubert_ext.models.presets import TABLE_1
+
+    report = benchmark(
+        args.preset or list(TABLE_1),
+        args.backend or list(BACKENDS),
+        args.threads,
+        args.frames,
+        getattr(torch, args.dtype),
+        args.rounds,
+    )
+    write_text(args.out, json.dumps(report, indent=2) + "\n")
+    print(f"{text_table(report)}\n\nwritten: {args.out}")
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "benchmark", _benchmark, "time the encoders side by side on the CPU"
+    )
+    parser.add_argument("what", choices=("encoder",), help="what is timed")
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help="as for `complexity`; without any: all of paper A's Table 1",
+    )
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=("eager", "fused", "compile", "onnx"),
+        help="fused: batch norm and more folded by `.fuse()`; without any: all four",
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="for each model")
+    parser.add_argument("--frames", type=_positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--rounds", type=_positive, default=9, help="each times everything once")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return number
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -185,6 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_noise(commands)
     _add_convert(commands)
     _add_complexity(commands)
+    _add_benchmark(commands)
     _add_report(commands)
     return parser
 

@@ -13,7 +13,6 @@ from avhubert_ext.cli import main
 from avhubert_ext.evaluation.complexity import (
     FRAMES,
     NOT_IN_TOTALS,
-    TABLE_1,
     attention_part,
     checkpoint_cost,
     count_flops,
@@ -24,7 +23,7 @@ from avhubert_ext.evaluation.complexity import (
 from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import encoder_preset
+from avhubert_ext.models.presets import TABLE_1, encoder_preset
 
 TINY_TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 KEYS = [

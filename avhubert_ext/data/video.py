@@ -8,6 +8,7 @@ import numpy as np
 
 from avhubert_ext.errors import InputError
 
+FPS = 25
 CROP = 88  # pixels
 MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], AV-HuBERT's
 

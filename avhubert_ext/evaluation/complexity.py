@@ -21,7 +21,7 @@ from avhubert_ext.data.video import CROP
 from avhubert_ext.models.checkpoint import load_model
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import STUDENTS, encoder_preset
+from avhubert_ext.models.presets import STUDENTS, encoder_preset, full_name
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
 FRAMES = 100  # length of the clip that is counted
@@ -38,7 +38,6 @@ PAPER = {
     "student-6": (32, 674),
     "student-7": (22, 107),
 }
-TABLE_1 = ("teacher", "1", "2", "3", "4", "5", "6", "7")
 NOT_IN_TOTALS = ("attention", "heads", "decoder", "decoder_attention")
 NOTE = """\
 Encoder, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions and linear layers. Parts with
@@ -72,9 +71,7 @@ def flops_per_frame(encoder: AVHubertEncoder) -> float:
 
 def preset_cost(name: str) -> Cost:
     """The cost of a preset: `teacher`, `teacher-NAME`, or a student with or without `student-`."""
-    full = "teacher-base" if name == "teacher" else name
-    if not full.startswith(("teacher-", "student-")):
-        full = f"student-{full}"
+    full = full_name(name)
     encoder = encoder_preset(full)
     heads = {}
     if full.startswith("student-"):

@@ -56,15 +56,25 @@ def build(description: dict[str, Any]) -> nn.Module:
 
 
 def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
-    """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16."""
+    """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16.
+
+    Raises InputError if its tensors are not those of its configuration, as after `fuse`.
+    """
     from safetensors.torch import save
 
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).contiguous()
         for name, t in model.state_dict().items()
     }
+    description = describe(model)
+    with torch.device("meta"):
+        expected = build(description).state_dict()
+    if tensors.keys() != expected.keys():
+        raise InputError(
+            f"{path}: a changed model, fused or other, cannot be saved; save the original"
+        )
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(describe(model))}))
+        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(description)}))
 
 
 def load_model(path: Path | str) -> nn.Module:

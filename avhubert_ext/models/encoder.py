@@ -76,6 +76,9 @@ class EncoderOutput:
     padding_mask: Tensor | None
 
 
+torch.export.register_dataclass(EncoderOutput, serialized_type_name="avhubert_ext.EncoderOutput")
+
+
 class BlockStack(nn.Module):
     """Positional encoding, blocks and the final layer norm."""
 

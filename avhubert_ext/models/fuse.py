@@ -33,7 +33,7 @@ def fused(model: M) -> M:
         if isinstance(module, nn.ReLU):
             module.inplace = True
     for module in list(model.modules()):
-        if isinstance(module, ShuffleNetV2):
+        if isinstance(module, ShuffleNetV2) and not isinstance(module.stage2, ShuffleFreeStage):
             fold_shuffles(module)
     return model
 

@@ -66,6 +66,9 @@ DECODERS = {
     "tiny": DecoderConfig(dim=TINY_WIDTH, ffn=512, heads=4),
 }
 
+# The rows of paper A's Table 1, by the short names that `full_name` knows.
+TABLE_1 = ("teacher", "1", "2", "3", "4", "5", "6", "7")
+
 T = TypeVar("T")
 
 
@@ -74,6 +77,13 @@ def preset(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise InputError(f"{kind} preset '{name}' is unknown: choose one of {', '.join(table)}")
     return table[name]
+
+
+def full_name(name: str) -> str:
+    """`teacher` -> teacher-base, `7` -> student-7; full names stay."""
+    if name == "teacher":
+        return "teacher-base"
+    return name if name.startswith(("teacher-", "student-")) else f"student-{name}"
 
 
 def encoder_preset(name: str) -> EncoderConfig:

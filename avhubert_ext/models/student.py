@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +34,9 @@ class StudentOutput(EncoderOutput):
     """An encoder's output and `predictions`: teacher block -> [B, T, F]."""
 
     predictions: dict[int, Tensor]
+
+
+torch.export.register_dataclass(StudentOutput, serialized_type_name="avhubert_ext.StudentOutput")
 
 
 class PredictionHeads(nn.Module):

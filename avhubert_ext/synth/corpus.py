@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
@@ -36,7 +37,6 @@ from avhubert_ext.synth.speech import Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
 from avhubert_ext.workers import WORKER_DIED, follow_parent
 
-FPS = 25
 SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
 TEST_EVERY = 5  # speakers 4, 9, 14, ... are test speakers
 VERSION = 1  # of the recipe; another version makes other files

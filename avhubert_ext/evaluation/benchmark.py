@@ -1,0 +1,262 @@
+"""How long the encoders take: every model and backend on the same clip, one after another.
+
+Times taken in different processes, or minutes apart, differ by more than the models do. So all of
+them run in one process, in rounds: each round times every model on every backend once.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from avhubert_ext.data.audio import FEATURES
+from avhubert_ext.data.video import CROP, FPS
+from avhubert_ext.errors import InputError
+from avhubert_ext.export import export_onnx
+from avhubert_ext.models.blocks import TransformerBlock
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.presets import encoder_preset, full_name
+
+TEACHER = "teacher"
+REFERENCE = "plain"
+MANY = 1000
+PACKAGES = ("torch", "onnxruntime")
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The input of every run: audio [1, 104, T] and video [1, 1, T, 88, 88]."""
+
+    audio: Tensor
+    video: Tensor
+
+    @property
+    def seconds(self) -> float:
+        return self.audio.shape[2] / FPS
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model on one backend; a ratio is of medians, to the teacher on the same backend."""
+
+    model: str
+    backend: str
+    median_seconds: float
+    fastest_seconds: float
+    ratio_to_teacher: float | None
+    real_time_factor: float  # time to encode a clip over the clip's own time
+
+
+def eager(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+    """The encoder as it is trained."""
+    return lambda: encoder(clip.audio, clip.video)
+
+
+def fused(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+    """`encoder.fuse()`."""
+    return eager(encoder.fuse(), clip, threads)
+
+
+def compiled(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+    """`torch.compile` of the fused encoder, its weights constants."""
+    # All encoders share one `forward`, and after eight versions of it PyTorch would stop compiling.
+    torch._dynamo.config.recompile_limit = MANY
+    run = torch.compile(encoder.fuse(), options={"freezing": True})
+    return lambda: run(clip.audio, clip.video)
+
+
+def onnx(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+    """ONNX Runtime on the exported encoder; float32 only."""
+    if clip.audio.dtype != torch.float32:
+        raise InputError(
+            "the backend onnx runs in float32 only: leave it out, or leave out --dtype"
+        )
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.onnx"
+        export_onnx(encoder, path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    inputs = {"audio": clip.audio.numpy(), "video": clip.video.numpy()}
+    return lambda: session.run(None, inputs)
+
+
+BACKENDS: dict[str, Callable[[AVHubertEncoder, Clip, int], Run]] = {
+    "eager": eager,
+    "fused": fused,
+    "compile": compiled,
+    "onnx": onnx,
+}
+
+
+def plain_forward(encoder: AVHubertEncoder, clip: Clip) -> Tensor:
+    """AV-HuBERT's network (ResNet-18, transformer) computed as its formulas read: [B, T, D].
+
+    3D convolution, normalisation and pooling in the stem, attention by softmax, time first: what a
+    research implementation does, and what this library's encoder must not be slower than.
+    """
+    frontend = encoder.feature_extractor_video
+    convolution, norm, activation, _ = frontend.resnet.frontend3D
+    x = F.conv3d(clip.video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
+    x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    x = F.max_pool3d(activation(x), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    batch, channels, frames, height, width = x.shape
+    x = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
+    x = frontend.resnet.trunk(x).mean(dim=(2, 3)).view(batch, frames, -1)
+    streams = [encoder.feature_extractor_audio(clip.audio), frontend.proj(x)]
+    x = encoder.post_extract_proj(encoder.layer_norm(torch.cat(streams, dim=-1)))
+    x = x + encoder.encoder.pos_conv(x)
+    x = x.transpose(0, 1)  # [T, B, D]
+    for block in encoder.encoder.layers:
+        x = _plain_block(block, x)
+    return encoder.encoder.layer_norm(x.transpose(0, 1))
+
+
+def _plain_block(block: TransformerBlock, x: Tensor) -> Tensor:
+    attention = block.self_attn
+    y = block.self_attn_layer_norm(x)
+    time, batch, dim = y.shape
+    width = dim // attention.heads
+
+    def heads(z: Tensor) -> Tensor:
+        return z.contiguous().view(time, batch * attention.heads, width).transpose(0, 1)
+
+    queries = heads(attention.q_proj(y) / math.sqrt(width))
+    keys, values = heads(attention.k_proj(y)), heads(attention.v_proj(y))
+    weights = torch.bmm(queries, keys.transpose(1, 2)).softmax(dim=-1)
+    y = torch.bmm(weights, values).transpose(0, 1).reshape(time, batch, dim)
+    x = x + attention.out_proj(y)
+    return x + block.fc2(F.gelu(block.fc1(block.final_layer_norm(x))))
+
+
+def benchmark(
+    models: list[str],
+    backends: list[str],
+    threads: int = 1,
+    frames: int = 100,
+    dtype: torch.dtype = torch.float32,
+    rounds: int = 9,
+) -> dict[str, Any]:
+    """Time presets (see `full_name`) with random weights; all times in seconds.
+
+    The teacher, where it is among the models, also runs as `plain_forward`. Returns the conditions,
+    and under `results` the fields of a Timing for every model and backend.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    clip = Clip(
+        torch.randn(1, FEATURES, frames).to(dtype), torch.randn(1, 1, frames, CROP, CROP).to(dtype)
+    )
+    times: dict[tuple[str, str], list[float]] = {}
+    with torch.no_grad():
+        runs = _make_runs(models, backends, clip, threads)
+        for run in tqdm(runs.values(), desc="warming up", unit="encoder"):
+            run()  # torch.compile compiles here
+        for _ in tqdm(range(rounds), desc="rounds", unit="round"):
+            for key, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times.setdefault(key, []).append(time.perf_counter() - start)
+    return {
+        "machine": _machine(),
+        "threads": threads,
+        "frames": frames,
+        "dtype": str(dtype).removeprefix("torch."),
+        "rounds": rounds,
+        "results": [asdict(timing) for timing in _timings(times, clip.seconds)],
+    }
+
+
+def _make_runs(
+    models: list[str], backends: list[str], clip: Clip, threads: int
+) -> dict[tuple[str, str], Run]:
+    runs: dict[tuple[str, str], Run] = {}
+    for model in tqdm(models, desc="building", unit="model"):
+        encoder = AVHubertEncoder(encoder_preset(full_name(model))).eval().to(clip.audio.dtype)
+        for backend in backends:
+            runs[model, backend] = BACKENDS[backend](encoder, clip, threads)
+        if model == TEACHER:
+            runs[model, REFERENCE] = partial(plain_forward, encoder, clip)
+    return runs
+
+
+def _timings(times: dict[tuple[str, str], list[float]], clip_seconds: float) -> list[Timing]:
+    medians = {key: statistics.median(seconds) for key, seconds in times.items()}
+    timings = []
+    for (model, backend), median in medians.items():
+        teacher = medians.get((TEACHER, backend))
+        ratio = None if teacher is None else median / teacher
+        fastest = min(times[model, backend])
+        timings.append(Timing(model, backend, median, fastest, ratio, median / clip_seconds))
+    return timings
+
+
+def _machine() -> dict[str, str]:
+    found = {"cpu": _cpu(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _cpu() -> str:
+    """The processor's name, as Linux knows it, and the widest vector instructions PyTorch uses."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def text_table(report: dict[str, Any]) -> str:
+    """The report for a terminal: a line a model, time and ratio on each backend, the best RTF."""
+    results = {(r["model"], r["backend"]): r for r in report["results"]}
+    backends = [b for b in BACKENDS if any(backend == b for _, backend in results)]
+    header = f"{'model':<14}" + "".join(f"{b + ' ms':>11}{'ratio':>7}" for b in backends)
+    header += f"{'best RTF':>10}"
+    lines = [
+        f"{report['frames']} frames ({report['frames'] / FPS:g} s), {report['threads']} thread(s), "
+        f"{report['dtype']}, median of {report['rounds']} rounds; {report['machine']['cpu']}",
+        "ratio: to the teacher on the same backend; RTF: real-time factor",
+        "",
+        header,
+        "-" * len(header),
+    ]
+    for model in dict.fromkeys(model for model, _ in results):
+        row = [results[model, backend] for backend in backends]
+        best = min(result["real_time_factor"] for result in row)
+        lines.append(f"{model:<14}" + "".join(map(_cell, row)) + f"{best:>10.3f}")
+    plain = results.get((TEACHER, REFERENCE))
+    if plain:
+        milliseconds = 1000 * plain["median_seconds"]
+        lines += ["", f"The teacher as its formulas read, for comparison: {milliseconds:.0f} ms"]
+    return "\n".join(lines)
+
+
+def _cell(result: dict[str, Any]) -> str:
+    ratio = result["ratio_to_teacher"]
+    shown = "-" if ratio is None else f"{ratio:.3f}"
+    return f"{1000 * result['median_seconds']:>11.0f}{shown:>7}"
