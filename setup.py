@@ -30,7 +30,7 @@ setup(
         "prepare": ["mediapipe==0.10.21"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "plot": ["matplotlib"],
-        "dev": ["pytest", "ruff", "jiwer", "matplotlib", "espeakng-loader==0.2.4"],
+        "dev": ["pytest", "ruff", "jiwer", "avhubert-ext[synth,export,plot]"],
     },
     entry_points={"console_scripts": ["avhubert-ext=avhubert_ext.cli:main"]},
 )
