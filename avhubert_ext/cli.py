@@ -245,6 +245,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"avhubert-ext: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"avhubert-ext: error: {reason}", file=sys.stderr)

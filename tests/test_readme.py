@@ -9,12 +9,17 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_example_runs() -> None:
-    example = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+def test_python_examples_run_one_after_the_other() -> None:
+    first, second = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict = {}
     path = '"scripts/models'
-    exec(example.replace(path, f'"{ROOT}/scripts/models'), names)
+    exec(first.replace(path, f'"{ROOT}/scripts/models'), names)
     assert names["output"].last_hidden_state.shape[:2] == (2, 50)
+    exec(second, names)
+    assert {k: [*v.shape] for k, v in names["output"].predictions.items()} == {
+        8: [2, 50, 768],
+        12: [2, 50, 768],
+    }
 
 
 def test_linked_files_exist() -> None:
