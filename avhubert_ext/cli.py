@@ -242,6 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         args.function(args)
+        sys.stdout.flush()
     except InputError as error:
         print(f"avhubert-ext: error: {error}", file=sys.stderr)
         return 1

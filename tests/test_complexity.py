@@ -1,6 +1,9 @@
 """What models cost: paper A's Table 1, counts by hand, and the command."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -238,3 +241,13 @@ def test_what_is_not_there_gives_one_line(capsys, options, words):
     code, printed, errors = run(capsys, *options)
     assert code == 1 and printed == "" and words in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_seen_enough_is_no_error(unbuffered):
+    command = f"{sys.executable} -m avhubert_ext.cli complexity --preset 7 | true"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    found = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert found.stderr == ""
