@@ -47,7 +47,7 @@ def export_onnx(encoder: AVHubertEncoder, path: Path) -> None:
     frames = torch.export.Dim("frames", max=LONGEST)
     with _quiet(), whole_file(path) as temporary:
         torch.onnx.export(
-            _LastState(encoder.fuse()),
+            _LastState(encoder.fuse().float()),
             (audio, video),
             temporary,
             input_names=["audio", "video"],

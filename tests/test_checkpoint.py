@@ -238,7 +238,7 @@ def test_weights_that_are_no_tensors(tmp_path, weights):
         content = torch.load(tmp_path / name, weights_only=True)
         content["Student" if "Student" in content else "model"] = weights
         torch.save(content, tmp_path / name)
-        refused(tmp_path / name, "its weights are not a dict of tensors")
+        refused(tmp_path / name, "its weights are not a dict of plain tensors")
 
 
 @pytest.mark.parametrize("description", ["{}", 3, [], "nonsense", {"kind": "encoder"}])

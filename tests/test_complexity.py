@@ -122,9 +122,9 @@ def test_flops_against_a_count_by_hand():
         "attention": 12 * 2 * 100 * 128,
     }
     counted = preset_cost("teacher-tiny").parts
-    assert counted.keys() == macs.keys()
-    for name, part in counted.items():
-        assert part["flops_per_frame"] == pytest.approx(2 * macs[name], rel=1e-9), name
+    assert counted.keys() == {*macs, "decoder", "decoder_attention"}
+    for name, expected in macs.items():
+        assert counted[name]["flops_per_frame"] == pytest.approx(2 * expected, rel=1e-9), name
     encoder = AVHubertEncoder(encoder_preset("teacher-tiny"))
     total = 2 * (sum(macs.values()) - macs["attention"])
     assert flops_per_frame(encoder) == pytest.approx(total, rel=1e-9)
@@ -183,8 +183,11 @@ def test_json_of_all_rows(capsys):
     for row in rows:
         assert list(row) == KEYS
         heads = [] if row["model"] == "teacher" else ["heads"]
-        assert list(row["parts"]) == [*ENCODER_PARTS, "attention", *heads]
-        assert all(list(p) == ["parameters", "flops_per_frame"] for p in row["parts"].values())
+        decoder = ["decoder", "decoder_attention"]
+        assert list(row["parts"]) == [*ENCODER_PARTS, "attention", *heads, *decoder]
+        for name in [*ENCODER_PARTS, "attention", *heads]:
+            assert list(row["parts"][name]) == ["parameters", "flops_per_frame"]
+    assert rows[0]["parts"]["decoder"]["parameters"] == 57_480_192  # AV-HuBERT's
     assert rows[-1]["parts"]["positional"] == {"parameters": 0, "flops_per_frame": 0}
     assert rows[0]["paper_flops_per_frame"] == 875_000_000
 

@@ -359,6 +359,15 @@ def test_wrong_shapes_are_named(audio, video, padding, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_whole_numbers_are_refused(dtype):
+    encoder = AVHubertEncoder(SMALL).eval()
+    audio, video = (x.to(dtype) for x in clip())
+    for inputs in ((audio, None), (None, video)):
+        with pytest.raises(InputError, match="floating-point"):
+            encoder(*inputs)
+
+
 @variants
 def test_a_clip_of_nothing_but_padding_is_named(config):
     encoder = AVHubertEncoder(config).eval()
@@ -382,6 +391,11 @@ def test_padding_is_zero_in_the_first_hidden_state():
         ({"conv_pos_groups": 3}, "groups of the positional convolution"),
         ({"layers": 0}, "layers 0: expected at least 1"),
         ({"dim": -32}, "dim -32: expected at least 1"),
+        ({"conv_pos": 0}, "conv_pos 0: expected at least 1"),
+        ({"visual_width": 0.0}, "visual_width 0.0: expected more than 0"),
+        ({"layerdrop": 1.1}, "layerdrop 1.1: expected a probability"),
+        ({"dropout_input": math.nan}, "dropout_input nan: expected a probability"),
+        ({"modality_dropout": -0.1}, "modality_dropout -0.1: expected a probability"),
     ],
 )
 def test_impossible_sizes_are_refused(options, message):

@@ -155,7 +155,8 @@ def test_an_exported_encoder_gives_the_same(config):
 
 @variants
 def test_a_compiled_encoder_gives_the_same(config):
-    """Of any length, without breaks of the graph; the code is not made, which takes a minute."""
+    """Of any length, without breaks of the graph. No code is made, which takes a minute: see the
+    next test, and `avhubert-ext benchmark encoder` at full size."""
     encoder = trained(config)
     compiled = torch.compile(encoder, dynamic=True, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
@@ -204,6 +205,7 @@ def run(out: Path, *options: str) -> int:
 
 def test_benchmark(tmp_path, capsys, monkeypatch):
     """Every cell is there, and the figures fit each other."""
+    # The tiny teacher in place of the base one; "teacher-tiny" and "tiny-7" are full and short.
     monkeypatch.setattr("avhubert_ext.evaluation.benchmark.TEACHER", "teacher-tiny")
     threads = torch.get_num_threads()
     out = tmp_path / "folder" / "b.json"
@@ -227,6 +229,13 @@ def test_benchmark(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*names, *backends, str(out)))
     assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
+
+
+def test_benchmark_of_half_precision(tmp_path):
+    options = ("--preset", "tiny-7", "--dtype", "bfloat16", "--backend", "eager", "fused")
+    assert run(tmp_path / "b.json", *options) == 0
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["dtype"] == "bfloat16" and len(report["results"]) == 2
 
 
 def test_benchmark_without_the_teacher_has_no_ratios(tmp_path):

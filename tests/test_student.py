@@ -13,6 +13,7 @@ from networks import SMALL, clip, randomise
 from safetensors.torch import save_file
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ShuffleNetV2
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset
@@ -29,6 +30,19 @@ TABLE_1 = {  # N, D, C, type, visual frontend, targets, initialised by teacher
     "7": (6, 384, 1536, "conformer", "shufflenet", TWO, False),
 }
 LIGHT = StudentPreset(replace(SMALL, block="conformer", visual="shufflenet", visual_width=1.0))
+
+
+@pytest.mark.parametrize("student", [7, None, SMALL])
+def test_what_is_no_student_is_refused(student):
+    with pytest.raises(InputError, match="expected a preset's name or a StudentPreset"):
+        build_student(student)
+
+
+def test_a_student_is_stored_without_its_heads(tmp_path):
+    student = build_student(LIGHT)
+    with pytest.raises(InputError, match="Student is not stored whole: store its encoder"):
+        save_model(tmp_path / "s.safetensors", student)
+    save_model(tmp_path / "s.safetensors", student.encoder)
 
 
 @pytest.mark.parametrize("name", TABLE_1)
@@ -233,7 +247,7 @@ def test_imagenet_files_run_nothing(tmp_path, zipped):
     path = tmp_path / "w.pth"
     content = {"fc.bias": Malicious(tmp_path / "victim")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    refused(path, "more than tensors")
+    refused(path, "not tensors alone")
     assert not (tmp_path / "victim").exists()
 
 

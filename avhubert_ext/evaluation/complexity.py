@@ -21,7 +21,7 @@ from avhubert_ext.data.video import CROP
 from avhubert_ext.models.checkpoint import load_model
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import STUDENTS, encoder_preset, full_name
+from avhubert_ext.models.presets import DECODERS, STUDENTS, encoder_preset, full_name
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
 FRAMES = 100  # length of the clip that is counted
@@ -70,14 +70,18 @@ def flops_per_frame(encoder: AVHubertEncoder) -> float:
 
 
 def preset_cost(name: str) -> Cost:
-    """The cost of a preset: `teacher`, `teacher-NAME`, or a student with or without `student-`."""
+    """The cost of a preset: `teacher`, `teacher-NAME`, or a student with or without `student-`.
+
+    Beside it that of the decoder it is finetuned with, for 1000 subwords.
+    """
     full = full_name(name)
     encoder = encoder_preset(full)
-    heads = {}
+    others = {}
     if full.startswith("student-"):
         targets = STUDENTS[full.removeprefix("student-")].targets
-        heads = {"heads": heads_part(encoder.dim, HeadsConfig(targets))}
-    return _cost(name, encoder, heads, PAPER.get(full))
+        others["heads"] = heads_part(encoder.dim, HeadsConfig(targets))
+    decoder = DECODERS["tiny" if "tiny" in full else "base"]
+    return _cost(name, encoder, others | decoder_parts(encoder, decoder), PAPER.get(full))
 
 
 def checkpoint_cost(path: Path) -> Cost:

@@ -6,6 +6,7 @@ github.com/facebookresearch/av_hubert at 258fb50.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,13 @@ def _nested_encoder(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if pretrained:
         return _encoder(path, pretrained)
     source = config.get("w2v_path")
-    if isinstance(source, str) and Path(source).is_file():
+    if isinstance(source, str) and os.path.isfile(source):  # False where Path raises
         stored = read_torch_file(Path(source))
         return _encoder(Path(source), section(stored, "cfg", "model"))
+    where = f", or put the pretrained checkpoint at {source}" if isinstance(source, str) else ""
     raise InputError(
         f"{path}: lacks its encoder's configuration (w2v_args): run AV-HuBERT's misc/fix_state.py "
-        f"on it, or put the pretrained checkpoint at {source}"
+        f"on it{where}"
     )
 
 
@@ -120,7 +122,7 @@ def _translated(
 ) -> dict[str, Any]:
     for field, (ours, default) in parts.items():
         value = config.get(field, default)
-        if value != ours:
+        if type(value) is not type(ours) or value != ours:
             raise InputError(
                 f"{path}: {field} is {value!r}, but this network is built for {ours!r}; use a "
                 "checkpoint trained with that, as the released ones are"
@@ -128,6 +130,6 @@ def _translated(
     translated = {}
     for field, (ours, default) in fields.items():
         translated[ours] = value = config.get(field, default)
-        if not isinstance(value, type(default) | int):
+        if isinstance(value, bool) or not isinstance(value, type(default) | int):
             raise InputError(f"{path}: {field} is {value!r}: expected a number; copy it again")
     return translated

@@ -44,7 +44,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         }
     if isinstance(model, AVHubertEncoder):
         return {"kind": "encoder", "encoder": asdict(model.config)}
-    raise TypeError(f"cannot describe a {type(model).__name__}")
+    raise InputError(f"a {type(model).__name__} is not stored whole: store its encoder")
 
 
 def build(description: dict[str, Any]) -> nn.Module:
@@ -89,9 +89,10 @@ def load_model(path: Path | str) -> nn.Module:
     if not path.is_file():
         raise InputError(f"{path} not found: train or convert a model first, or mend the path")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-    model, state, prefixes = read(path)
+    description, state, prefixes = read(path)
+    model = _build_for(path, description, len(state))
     _load_exactly(path, model, state, prefixes)
-    return model.float().eval()
+    return model.eval()
 
 
 def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
@@ -109,9 +110,9 @@ def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu"
     return model.to(map_location)
 
 
-# What a reader returns: the model with fresh weights, the tensors under the file's own names, and
-# the file's prefixes of names -> the model's.
-Contents = tuple[nn.Module, dict[str, Tensor], dict[str, str]]
+# What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names,
+# and the file's prefixes of names -> the model's.
+Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]
 
 
 def _read_safetensors(path: Path) -> Contents:
@@ -125,7 +126,7 @@ def _read_safetensors(path: Path) -> Contents:
         raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
     if metadata is None:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return _build_for(path, metadata), state, {}
+    return metadata, state, {}
 
 
 def _read_torch(path: Path) -> Contents:
@@ -134,38 +135,53 @@ def _read_torch(path: Path) -> Contents:
         state = _tensors(path, stored["Student"])
         encoder = {n: t for n, t in state.items() if not n.startswith("heads.")}
         description = {"kind": "encoder", "encoder": stored.get("Student_Encoder")}
-        return _build_for(path, description), encoder, {"encoder.": ""}
+        return description, encoder, {"encoder.": ""}
     config = section(stored, "cfg", "model")
     if config.get("_name") in (avhubert.PRETRAINED, avhubert.FINETUNED):
         state = _tensors(path, stored.get("model"))
-        model = _build_for(path, avhubert.description(path, config, state))
         unused, prefixes = avhubert.UNUSED[config["_name"]], avhubert.PREFIXES[config["_name"]]
-        return model, {n: t for n, t in state.items() if n not in unused}, prefixes
+        used = {n: t for n, t in state.items() if n not in unused}
+        return avhubert.description(path, config, state), used, prefixes
     if config.get("description"):
-        state = _tensors(path, stored.get("model"))
-        return _build_for(path, config["description"]), state, FAIRSEQ_PREFIXES
+        return config["description"], _tensors(path, stored.get("model")), FAIRSEQ_PREFIXES
     raise InputError(
         f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq or distiller_av"
     )
 
 
-def _build_for(path: Path, description: dict[str, Any] | str) -> nn.Module:
-    """`build` of a description, or of its JSON, that was found in a file."""
+def _build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
+    """`build`, without weights, of a description found in a file that holds so many tensors."""
     try:
-        return build(json.loads(description) if isinstance(description, str) else description)
+        found = json.loads(description) if isinstance(description, str) else description
+        for part in ("encoder", "decoder"):
+            layers = found.get(part, {}).get("layers", 0)
+            if layers > tensors:  # building them might never end
+                raise InputError(f"{layers} {part} layers, but {tensors} tensors")
+        with torch.device("meta"):
+            return build(found)
     except Exception as error:  # a configuration can be wrong in any way
+        reason = error if isinstance(error, InputError) else repr(error)
         raise InputError(
-            f"{path}: its configuration does not fit this version ({error!r}); convert it again, "
+            f"{path}: its configuration does not fit this version ({reason}); convert it again, "
             "or copy it again"
         ) from None
 
 
 def _tensors(path: Path, state: object) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
     ):
-        raise InputError(f"{path}: its weights are not a dict of tensors; copy it again")
+        raise InputError(f"{path}: its weights are not a dict of plain tensors; copy it again")
     return state
+
+
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor with real numbers in memory, not sparse, nested, quantised or meta."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+    )
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
@@ -207,7 +223,8 @@ def _inverse(prefixes: dict[str, str]) -> dict[str, str]:
 def _load_exactly(
     path: Path, model: nn.Module, state: dict[str, Tensor], prefixes: dict[str, str]
 ) -> None:
-    """Load tensors under the file's names; InputError lists all that are missing or too many."""
+    """Give a model on the meta device its weights, float32 on the CPU, from tensors under the
+    file's names; InputError lists all that are missing or too many."""
     own = model.state_dict()
     names = {_renamed(name, _inverse(prefixes)): name for name in own}  # the file's -> the model's
     missing, unknown = names.keys() - state.keys(), state.keys() - names.keys()
@@ -223,7 +240,7 @@ def _load_exactly(
                 f"{path}: {name} has shape {list(tensor.shape)}, expected {list(expected.shape)}; "
                 "copy it again, or name another file"
             )
-    model.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+    model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
 
 
 def save_fairseq(path: Path, model: AVRecognizer) -> None:

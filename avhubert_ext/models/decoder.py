@@ -98,8 +98,8 @@ class TransformerDecoder(nn.Module):
     ) -> Tensor:
         """Logits [B, L, V] of the token after each of `tokens`.
 
-        tokens: [B, L] int64; with a cache only those not yet decoded. memory: [B, T, D];
-        memory_padding: [B, T] bool, True = padding.
+        tokens: [B, L] int64, padded at the end (logits there mean nothing); with a cache only those
+        not yet decoded. memory: [B, T, D]; memory_padding: [B, T] bool, True = padding.
         """
         start = FIRST_POSITION + (cache.length if cache else 0)
         positions = sinusoidal_positions(start, tokens.shape[1], self.config.dim, tokens.device)

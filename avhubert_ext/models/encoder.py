@@ -6,7 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +49,14 @@ class EncoderConfig:
             raise InputError(f"block '{self.block}': expected transformer or conformer")
         if self.visual not in VISUAL_FRONTENDS:
             raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
-        sizes = {n: getattr(self, n) for n in ("layers", "dim", "ffn", "heads", "conv_pos_groups")}
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"{name} {size}: expected at least 1")
+        for name in ("layers", "dim", "ffn", "heads", "conv_pos", "conv_pos_groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: expected at least 1")
+        if not self.visual_width > 0:
+            raise InputError(f"visual_width {self.visual_width}: expected more than 0")
+        for name in (field.name for field in fields(self) if "drop" in field.name):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: expected a probability")
         groups = self.conv_pos_groups if self.block == "transformer" else 1
         if self.dim % self.heads or self.dim % groups:
             raise InputError(
@@ -193,6 +197,8 @@ def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tenso
         raise InputError(
             f"video has shape {list(video.shape)}: expected [B, 1, T, {FRAME_SIZE}, {FRAME_SIZE}]"
         )
+    if any(x is not None and not x.is_floating_point() for x in (audio, video)):
+        raise InputError("audio and video must be floating-point numbers, as the weights are")
     sizes = [(x.shape[0], x.shape[2]) for x in (audio, video) if x is not None]
     if sizes[0] != sizes[-1]:
         raise InputError(

@@ -58,10 +58,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             stored = load_file(path)
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises almost anything, also without a message
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a damaged pickle raises almost anything
+        # Not PyTorch's own message, which advises to switch its safety off.
         raise InputError(
-            f"{path}: truncated, or more than tensors inside ({reason}); copy it again"
+            f"{path}: truncated, or not tensors alone ({type(error).__name__}); copy it again"
         ) from None
     if not isinstance(stored, dict) or not all(
         isinstance(name, str) and isinstance(t, Tensor) for name, t in stored.items()

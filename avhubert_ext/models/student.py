@@ -110,6 +110,8 @@ def build_student(
     Raises InputError if the name is unknown, or teacher or file do not fit the student.
     """
     chosen = preset(STUDENTS, student, "student") if isinstance(student, str) else student
+    if not isinstance(chosen, StudentPreset):
+        raise InputError(f"student {student!r}: expected a preset's name or a StudentPreset")
     heads = HeadsConfig(chosen.targets)
     if teacher is not None:
         heads = HeadsConfig(chosen.targets, teacher.config.dim)

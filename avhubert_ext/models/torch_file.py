@@ -18,19 +18,25 @@ FOREIGN_PACKAGES = {
     "argparse",
     "av_hubert",
     "avhubert",
+    "datetime",
     "fairseq",
     "numpy",
     "omegaconf",
     "optimizers",  # s3prl's schedules, under the name that its scripts import
+    "pathlib",
     "sentencepiece",
 }
 # Types that objects of those hold as values.
 FOREIGN_TYPES = {
     "builtins.bool",
+    "builtins.bytes",
     "builtins.dict",
     "builtins.float",
+    "builtins.frozenset",
     "builtins.int",
     "builtins.list",
+    "builtins.object",
+    "builtins.set",
     "builtins.str",
     "builtins.tuple",
     "collections.defaultdict",
@@ -67,17 +73,18 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         strange = sorted(name for name in names if not _is_foreign(name))
         if strange:
             raise InputError(
-                f"{path}: refused, for it would run {', '.join(strange)}; get it from a source you "
-                "trust, as tensors"
+                f"{path}: refused, for it names {', '.join(strange)}, which might be run; get it "
+                "from a source you trust, as tensors"
             )
         with torch.serialization.safe_globals([(_Inert, name) for name in names]):
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle raises almost anything, also without a message
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a damaged pickle raises almost anything
+        # Not PyTorch's own message, which advises to switch its safety off.
         raise InputError(
-            f"{path}: truncated or not a checkpoint ({reason}); copy it again"
+            f"{path}: truncated, not a checkpoint, or written before PyTorch 1.6 "
+            f"({type(error).__name__}); copy it again, or save it anew with a later PyTorch"
         ) from None
     finally:
         torch.serialization.add_safe_globals(allowed_here)
