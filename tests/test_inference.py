@@ -231,6 +231,12 @@ def test_benchmark(tmp_path, capsys, monkeypatch):
     assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
 
 
+def test_benchmark_without_a_compiler(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(tmp_path / "b.json", "--preset", "tiny-7", "--backend", "compile") == 1
+    assert "the backend compile needs a C++ compiler" in capsys.readouterr().err
+
+
 def test_benchmark_of_half_precision(tmp_path):
     options = ("--preset", "tiny-7", "--dtype", "bfloat16", "--backend", "eager", "fused")
     assert run(tmp_path / "b.json", *options) == 0

@@ -7,7 +7,9 @@ them run in one process, in rounds: each round times every model on every backen
 from __future__ import annotations
 
 import math
+import os
 import platform
+import shutil
 import statistics
 import tempfile
 import time
@@ -33,7 +35,6 @@ from avhubert_ext.models.presets import encoder_preset, full_name
 
 TEACHER = "teacher-base"
 REFERENCE = "plain"
-MANY = 1000
 PACKAGES = ("torch", "onnxruntime")
 
 Run = Callable[[], object]
@@ -75,8 +76,10 @@ def fused(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
 
 def compiled(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
     """`torch.compile` of the fused encoder, its weights constants."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise InputError("the backend compile needs a C++ compiler: install g++, or use --backend")
     # All encoders share one `forward`, and after eight versions of it PyTorch would stop compiling.
-    torch._dynamo.config.recompile_limit = MANY
+    torch._dynamo.config.recompile_limit = 1000
     run = torch.compile(encoder.fuse(), options={"freezing": True})
     return lambda: run(clip.audio, clip.video)
 
