@@ -173,14 +173,14 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         choices=("eager", "fused", "compile", "onnx"),
         help="fused: batch norm and more folded by `.fuse()`; without any: all",
     )
-    parser.add_argument("--threads", type=_positive, default=1, help="for each model")
-    parser.add_argument("--frames", type=_positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument("--threads", type=positive, default=1, help="for each model")
+    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--rounds", type=_positive, default=9, help="each times everything once")
+    parser.add_argument("--rounds", type=positive, default=9, help="each times everything once")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
