@@ -13,7 +13,9 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["avhubert_ext*", "fairseq_user_dir*", "s3prl_upstream*"]),
-    package_data={"s3prl_upstream": ["pretrain/distiller_av/*.yaml"]},
+    package_data={
+        "s3prl_upstream": ["pretrain/distiller_av/*.yaml", "upstream/avhubert_ext/*.yaml"]
+    },
     install_requires=[
         "torch>=2.6",
         "numpy",

@@ -1,0 +1,122 @@
+"""From what s3prl hands an upstream to the encoder's input, with every check on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avhubert_ext.data.audio import SAMPLES_PER_FRAME, audio_features
+from avhubert_ext.data.dataset import Sample
+from avhubert_ext.data.video import CROP, centre_crop, normalise
+from avhubert_ext.errors import InputError
+
+Array: TypeAlias = Tensor | np.ndarray
+Clip: TypeAlias = Array | tuple[Array | None, Array | None]
+
+INT16_SCALE = 32768
+# int16 samples that only became floats exceed it if they are louder than -60 dB of full scale;
+# noise of unit variance, with which s3prl probes its upstreams, never does.
+LOUDEST = 32.0
+
+
+def read_clips(clips: Sequence[Clip] | Tensor) -> list[Sample]:
+    """Check clips and compute their features.
+
+    A clip is a waveform or a pair (waveform, video) of which one may be None. Waveform: floats
+    [samples], 16 kHz, full scale is 1. Video: uint8 [T, H, W], 25 gray frames a second of the mouth
+    region, H and W at least 88. Tensors on any device, or NumPy arrays.
+    A clip has as many frames as its video, its audio being cut or padded to fit; without video a
+    frame for every 640 samples, the last ones may be fewer.
+    Raises InputError that names the clip by its place in the list.
+    """
+    if not isinstance(clips, (list, tuple, Tensor)) or len(clips) == 0:
+        found = (
+            "an empty list" if isinstance(clips, (list, tuple, Tensor)) else type(clips).__name__
+        )
+        raise InputError(f"the input is {found}: expected a list of at least one waveform or pair")
+    return [read_clip(clip, f"clip {number}") for number, clip in enumerate(clips)]
+
+
+def read_clip(clip: Clip, name: str) -> Sample:
+    """One clip; `name` is for messages."""
+    is_pair = isinstance(clip, (tuple, list)) and len(clip) == 2
+    waveform, video = clip if is_pair else (clip, None)
+    if waveform is None and video is None:
+        raise InputError(f"{name} has neither waveform nor video: give at least one of them")
+    samples = None if waveform is None else read_waveform(waveform, name)
+    frames = None if video is None else read_video(video, name)
+    n_frames = -(-len(samples) // SAMPLES_PER_FRAME) if frames is None else len(frames)
+    audio = None if samples is None else audio_features(samples, n_frames=n_frames)
+    return Sample(
+        None if audio is None else torch.from_numpy(np.ascontiguousarray(audio.T)),
+        None if frames is None else torch.from_numpy(normalise(centre_crop(frames)))[None],
+        n_frames,
+    )
+
+
+def read_waveform(waveform: Array, name: str) -> np.ndarray:
+    """float64 [samples] on the scale of int16, rounded as if read from a file."""
+    samples = as_numpy(waveform, f"{name}: its waveform")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(
+            f"{name}: its waveform is {samples.dtype}, expected floats in [-1, 1]: divide int16 "
+            "samples by 32768; a video belongs into a pair (waveform, video)"
+        )
+    if samples.ndim != 1 or not samples.size:
+        raise InputError(
+            f"{name}: its waveform has shape {list(samples.shape)}, expected [samples], at least "
+            "one: mix channels down, leave empty recordings out"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(
+            f"{name}: its waveform has NaN or infinite samples, expected floats in [-1, 1]: mend "
+            "or leave out the recording"
+        )
+    loudest = np.abs(samples).max()
+    if loudest > LOUDEST:
+        raise InputError(
+            f"{name}: its waveform reaches {loudest:.6g}, expected samples in [-1, 1]: divide "
+            "int16 samples by 32768"
+        )
+    return np.round(samples.astype(np.float64) * INT16_SCALE)
+
+
+def read_video(video: Array, name: str) -> np.ndarray:
+    """uint8 [T, H, W] that the crop fits into."""
+    frames = as_numpy(video, f"{name}: its video")
+    if frames.dtype != np.uint8:
+        raise InputError(
+            f"{name}: its video is {frames.dtype}, expected uint8 gray frames, 0 to 255, neither "
+            "scaled nor normalised"
+        )
+    if frames.ndim != 3 or not len(frames) or min(frames.shape[1:]) < CROP:
+        raise InputError(
+            f"{name}: its video has shape {list(frames.shape)}, expected [T, H, W], at least one "
+            f"gray frame of {CROP}x{CROP} or more: crop the mouth region to 96x96"
+        )
+    return frames
+
+
+def as_numpy(value: object, name: str) -> np.ndarray:
+    """A tensor's or array's content on the CPU, without gradient; floats of a tensor as float64."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return (value.double() if value.is_floating_point() else value).numpy()
+    if isinstance(value, np.ndarray):
+        return value
+    raise InputError(
+        f"{name} is a {type(value).__name__}, expected a tensor or NumPy array; a clip is a "
+        "waveform or a pair (waveform, video)"
+    )
+
+
+def by_streams(samples: list[Sample]) -> list[list[int]]:
+    """Indices of the samples, those with the same streams together."""
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault((sample.audio is None, sample.video is None), []).append(index)
+    return list(groups.values())
