@@ -76,14 +76,17 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
 def _noise(args: argparse.Namespace) -> None:
     from avhubert_ext.data.prepare_noise import prepare_noise
 
-    prepare_noise(args.musan, args.out, args.seed)
+    prepare_noise(args.musan, args.out, args.seed, args.manifests)
     print(f"noise manifests written to {args.out}")
 
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "noise", _noise, "MUSAN -> babble, music and noise manifests")
+    parser = _command(commands, "noise", _noise, "MUSAN -> babble, music, noise, talker lists")
     parser.add_argument("--musan", type=Path, required=True, help="with speech/ music/ noise/")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--manifests", type=Path, help="a corpus from `prepare`, for a second talker as noise"
+    )
     parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
 
 

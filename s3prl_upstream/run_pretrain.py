@@ -37,14 +37,9 @@ def main(arguments: list[str]) -> None:
         rename_finished_states(Path(options.expdir))
     package = s3prl_package()
     sys.path.insert(0, str(package))  # s3prl's scripts import their neighbours by bare names
-    import optimizers
     import pretrain
 
     pretrain.__path__.append(str(HERE / "pretrain"))
-    classes = [c for c in vars(optimizers).values() if isinstance(c, type)]
-    schedules = [c for c in classes if issubclass(c, optimizers._LRSchedule)]
-    # torch >= 2.6 refuses to load other classes; these two kinds are what a state holds.
-    torch.serialization.add_safe_globals([argparse.Namespace, *schedules])
     os.environ[START_FOLDER] = os.getcwd()
     os.chdir(HERE)  # the script lists `pretrain/` of the current folder
     sys.argv = ["run_pretrain.py", *as_arguments(options), *others]

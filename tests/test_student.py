@@ -40,7 +40,7 @@ def test_what_is_no_student_is_refused(student):
 
 def test_a_student_is_stored_without_its_heads(tmp_path):
     student = build_student(LIGHT)
-    with pytest.raises(InputError, match="Student is not stored whole: store its encoder"):
+    with pytest.raises(InputError, match="a student is not stored whole: store its encoder"):
         save_model(tmp_path / "s.safetensors", student)
     save_model(tmp_path / "s.safetensors", student.encoder)
 

@@ -11,31 +11,49 @@ from avhubert_ext.data.noise import hashed_generator
 
 PassIndex = tuple[int, int]  # epoch and utterance: the draws of augmentation belong to both
 
-
-def bucket_by_length(frames: np.ndarray, batch_size: int) -> list[list[int]]:
-    """Indices of utterances, sorted by length and cut into batches of `batch_size`."""
-    order = np.argsort(frames, kind="stable")
-    return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+# Lengths are taken for up to this much longer or shorter than they are: otherwise the same
+# utterances would meet in a batch in every epoch.
+LENGTH_JITTER = 0.1
 
 
-class ResumableBatchSampler(Sampler[list[PassIndex]]):
-    """One epoch of shuffled batches per iteration.
+class BucketBatchSampler(Sampler[list[PassIndex]]):
+    """One epoch of batches per iteration, each of utterances of similar length.
 
-    The order follows from (seed, epoch) alone; the first iteration starts after the first
-    `consumed` batches, counted over all epochs.
+    frames: [N], the utterances' lengths. In training (`shuffle`) batches and their order follow
+    from (seed, epoch) alone, and the first iteration starts after the first `consumed` batches,
+    counted over all epochs. Otherwise every iteration is the same one, of pass 0, shortest first.
     """
 
-    def __init__(self, batches: list[list[int]], seed: int, consumed: int = 0) -> None:
-        self.batches = batches
+    def __init__(
+        self,
+        frames: np.ndarray,
+        batch_size: int,
+        seed: int,
+        consumed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        self.frames = frames
+        self.batch_size = batch_size
         self.seed = seed
-        self.epoch, self.start = divmod(consumed, len(batches))
+        self.shuffle = shuffle
+        self.epoch, self.start = divmod(consumed, len(self))
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.frames) // self.batch_size)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch in their order; one may be smaller than the others."""
+        rng = hashed_generator("batches", self.seed, epoch)
+        lengths = self.frames.astype(float)
+        if self.shuffle:
+            lengths *= rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths))
+        order = np.argsort(lengths, kind="stable")
+        cuts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        numbers = rng.permutation(len(cuts)) if self.shuffle else range(len(cuts))
+        return [cuts[number].tolist() for number in numbers]
 
     def __iter__(self) -> Iterator[list[PassIndex]]:
         epoch, start = self.epoch, self.start
-        self.epoch, self.start = epoch + 1, 0
-        order = hashed_generator("batches", self.seed, epoch).permutation(len(self.batches))
-        for number in order[start:]:
-            yield [(epoch, index) for index in self.batches[number]]
+        self.epoch, self.start = epoch + int(self.shuffle), 0
+        for batch in self.batches(epoch)[start:]:
+            yield [(epoch, index) for index in batch]

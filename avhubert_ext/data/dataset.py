@@ -12,6 +12,7 @@ from torch import Tensor
 from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.cache import load_video_cached
+from avhubert_ext.data.corrupt import check_corrupt
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, hashed_generator
 from avhubert_ext.data.video import CROP, centre_crop, normalise, random_crop_and_flip
@@ -27,6 +28,8 @@ class DataConfig:
     modalities: both, audio or video. augment: random crop and flip (training).
     noise: acoustic noise to add, or None. cache: folder for decoded frames, or None.
     max_frames: longer utterances are cut to a random window of this many frames; None keeps all.
+    keep_clean: also give the audio without the noise.
+    replace_corrupt: give another utterance for one that cannot be read, instead of an error.
     seed, pass_index: the draws follow from them and the utterance id alone.
     """
 
@@ -35,6 +38,8 @@ class DataConfig:
     noise: NoiseConfig | None = None
     cache: Path | None = None
     max_frames: int | None = None
+    keep_clean: bool = False
+    replace_corrupt: bool = False
     seed: int = 1
     pass_index: int = 0
 
@@ -45,11 +50,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Sample:
-    """One utterance: audio [104, T], video [1, T, 88, 88] (None where not used), T frames."""
+    """One utterance of T frames: audio [104, T], video [1, T, 88, 88], None where not used.
+
+    clean_audio: the audio without the noise, None unless asked for. corrupt: why the utterances in
+    whose place this one is given cannot be read.
+    """
 
     audio: Tensor | None
     video: Tensor | None
     frames: int
+    clean_audio: Tensor | None = None
+    corrupt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,13 @@ class Batch:
     audio: Tensor | None
     video: Tensor | None
     padding_mask: Tensor
+    clean_audio: Tensor | None = None
+    corrupt: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on another device."""
+        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 class AVDataset(torch.utils.data.Dataset[Sample]):
@@ -68,6 +86,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         self.utterances = read_manifest(folder / f"{split}.tsv")
         self.config = config
         self.mixer = NoiseMixer(config.noise, split, config.seed) if config.noise else None
+        self.by_length = np.argsort([u.frames for u in self.utterances], kind="stable")
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -85,55 +104,96 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int | PassIndex) -> Sample:
         """Utterance `index`, or `(pass, index)`: the pass fixes the random draws."""
         pass_index, index = index if isinstance(index, tuple) else (self.config.pass_index, index)
-        utterance = self.utterances[index]
+        if not self.config.replace_corrupt:
+            utterance = self.utterances[index]
+            return self._sample(utterance, *self._read(utterance), pass_index)
+        corrupt: list[str] = []
+        for candidate in self._no_longer_than(index):
+            utterance = self.utterances[candidate]
+            try:
+                waveform, video = self._read(utterance)
+            except InputError as error:
+                corrupt.append(str(error))
+                check_corrupt(corrupt, len(self))
+                continue
+            sample = self._sample(utterance, waveform, video, pass_index)
+            return replace(sample, corrupt=tuple(corrupt))
+        raise AssertionError("check_corrupt ends the loop before")
+
+    def _no_longer_than(self, index: int) -> np.ndarray:
+        """All utterances from `index` on to shorter ones; the longest follow the shortest."""
+        rank = int(np.flatnonzero(self.by_length == index)[0])
+        return np.roll(self.by_length[::-1], rank + 1 - len(self))
+
+    def _read(self, utterance: Utterance) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Waveform int16 [N] and frames uint8 [T, H, W], None where not used."""
+        use_audio, use_video = MODALITIES[self.config.modalities]
+        waveform = load_audio(utterance.audio) if use_audio else None
+        video = load_video_cached(utterance.video, self.config.cache) if use_video else None
+        if video is not None and min(video.shape[1:]) < CROP:
+            raise InputError(
+                f"{utterance.video}: frames are {video.shape[1]}x{video.shape[2]}, expected at "
+                f"least {CROP}x{CROP}: crop the mouth region to 96x96 first"
+            )
+        return waveform, video
+
+    def _sample(
+        self,
+        utterance: Utterance,
+        waveform: np.ndarray | None,
+        video: np.ndarray | None,
+        pass_index: int,
+    ) -> Sample:
         c = self.config
         rng = hashed_generator("crop", c.seed, utterance.id, pass_index)
-        use_audio, use_video = MODALITIES[c.modalities]
-        video = load_video_cached(utterance.video, c.cache) if use_video else None
         n_frames = utterance.frames if video is None else len(video)
-        audio = self._audio(utterance, n_frames, pass_index) if use_audio else None
+        noisy = waveform
+        if waveform is not None and self.mixer is not None:
+            noisy = self.mixer(utterance.id, waveform, pass_index)
+        window = slice(0, n_frames)
         if c.max_frames is not None and n_frames > c.max_frames:
             start = int(rng.integers(n_frames - c.max_frames + 1))
             window = slice(start, start + c.max_frames)
-            n_frames = c.max_frames
-            audio = None if audio is None else audio[window]
-            video = None if video is None else video[window]
+
+        def features(samples: np.ndarray) -> Tensor:
+            cut = audio_features(samples, n_frames=n_frames)[window]
+            return torch.from_numpy(np.ascontiguousarray(cut.T))
+
         return Sample(
-            None if audio is None else torch.from_numpy(np.ascontiguousarray(audio.T)),
-            None if video is None else self._video(utterance, video, rng),
-            n_frames,
+            None if noisy is None else features(noisy),
+            None if video is None else self._video(video[window], rng),
+            window.stop - window.start,
+            features(waveform) if c.keep_clean and waveform is not None else None,
         )
 
-    def _audio(self, utterance: Utterance, n_frames: int, pass_index: int) -> np.ndarray:
-        waveform = load_audio(utterance.audio)
-        if self.mixer is not None:
-            waveform = self.mixer(utterance.id, waveform, pass_index)
-        return audio_features(waveform, n_frames=n_frames)
-
-    def _video(self, utterance: Utterance, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        if min(frames.shape[1:]) < CROP:
-            raise InputError(
-                f"{utterance.video}: frames are {frames.shape[1]}x{frames.shape[2]}, expected at "
-                f"least {CROP}x{CROP}: crop the mouth region to 96x96 first"
-            )
+    def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         cropped = random_crop_and_flip(frames, rng) if self.config.augment else centre_crop(frames)
         return torch.from_numpy(normalise(cropped))[None]
 
 
 def collate(samples: list[Sample]) -> Batch:
     """Pad with zeros (in normalised space) to the longest utterance."""
-    longest = max(s.frames for s in samples)
-    padding_mask = torch.arange(longest)[None] >= torch.tensor([s.frames for s in samples])[:, None]
-    audio = video = None
-    if samples[0].audio is not None:
-        audio = torch.zeros(len(samples), samples[0].audio.shape[0], longest)
-        for row, sample in zip(audio, samples, strict=True):
-            row[:, : sample.frames] = sample.audio
-    if samples[0].video is not None:
-        video = torch.zeros(len(samples), 1, longest, CROP, CROP)
-        for row, sample in zip(video, samples, strict=True):
-            row[:, : sample.frames] = sample.video
-    return Batch(audio, video, padding_mask)
+    frames = torch.tensor([s.frames for s in samples])
+    longest = int(frames.max())
+
+    def padded(name: str) -> Tensor | None:
+        tensors = [getattr(s, name) for s in samples]
+        if tensors[0] is None:
+            return None
+        shape = list(tensors[0].shape)
+        shape[1] = longest  # time is the second axis of audio and video alike
+        batch = torch.zeros(len(samples), *shape)
+        for row, tensor in zip(batch, tensors, strict=True):
+            row[:, : tensor.shape[1]] = tensor
+        return batch
+
+    return Batch(
+        padded("audio"),
+        padded("video"),
+        torch.arange(longest)[None] >= frames[:, None],
+        padded("clean_audio"),
+        tuple(reason for s in samples for reason in s.corrupt),
+    )
 
 
 def read_transcripts(folder: Path, split: str, utterances: list[Utterance]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 
 INT16 = np.iinfo(np.int16)
+MAX_DRAWS = 100  # of a noise file by another speaker
 
 
 def hashed_generator(*key: object) -> np.random.Generator:
@@ -72,9 +73,25 @@ class NoiseMixer:
         if rng.random() >= self.config.probability:
             return clean
         files = self.kinds[rng.integers(len(self.kinds))]
-        noise = load_audio(files[rng.integers(len(files))])
+        noise = load_audio(_other_speaker(files, utterance_id, rng))
         noise = np.roll(noise, -int(rng.integers(len(noise))))
         return mix(clean, noise, rng.uniform(*self.config.snr_db))
+
+
+def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generator) -> Path:
+    """A file drawn from those of other speakers: a second talker must not be the first.
+
+    The speaker is the folder that an utterance is in, as in LRS3: `trainval/SPEAKER/CLIP`.
+    """
+    speaker = PurePosixPath(utterance_id).parent.name
+    for _ in range(MAX_DRAWS):
+        file = files[rng.integers(len(files))]
+        if not speaker or file.parent.name != speaker:
+            return file
+    raise InputError(
+        f"{files[0].parent}: hardly a noise file there is of another speaker than {speaker}, who "
+        f"speaks in {utterance_id}; a second talker needs several speakers in every split"
+    )
 
 
 def _noise_files(manifest: Path) -> list[Path]:

@@ -1,6 +1,7 @@
-"""MUSAN in, noise manifests out: babble, music, noise, each split with its own files.
+"""MUSAN and a corpus in, noise manifests out: babble, music, noise, a second talker.
 
-Babble is a mix of up to 30 talkers; a talker's file serves one split only (paper A, section 3.1).
+Each split has its own files. Babble is a mix of up to 30 talkers; a talker's file serves one split
+only (paper A, section 3.1). The second talker is an utterance of the same split.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
 from avhubert_ext.data.files import write_text
+from avhubert_ext.data.manifest import read_manifest
 from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.errors import InputError
 
@@ -19,8 +21,11 @@ BABBLE_TALKERS = 30
 BABBLE_SECONDS = 20
 
 
-def prepare_noise(musan: Path, out: Path, seed: int = 1) -> None:
-    """Write `OUT/{babble,music,noise}/{train,valid,test}.tsv`, one absolute wav path a line."""
+def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None = None) -> None:
+    """Write `OUT/{babble,music,noise}/{train,valid,test}.tsv`, one absolute wav path a line.
+
+    manifests: a corpus' manifest folder; with it also `OUT/talker`, a second talker as noise.
+    """
     babble = {}
     for split, talkers in _by_split(_files(musan, "speech"), seed).items():
         path = out / "babble" / f"{split}.wav"
@@ -29,6 +34,9 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1) -> None:
     kinds = {"babble": babble}
     for kind in ("music", "noise"):
         kinds[kind] = _by_split(_files(musan, kind), seed)
+    if manifests is not None:
+        read = {split: read_manifest(manifests / f"{split}.tsv") for split in SPLITS}
+        kinds["talker"] = {split: [u.audio for u in read[split]] for split in SPLITS}
     for kind, splits in kinds.items():
         for split, files in splits.items():
             lines = "".join(f"{f.absolute()}\n" for f in files)

@@ -32,10 +32,13 @@ FAIRSEQ_PREFIXES = {
     "encoder.bridge.": "bridge.",
     "decoder.network.": "decoder.",
 }
+# Its model of a student holds the library's whole.
+FAIRSEQ_STUDENT = "av_student"
+FAIRSEQ_STUDENT_PREFIXES = {"student.": ""}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an AVHubertEncoder or AVRecognizer."""
+    """The configuration that rebuilds an AVHubertEncoder, AVRecognizer or Student."""
     if isinstance(model, AVRecognizer):
         return {
             "kind": "recognizer",
@@ -44,7 +47,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
         }
     if isinstance(model, AVHubertEncoder):
         return {"kind": "encoder", "encoder": asdict(model.config)}
-    raise InputError(f"a {type(model).__name__} is not stored whole: store its encoder")
+    if isinstance(model, Student):
+        return {
+            "kind": "student",
+            "encoder": asdict(model.encoder.config),
+            "heads": asdict(model.heads.config),
+        }
+    raise InputError(f"a {type(model).__name__} is not a model that can be stored")
 
 
 def build(description: dict[str, Any]) -> nn.Module:
@@ -52,6 +61,9 @@ def build(description: dict[str, Any]) -> nn.Module:
     encoder = EncoderConfig(**description["encoder"])
     if description["kind"] == "encoder":
         return AVHubertEncoder(encoder)
+    if description["kind"] == "student":
+        heads = description["heads"]
+        return Student(encoder, HeadsConfig(tuple(heads["targets"]), heads["teacher_dim"]))
     return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
 
 
@@ -62,6 +74,8 @@ def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
     """
     from safetensors.torch import save
 
+    if isinstance(model, Student):
+        raise InputError(f"{path}: a student is not stored whole: store its encoder")
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).contiguous()
         for name, t in model.state_dict().items()
@@ -81,9 +95,9 @@ def load_model(path: Path | str) -> nn.Module:
     """The AVHubertEncoder or AVRecognizer in a file of any kind.
 
     `.safetensors` of this project; fairseq `.pt` of this project or of the official AV-HuBERT,
-    pretrained or finetuned; s3prl `.ckpt`. Weights come back as float32 on the CPU, the model in
-    eval mode. Raises InputError if the file is missing, truncated, none of these, or does not hold
-    exactly the network's tensors.
+    pretrained or finetuned; s3prl `.ckpt`. A student's prediction heads are dropped. Weights come
+    back as float32 on the CPU, the model in eval mode. Raises InputError if the file is missing,
+    truncated, none of these, or does not hold exactly the network's tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,7 +106,7 @@ def load_model(path: Path | str) -> nn.Module:
     description, state, prefixes = read(path)
     model = _build_for(path, description, len(state))
     _load_exactly(path, model, state, prefixes)
-    return model.eval()
+    return (model.encoder if isinstance(model, Student) else model).eval()
 
 
 def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
@@ -132,10 +146,7 @@ def _read_safetensors(path: Path) -> Contents:
 def _read_torch(path: Path) -> Contents:
     stored = read_torch_file(path)
     if "Student" in stored:
-        state = _tensors(path, stored["Student"])
-        encoder = {n: t for n, t in state.items() if not n.startswith("heads.")}
-        description = {"kind": "encoder", "encoder": stored.get("Student_Encoder")}
-        return description, encoder, {"encoder.": ""}
+        return stored.get("Student_Description"), _tensors(path, stored["Student"]), {}
     config = section(stored, "cfg", "model")
     if config.get("_name") in (avhubert.PRETRAINED, avhubert.FINETUNED):
         state = _tensors(path, stored.get("model"))
@@ -143,9 +154,12 @@ def _read_torch(path: Path) -> Contents:
         used = {n: t for n, t in state.items() if n not in unused}
         return avhubert.description(path, config, state), used, prefixes
     if config.get("description"):
-        return config["description"], _tensors(path, stored.get("model")), FAIRSEQ_PREFIXES
+        student = config.get("_name") == FAIRSEQ_STUDENT
+        prefixes = FAIRSEQ_STUDENT_PREFIXES if student else FAIRSEQ_PREFIXES
+        return config["description"], _tensors(path, stored.get("model")), prefixes
     raise InputError(
-        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq or distiller_av"
+        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student or "
+        "distiller_av"
     )
 
 
@@ -289,20 +303,8 @@ def newest_state(folder: Path) -> Path:
 
 
 def student_states(student: Student) -> dict[str, Any]:
-    """What an s3prl state holds of a student: weights, and the configurations to rebuild it."""
+    """What an s3prl state holds of a student: weights, and the configuration to rebuild it."""
     return {
         "Student": student.state_dict(),
-        "Student_Encoder": asdict(student.encoder.config),
-        "Student_Heads": asdict(student.heads.config),
+        "Student_Description": json.dumps(describe(student)),
     }
-
-
-def student_from_states(states: dict[str, Any]) -> Student:
-    """The inverse of `student_states`."""
-    heads = states["Student_Heads"]
-    student = Student(
-        EncoderConfig(**states["Student_Encoder"]),
-        HeadsConfig(tuple(heads["targets"]), heads["teacher_dim"]),
-    )
-    student.load_state_dict(states["Student"])
-    return student

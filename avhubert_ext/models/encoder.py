@@ -141,19 +141,14 @@ class AVHubertEncoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def _drop_modality(self, audio: Tensor, video: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        drop, which = torch.rand(2).tolist()
-        if drop >= self.config.modality_dropout:
-            return audio, video
-        return (None, video) if which < self.config.audio_dropout else (audio, None)
-
     def join(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
         """Frontends, concatenation (audio first), layer norm and projection: [B, T, D].
 
         A missing stream is zeros after its projection, as in AV-HuBERT.
         """
-        if self.training and audio is not None and video is not None:
-            audio, video = self._drop_modality(audio, video)
+        if self.training:
+            c = self.config
+            audio, video = drop_modality(audio, video, c.modality_dropout, c.audio_dropout)
         a = None if audio is None else self.feature_extractor_audio(audio)
         v = None if video is None else self.feature_extractor_video(video)
         a = torch.zeros_like(v) if a is None else a
@@ -182,6 +177,21 @@ class AVHubertEncoder(nn.Module):
         from avhubert_ext.models.fuse import fused
 
         return fused(self)
+
+
+def drop_modality(
+    audio: Tensor | None, video: Tensor | None, probability: float, audio_probability: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """With `probability` lose one of the two streams, by `audio_probability` the audio.
+
+    One draw a batch; a batch that has one stream only keeps it.
+    """
+    if audio is None or video is None:
+        return audio, video
+    drop, which = torch.rand(2).tolist()
+    if drop >= probability:
+        return audio, video
+    return (None, video) if which < audio_probability else (audio, None)
 
 
 def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None) -> None:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import DecoderConfig
@@ -77,6 +77,45 @@ def preset(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise InputError(f"{kind} preset '{name}' is unknown: choose one of {', '.join(table)}")
     return table[name]
+
+
+def student_preset(student: str | int | Mapping[str, Any]) -> StudentPreset:
+    """A student by name, or as a change to one, as configuration files hold it.
+
+    `{preset: "4", targets: [12], encoder: {ffn: 1024}}`: student 4 with other targets and another
+    width; without `preset` it is student 7 that is changed. Raises InputError where a name or field
+    is unknown.
+    """
+    if not isinstance(student, Mapping):
+        return preset(STUDENTS, str(student), "student")
+    changes = dict(student)
+    base = preset(STUDENTS, str(changes.pop("preset", "7")), "student")
+    check_fields(StudentPreset, changes, "student")
+    if "targets" in changes:
+        changes["targets"] = parse_targets(changes["targets"])
+    if "encoder" in changes:
+        check_fields(EncoderConfig, changes["encoder"], "student: encoder")
+        changes["encoder"] = replace(base.encoder, **changes["encoder"])
+    return replace(base, **changes)
+
+
+def parse_targets(blocks: object) -> tuple[int, ...]:
+    """Teacher blocks from a list of numbers or `"4,8,12"`."""
+    try:
+        numbers = blocks.split(",") if isinstance(blocks, str) else blocks
+        return tuple(int(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise InputError(f"targets {blocks!r}: expected blocks, as in [4, 8, 12]") from None
+
+
+def check_fields(config: type, values: object, where: object) -> None:
+    """Raise an InputError that names the keys of `values` that are no fields of a dataclass."""
+    known = [field.name for field in fields(config)]
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected `name: value` with names of {known}")
+    unknown = [str(name) for name in values if name not in known]
+    if unknown:
+        raise InputError(f"{where}: {', '.join(unknown)} unknown; expected some of {known}")
 
 
 def full_name(name: str) -> str:

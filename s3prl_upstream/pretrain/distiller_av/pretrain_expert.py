@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from avhubert_ext.data.batching import ResumableBatchSampler, bucket_by_length
-from avhubert_ext.data.dataset import AVDataset, Batch, DataConfig, collate
-from avhubert_ext.data.noise import NoiseConfig
-from avhubert_ext.errors import InputError
-from avhubert_ext.losses import distillation_loss
-from avhubert_ext.models.checkpoint import load_avhubert, student_from_states, student_states
-from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import STUDENTS, preset
-from avhubert_ext.models.student import Student, build_student
+from avhubert_ext.data.batching import BucketBatchSampler
+from avhubert_ext.data.corrupt import CorruptUtterances
+from avhubert_ext.data.dataset import AVDataset, Batch, collate
+from avhubert_ext.distillation import distil_batch, mean_terms
+from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.models.checkpoint import load_avhubert, student_states
 
-HERE = Path(__file__).parent
-MODEL_KEYS = ("student", "teacher", "cosine_weight", "modality_dropout")
-OPTIONAL_MODEL_KEYS = ("imagenet",)
-DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
+from .configuration import check_data_keys, data_config, read_model_config, resolve
+from .state import (
+    pack_arguments,
+    pack_schedules,
+    random_state,
+    restore_random_state,
+    unpack_schedules,
+)
+
+show_input_errors_plainly()
 
 
 class UpstreamPretrainExpert(nn.Module):
@@ -39,37 +42,119 @@ class UpstreamPretrainExpert(nn.Module):
         multi_gpu: bool = False,
     ) -> None:
         super().__init__()
-        check_keys(datarc, DATA_KEYS, "pretrain_expert.datarc of the run configuration")
+        if multi_gpu:
+            raise InputError(
+                "--multi_gpu: distiller_av runs on one GPU; leave the option out, or distil on "
+                "several with fairseq-train --task av_distillation"
+            )
+        check_data_keys(datarc)
         self.datarc = datarc
         self.device = device
-        self.config = read_config(upstream_config)
-        self.teacher = load_avhubert(resolve(self.config["teacher"])).requires_grad_(False)
-        if multi_gpu:
-            raise InputError("--multi_gpu: distiller_av runs on one GPU; leave the option out")
-        self.model = new_student(self.config, self.teacher)
+        self.config = read_model_config(upstream_config)
+        encoder = load_avhubert(self.config.teacher)
+        self.model = self.config.new_student(encoder)
+        self.teacher = self.config.new_teacher(encoder)
         self.consumed_batches = 0
-        self.restored_rng: Tensor | None = None
+        self.restored_rng: dict[str, Any] | None = None
+        self.validated_step = 0
 
-    def train(self, mode: bool = True) -> UpstreamPretrainExpert:
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    def get_train_dataloader(self) -> Batches:
+        if self.datarc.get("valid_step"):
+            self.valid_batches = Batches(self.datarc, "valid", shuffle=False)
+        return Batches(self.datarc, "train", True, self.consumed_batches)
 
-    def get_train_dataloader(self) -> DataLoader:
-        rc = self.datarc
-        cache = rc.get("cache_dir")
-        config = DataConfig(
-            augment=True,
-            noise=noise_config(rc),
-            cache=resolve(cache) if cache else None,
-            max_frames=rc["max_frames"],
-            seed=rc["seed"],
+    def forward(
+        self, data: Batch, records: dict[str, list], global_step: int, log_step: int, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, list]]:
+        """The distillation loss of one batch; its terms are collected in `records`."""
+        if self.restored_rng is not None:
+            # Not earlier: building the data loader draws from the same generator.
+            restore_random_state(self.restored_rng)
+            self.restored_rng = None
+        self.consumed_batches += 1
+        loss, terms = distil_batch(self.config, self.teacher, self.model, data.to(self.device))
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss.item()} at step {global_step}: lower the learning rate, or "
+                "switch fp16 off, then go on from the last state with -a"
+            )
+        for name, value in terms.items():
+            records[name].append(value)
+        return loss, records
+
+    def on_before_zero_grad(self) -> None:
+        """Nothing to do between the optimizer's step and the next update."""
+
+    def log_records(
+        self, records: dict[str, list], logger: Any, prefix: str, global_step: int, **kwargs: Any
+    ) -> None:
+        """Mean of each term since the last call, to TensorBoard; a validation where it is due."""
+        for name, values in records.items():
+            mean = torch.stack(values).mean().item()
+            logger.add_scalar(f"{prefix}{name}", mean, global_step=global_step)
+        valid_step = self.datarc.get("valid_step")
+        due = valid_step and global_step // valid_step > self.validated_step // valid_step
+        if due:
+            self.validated_step = global_step
+            means = self.validate()
+            for name, value in means.items():
+                name = f"{prefix.replace('train-', 'valid-')}{name}"
+                logger.add_scalar(name, value, global_step=global_step)
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            tqdm.write(f"[Validation] - step {global_step}: {shown}")
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and terms on the validation split, in eval mode, averaged over its frames."""
+        self.model.eval()
+        results = []
+        for batch in tqdm(self.valid_batches, desc="valid", leave=False, dynamic_ncols=True):
+            data = batch.to(self.device)
+            loss, terms = distil_batch(self.config, self.teacher, self.model, data, training=False)
+            results.append(({"loss": loss, **terms}, int((~data.padding_mask).sum())))
+        self.model.train()
+        return mean_terms(results)
+
+    def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
+        # The runner counts an update only after saving, which would repeat it on resume.
+        all_states["Step"] += 1
+        all_states["Args"] = pack_arguments(all_states["Args"])
+        pack_schedules(all_states["Optimizer"])
+        all_states |= student_states(self.model)
+        all_states["Upstream_Config"] = asdict(self.config)
+        all_states["Consumed_Batches"] = self.consumed_batches
+        all_states["RNG"] = random_state()
+        return all_states
+
+    def load_model(self, all_states: dict[str, Any]) -> None:
+        self.model.load_state_dict(all_states["Student"])
+        unpack_schedules(all_states["Optimizer"])
+        self.consumed_batches = all_states["Consumed_Batches"]
+        self.validated_step = all_states["Step"]
+        self.restored_rng = all_states["RNG"]
+
+
+class Batches:
+    """Batches of a split, one epoch an iteration, as s3prl's runner wants its data loader.
+
+    Utterances that cannot be read are reported, see `CorruptUtterances`.
+    """
+
+    def __init__(
+        self, datarc: dict[str, Any], split: str, shuffle: bool, consumed: int = 0
+    ) -> None:
+        """shuffle: in training, with augmentation; consumed: batches of earlier epochs and runs."""
+        rc = datarc
+        data = AVDataset(Path(resolve(rc["data"])), split, data_config(rc, augment=shuffle))
+        self.corrupt = CorruptUtterances(len(data))
+        sampler = BucketBatchSampler(
+            data.frames(), rc["train_batch_size"], rc["seed"], consumed, shuffle
         )
-        dataset = AVDataset(resolve(rc["data"]), "train", config)
-        batches = bucket_by_length(dataset.frames(), rc["train_batch_size"])
-        return DataLoader(
-            dataset,
-            batch_sampler=ResumableBatchSampler(batches, rc["seed"], self.consumed_batches),
+        # The runner takes the length of this for the number of batches in an epoch.
+        self.dataset = sampler
+        self.loader = DataLoader(
+            data,
+            batch_sampler=sampler,
             num_workers=rc["num_workers"],
             # Forked once, while the process is still small; the epoch comes with each index.
             persistent_workers=rc["num_workers"] > 0,
@@ -79,100 +164,10 @@ class UpstreamPretrainExpert(nn.Module):
             generator=torch.Generator(),
         )
 
-    def forward(
-        self, data: Batch, records: dict[str, list], global_step: int, log_step: int, **kwargs: Any
-    ) -> tuple[Tensor, dict[str, list]]:
-        """The distillation loss of one batch; its terms are collected in `records`."""
-        if self.restored_rng is not None:
-            # Not earlier: building the data loader draws from the same generator.
-            torch.set_rng_state(self.restored_rng)
-            self.restored_rng = None
-        audio, video = data.audio.to(self.device), data.video.to(self.device)
-        padding_mask = data.padding_mask.to(self.device)
-        with torch.no_grad():
-            targets = self.teacher(audio, video, padding_mask).hidden_states
-        predictions = self.model(audio, video, padding_mask).predictions
-        loss, terms = distillation_loss(
-            predictions, targets, padding_mask, self.config["cosine_weight"]
-        )
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {global_step}: lower the learning rate or the "
-                "precision's risk (fp16), then go on from the last state with -a"
-            )
-        self.consumed_batches += 1
-        for name, value in terms.items():
-            records[name].append(value)
-        return loss, records
+    def __len__(self) -> int:
+        return len(self.dataset)
 
-    def on_before_zero_grad(self) -> None:
-        """Nothing to do between the optimizer's step and the next update."""
-
-    def log_records(
-        self,
-        records: dict[str, list],
-        logger: Any,
-        prefix: str,
-        global_step: int,
-        **kwargs: Any,
-    ) -> None:
-        for name, values in records.items():
-            logger.add_scalar(f"{prefix}{name}", sum(values) / len(values), global_step=global_step)
-
-    def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        # The runner counts an update only after saving, which would repeat it on resume.
-        all_states["Step"] += 1
-        all_states |= student_states(self.model)
-        all_states["Upstream_Config"] = self.config
-        all_states["Consumed_Batches"] = self.consumed_batches
-        all_states["RNG"] = torch.get_rng_state()
-        return all_states
-
-    def load_model(self, all_states: dict[str, Any]) -> None:
-        self.model.load_state_dict(student_from_states(all_states).state_dict())
-        self.consumed_batches = all_states["Consumed_Batches"]
-        self.restored_rng = all_states["RNG"]
-
-
-def read_config(upstream_config: str | dict[str, Any]) -> dict[str, Any]:
-    """The model configuration: a dict, or the path of a YAML file."""
-    if isinstance(upstream_config, dict):
-        return upstream_config
-    config = yaml.safe_load(Path(upstream_config).read_text(encoding="utf-8"))
-    check_keys(config, MODEL_KEYS, f"{upstream_config}")
-    unknown = sorted(config.keys() - {*MODEL_KEYS, *OPTIONAL_MODEL_KEYS})
-    if unknown:
-        raise InputError(f"{upstream_config}: {', '.join(unknown)} unknown; mend or remove them")
-    return config
-
-
-def check_keys(section: object, keys: tuple[str, ...], where: str) -> None:
-    """Raise an InputError that names the missing keys of a configuration section."""
-    missing = [key for key in keys if not isinstance(section, dict) or key not in section]
-    if missing:
-        raise InputError(f"{where}: {', '.join(missing)} missing; see the configurations in {HERE}")
-
-
-def resolve(path: str) -> Path:
-    """Relative paths belong to where the launcher was started."""
-    return Path(os.environ.get("S3PRL_START_FOLDER", ".")) / path
-
-
-def noise_config(datarc: dict[str, Any]) -> NoiseConfig | None:
-    """The `noise` section of the run configuration, or None."""
-    noise = datarc.get("noise")
-    if not noise:
-        return None
-    low, high = noise["snr_db"]
-    folders = tuple(resolve(folder) for folder in noise["manifests"])
-    return NoiseConfig(folders, noise["probability"], (low, high))
-
-
-def new_student(config: dict[str, Any], teacher: AVHubertEncoder) -> Student:
-    """The student that the model configuration names, with its modality dropout."""
-    chosen = preset(STUDENTS, str(config["student"]), "student")
-    encoder = replace(chosen.encoder, modality_dropout=config["modality_dropout"])
-    imagenet = config.get("imagenet")
-    return build_student(
-        replace(chosen, encoder=encoder), teacher, resolve(imagenet) if imagenet else None
-    )
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            self.corrupt.add(batch.corrupt)
+            yield batch

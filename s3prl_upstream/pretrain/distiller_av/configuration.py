@@ -1,0 +1,92 @@
+"""The two YAML files of a distillation, in the library's terms."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from avhubert_ext.data.dataset import DataConfig
+from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.distillation import RECEIVERS, DistillationConfig
+from avhubert_ext.errors import InputError
+
+HERE = Path(__file__).parent
+DATARC = "pretrain_expert.datarc of the run configuration"
+DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
+OPTIONAL_DATA_KEYS = ("cache_dir", "noise", "valid_step")
+NOISE_KEYS = ("manifests", "probability", "snr_db")
+OPTIONAL_NOISE_KEYS = ("for",)
+
+
+def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConfig:
+    """The model configuration: the path of a YAML file, or what was read from one.
+
+    Paths in it become absolute.
+    """
+    where = upstream_config if isinstance(upstream_config, str) else "the model configuration"
+    values = upstream_config
+    if isinstance(upstream_config, str):
+        try:
+            values = yaml.safe_load(Path(upstream_config).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+    config = DistillationConfig.from_mapping(values, where)
+    imagenet = resolve(config.imagenet) if config.imagenet else None
+    return replace(config, teacher=resolve(config.teacher), imagenet=imagenet)
+
+
+def check_data_keys(datarc: object) -> None:
+    """Raise an InputError if the section `datarc` of the run configuration is not complete."""
+    check_keys(datarc, DATA_KEYS, OPTIONAL_DATA_KEYS, DATARC)
+
+
+def data_config(datarc: dict[str, Any], augment: bool) -> DataConfig:
+    """How utterances are read, from the section `datarc` of the run configuration."""
+    cache = datarc.get("cache_dir")
+    noise = datarc.get("noise")
+    return DataConfig(
+        augment=augment,
+        noise=noise_config(noise) if noise else None,
+        cache=Path(resolve(cache)) if cache else None,
+        max_frames=datarc["max_frames"],
+        keep_clean=bool(noise) and noise.get("for") == "student",
+        replace_corrupt=True,
+        seed=datarc["seed"],
+    )
+
+
+def noise_config(noise: dict[str, Any]) -> NoiseConfig:
+    """The section `noise` of `datarc`."""
+    where = f"noise in {DATARC}"
+    check_keys(noise, NOISE_KEYS, OPTIONAL_NOISE_KEYS, where)
+    if noise.get("for", "both") not in RECEIVERS:
+        raise InputError(f"{where}: for: {noise['for']!r}: expected one of {', '.join(RECEIVERS)}")
+    try:
+        low, high = noise["snr_db"]
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where}: snr_db {noise['snr_db']!r}: expected [lowest, highest]"
+        ) from None
+    folders = tuple(Path(resolve(folder)) for folder in noise["manifests"])
+    return NoiseConfig(folders, noise["probability"], (low, high))
+
+
+def check_keys(
+    section: object, keys: tuple[str, ...], optional: tuple[str, ...], where: str
+) -> None:
+    """Raise an InputError that names the missing and the unknown keys of a section."""
+    found = section if isinstance(section, dict) else {}
+    missing = [key for key in keys if key not in found]
+    unknown = [str(key) for key in found if key not in (*keys, *optional)]
+    if missing or unknown:
+        wrong = [f"{key} missing" for key in missing] + [f"{key} unknown" for key in unknown]
+        raise InputError(f"{where}: {', '.join(wrong)}; see the configurations in {HERE}")
+
+
+def resolve(path: str | Path) -> str:
+    """An absolute path: relative ones belong to where the launcher was started."""
+    return os.path.abspath(os.path.join(os.environ.get("S3PRL_START_FOLDER", "."), path))
