@@ -15,3 +15,27 @@ noise_kinds() { echo "$1/babble,$1/music,$1/noise"; }
 
 # on_cpu: the flag fairseq needs where there is no GPU.
 on_cpu() { nvidia-smi -L > /dev/null 2>&1 || echo --cpu; }
+
+# step NAME COMMAND...: run one resumable step of the recipe that works in $work.
+step() { python scripts/step.py "$work" "$@"; }
+
+# distil NAME OVERRIDES OPTIONS...: s3prl, teacher -> student; OVERRIDES as for its option -o.
+distil() {
+  local name=$1 overrides=$2
+  local folders="config.pretrain_expert.datarc.data=$work/data"
+  folders+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
+  INPUTS=$shipped/model.safetensors step "$name" \
+    python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/$name" -a \
+    -g $config/distill_model.yaml -c $config/distill_run.yaml -o "$folders$overrides" "${@:3}"
+}
+
+# train NAME TASK OPTIONS...: fairseq-train on the corpus in $work.
+train() {
+  step "$1" fairseq-train "$work/data" --user-dir fairseq_user_dir --task "$2" \
+    --arch av_asr_seq2seq --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
+    --noise-manifests "$(noise_kinds "$work/noise")" $(options $config/common.args) "${@:3}"
+}
+
+# The embedded corpus: settings, and the teacher that ships with the repository.
+config=scripts/config/tiny
+shipped=scripts/models/tiny-teacher

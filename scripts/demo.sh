@@ -27,11 +27,6 @@ case "$*" in
 esac
 scripts/setup.sh
 
-config=scripts/config/tiny
-shipped=scripts/models/tiny-teacher
-cpu=$(on_cpu)
-step() { python scripts/step.py "$work" "$@"; }
-
 echo "teacher: ships with the repository ($shipped), remade by scripts/teacher.sh; the demo starts"
 echo "with its distillation. Folder: $work (logs in $work/log)"
 
@@ -42,24 +37,16 @@ step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
 step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 
 # Teacher -> student, in s3prl.
-folders="config.pretrain_expert.datarc.data=$work/data"
-folders+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
-INPUTS=$shipped/model.safetensors step distill \
-  python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/distill" -a \
-  -g $config/distill_model.yaml -c $config/distill_run.yaml -o "$folders$distill_quickly"
+distil distill "$distill_quickly"
 avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 
 # Student + decoder, then half of it, in fairseq.
-train() { # train NAME TASK OPTIONS...
-  step "$1" fairseq-train "$work/data" --user-dir fairseq_user_dir --task "$2" \
-    --arch av_asr_seq2seq --save-dir "$work/$1" --cache-dir "$work/cache" $cpu \
-    --noise-manifests "$(noise_kinds "$work/noise")" $(options $config/common.args) \
-    "${@:3}" ${train_quickly[@]+"${train_quickly[@]}"}
-}
 train student av_asr $(options $config/finetune.args) \
-  --encoder-checkpoint "$work/student-encoder.safetensors"
+  --encoder-checkpoint "$work/student-encoder.safetensors" \
+  ${train_quickly[@]+"${train_quickly[@]}"}
 train student-sparse-50 av_asr_sparse $(options $config/prune.args) \
-  --finetune-from-model "$work/student/checkpoint_last.pt"
+  --finetune-from-model "$work/student/checkpoint_last.pt" \
+  ${train_quickly[@]+"${train_quickly[@]}"}
 
 # Decode on unseen speakers: two at a time, a thread each.
 mkdir -p "$work/teacher"

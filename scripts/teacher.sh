@@ -5,8 +5,6 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 work=${WORK:-runs/teacher}
-config=scripts/config/tiny
-shipped=scripts/models/tiny-teacher
 
 avhubert-ext synth --out "$work/corpus" --speakers 80 --utterances 40 --seed 1
 avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" --subwords bpe --vocabulary 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +79,7 @@ class UpstreamPretrainExpert(nn.Module):
                 f"the loss is {loss.item()} at step {global_step}: lower the learning rate, or "
                 "switch fp16 off, then go on from the last state with -a"
             )
-        for name, value in terms.items():
+        for name, value in {"loss": loss.detach(), **terms}.items():
             records[name].append(value)
         return loss, records
 
@@ -88,20 +89,24 @@ class UpstreamPretrainExpert(nn.Module):
     def log_records(
         self, records: dict[str, list], logger: Any, prefix: str, global_step: int, **kwargs: Any
     ) -> None:
-        """Mean of each term since the last call, to TensorBoard; a validation where it is due."""
-        for name, values in records.items():
-            mean = torch.stack(values).mean().item()
-            logger.add_scalar(f"{prefix}{name}", mean, global_step=global_step)
+        """Mean of each term since the last call; a validation where it is due.
+
+        Both go to TensorBoard and, a line a call, to `metrics.jsonl` beside the states.
+        """
+        means = {f"train-{n}": torch.stack(v).mean().item() for n, v in records.items()}
         valid_step = self.datarc.get("valid_step")
-        due = valid_step and global_step // valid_step > self.validated_step // valid_step
-        if due:
+        if valid_step and global_step // valid_step > self.validated_step // valid_step:
             self.validated_step = global_step
-            means = self.validate()
-            for name, value in means.items():
-                name = f"{prefix.replace('train-', 'valid-')}{name}"
-                logger.add_scalar(name, value, global_step=global_step)
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            valid = self.validate()
+            means |= {f"valid-{name}": value for name, value in valid.items()}
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in valid.items())
             tqdm.write(f"[Validation] - step {global_step}: {shown}")
+        for name, value in means.items():
+            # The runner logs a `train-loss` of its own, that of the last update.
+            tag = prefix.removesuffix("train-") + name.replace("train-loss", "train-mean-loss")
+            logger.add_scalar(tag, value, global_step=global_step)
+        with (Path(logger.logdir) / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": global_step, **means}) + "\n")
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
