@@ -163,6 +163,14 @@ def test_arrays_tensors_and_sizes_are_one(files: dict[str, Path]) -> None:
     assert expert(stacked)["last_hidden_state"].shape[:2] == (2, 5)
 
 
+def test_samples_between_int16_steps_are_rounded_as_in_a_file(files: dict[str, Path]) -> None:
+    """What lies below a step, such as dither, would fill digital silence in the filter banks."""
+    expert = hubconf.avhubert_local(files["avhubert_local"])
+    steps = (wave(3200) * 32768).round() * (torch.arange(3200) < 2000)
+    expected = expert([steps / 32768])["last_hidden_state"]
+    assert_close(expert([(steps + 0.3) / 32768])["last_hidden_state"], expected)
+
+
 def test_the_module_decides_on_device_and_precision(files: dict[str, Path]) -> None:
     expert = hubconf.avhubert_local(files["avhubert_local"])
     clips = [wave(4000), (wave(3000), mouth(4))]
