@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from avhubert_ext.data.audio import audio_features, load_audio
-from avhubert_ext.data.batching import ResumableBatchSampler, bucket_by_length
+from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_video_cached
+from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.manifest import Utterance, read_manifest, write_manifest
@@ -225,6 +226,33 @@ def test_noise_levels_fill_the_range(noise_folders):
     levels = np.array([snr(clean, mixer(f"u{i}", clean, 0)) for i in range(60)])
     assert levels.min() > -5.2 and levels.max() < 10.2
     assert levels.min() < -2 and levels.max() > 7
+
+
+def test_a_second_talker_is_another_one(tmp_path):
+    """Speakers are the folders, as in LRS3; the noise of a kind without another one is an error."""
+    paths = []
+    for speaker, clips in (("ann", 8), ("bob", 1)):
+        for number in range(clips):
+            path = tmp_path / "trainval" / speaker / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, tone(4000, 400, seed=len(paths)), 16000)
+            paths.append(path)
+    (tmp_path / "train.tsv").write_text("".join(f"{p}\n" for p in paths))
+    mixer = NoiseMixer(NoiseConfig((tmp_path,), 1.0), "train", 1)
+    clean, bob = tone(4000, level=50), load_audio(paths[-1])
+    for number in range(10):
+        added = mixer("trainval/ann/0", clean, number).astype(float) - clean
+        assert spectrum_match(added, bob) > 0.9, "only bob is not ann"
+    (tmp_path / "train.tsv").write_text(f"{paths[-1]}\n")
+    mixer = NoiseMixer(NoiseConfig((tmp_path,), 1.0), "train", 1)
+    with pytest.raises(InputError, match="of another speaker than bob"):
+        mixer("trainval/bob/0", clean, 0)
+
+
+def spectrum_match(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the magnitude spectra: 1 for a signal and a rolled copy of it."""
+    x, y = (np.abs(np.fft.rfft(z.astype(float)))[1:] for z in (a, b))
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
 
 def test_noise_manifest_missing_or_empty(noise_folders):
@@ -442,21 +470,32 @@ def test_collate_of_one_stream():
     assert video.audio is None and not video.padding_mask.any()
 
 
-def test_buckets_hold_every_utterance_once_in_order_of_length():
+def test_batches_hold_every_utterance_once_and_similar_lengths():
+    frames = np.random.default_rng(0).integers(50, 500, 203)
+    sampler = BucketBatchSampler(frames, 4, seed=1)
+    batches = sampler.batches(0)
+    assert len(batches) == len(sampler) == 51
+    assert sorted(len(b) for b in batches) == [3] + [4] * 50
+    assert sorted(i for b in batches for i in b) == list(range(203))
+    real = sum(frames[b].sum() for b in batches)
+    padded = sum(frames[b].max() * len(b) for b in batches)
+    assert real / padded > 0.85, "hardly any padding"
+    assert len({frozenset(b) for b in batches} & {frozenset(b) for b in sampler.batches(1)}) < 10
+
+
+def test_without_shuffling_every_pass_is_the_same_shortest_first():
     frames = np.random.default_rng(0).integers(1, 100, 23)
-    batches = bucket_by_length(frames, 4)
-    assert [len(b) for b in batches] == [4] * 5 + [3]
-    flat = [i for b in batches for i in b]
-    assert sorted(flat) == list(range(23))
-    assert np.all(np.diff(frames[flat]) >= 0)
+    sampler = BucketBatchSampler(frames, 4, seed=1, shuffle=False)
+    first, second = list(sampler), list(sampler)
+    assert first == second and {e for batch in first for e, _ in batch} == {0}
+    flat = [i for batch in first for _, i in batch]
+    assert sorted(flat) == list(range(23)) and np.all(np.diff(frames[flat]) >= 0)
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 5, 6, 7, 13])
 def test_the_sampler_goes_on_exactly_where_it_stopped(consumed):
-    batches = bucket_by_length(np.arange(23), 4)  # 6 batches
-
     def stream(start: int, epochs: int) -> list:
-        sampler = ResumableBatchSampler(batches, seed=3, consumed=start)
+        sampler = BucketBatchSampler(np.arange(23), 4, seed=3, consumed=start)  # 6 batches
         return [batch for _ in range(epochs) for batch in sampler]
 
     whole = stream(0, 4)
@@ -465,15 +504,14 @@ def test_the_sampler_goes_on_exactly_where_it_stopped(consumed):
 
 
 def test_the_sampler_shuffles_anew_each_epoch_and_by_seed():
-    batches = bucket_by_length(np.arange(80), 4)
-    sampler = ResumableBatchSampler(batches, seed=3)
+    sampler = BucketBatchSampler(np.arange(80), 4, seed=3)
     epochs = [list(sampler) for _ in range(3)]
     for number, epoch in enumerate(epochs):
         assert {e for batch in epoch for e, _ in batch} == {number}
         assert sorted(i for batch in epoch for _, i in batch) == list(range(80))
     orders = [[[i for _, i in batch] for batch in epoch] for epoch in epochs]
     assert orders[0] != orders[1] != orders[2]
-    other = [[i for _, i in batch] for batch in ResumableBatchSampler(batches, seed=4)]
+    other = [[i for _, i in batch] for batch in BucketBatchSampler(np.arange(80), 4, seed=4)]
     assert other != orders[0]
 
 
@@ -545,15 +583,89 @@ def test_a_window_is_cut_at_the_same_place_from_both_streams(manifests, tmp_path
 
 def test_workers_give_the_same_batches(manifests, tmp_path):
     dataset = AVDataset(manifests, "train", DataConfig(augment=True, cache=tmp_path, max_frames=8))
-    batches = bucket_by_length(dataset.frames(), 3)
 
     def epoch(workers: int) -> list:
-        sampler = ResumableBatchSampler(batches, seed=1)
+        sampler = BucketBatchSampler(dataset.frames(), 3, seed=1)
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
         return list(loader)
 
     for one, two in zip(epoch(0), epoch(2), strict=True):
         assert torch.equal(one.audio, two.audio) and torch.equal(one.video, two.video)
+
+
+def test_the_clean_audio_beside_the_noisy(manifests, noise):
+    config = DataConfig(noise=NoiseConfig((noise / "babble",), 1.0), max_frames=20, seed=5)
+    noisy = AVDataset(manifests, "train", config)
+    clean = AVDataset(manifests, "train", replace(config, noise=None))
+    both = AVDataset(manifests, "train", replace(config, keep_clean=True))
+    for index in ((0, 0), (0, 1), (3, 0)):
+        assert torch.equal(both[index].audio, noisy[index].audio)
+        assert torch.equal(both[index].clean_audio, clean[index].audio)
+        assert torch.equal(both[index].video, noisy[index].video)
+        assert not torch.equal(both[index].audio, both[index].clean_audio)
+        assert noisy[index].clean_audio is None
+    batch = collate([both[0, 0], both[0, 1]])
+    assert torch.equal(batch.clean_audio[0], both[0, 0].clean_audio)
+
+
+def damaged(manifests: Path, folder: Path, broken: list[int], copies: int = 1) -> AVDataset:
+    """The training split, `copies` times over, with torn videos for the utterances `broken`."""
+    rows = read_manifest(manifests / "train.tsv")
+    rows = [replace(row, id=f"{row.id}-{n}") for n in range(copies) for row in rows]
+    for index in broken:
+        video = folder / f"broken{index}.mp4"
+        video.write_bytes(rows[index].video.read_bytes()[:300])
+        rows[index] = replace(rows[index], video=video)
+    write_manifest(folder / "train.tsv", rows)
+    return AVDataset(folder, "train", DataConfig(replace_corrupt=True, max_frames=8, cache=folder))
+
+
+def test_a_corrupt_utterance_is_replaced_by_another_of_its_length(manifests, tmp_path, caplog):
+    dataset = damaged(manifests, tmp_path, [5], copies=10)
+    order = np.argsort([u.frames for u in dataset.utterances], kind="stable")
+    neighbour = order[list(order).index(5) - 1]  # no longer than the corrupt one
+    found = dataset[2, 5]
+    assert same(found, dataset[2, int(neighbour)]) and found.frames == 8
+    assert len(found.corrupt) == 1 and "broken5.mp4" in found.corrupt[0]
+    assert dataset[2, 6].corrupt == ()
+    counter = CorruptUtterances(len(dataset))
+    sampler = BucketBatchSampler(dataset.frames(), 4, seed=1)
+    loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=1)
+    sizes = []
+    for _ in range(2):
+        for batch in loader:
+            counter.add(batch.corrupt)
+            sizes.append(len(batch.padding_mask))
+    assert sum(sizes) == 2 * len(dataset), "every batch is as large as it should be"
+    reports = [r.message for r in caplog.records if "broken5.mp4" in r.message]
+    assert len(reports) == 1, "reported once, whatever the number of epochs"
+
+
+def test_more_than_one_percent_corrupt_stops_the_run(manifests, tmp_path):
+    dataset = damaged(manifests, tmp_path, [0, 1], copies=10)
+    assert 100 <= len(dataset) < 200, "one corrupt utterance is no more than 1%, two are"
+    counter = CorruptUtterances(len(dataset))
+    counter.add(dataset[0, 0].corrupt)
+    with pytest.raises(InputError, match=r"more than 1% of \d+ utterances cannot be read.*broken"):
+        counter.add([*dataset[0, 0].corrupt, *dataset[0, 1].corrupt])
+
+
+def test_a_manifest_whose_files_are_gone(manifests, tmp_path):
+    rows = read_manifest(manifests / "train.tsv")
+    gone = [replace(row, video=tmp_path / "gone" / row.video.name) for row in rows]
+    write_manifest(tmp_path / "train.tsv", gone)
+    dataset = AVDataset(tmp_path, "train", DataConfig(replace_corrupt=True))
+    with pytest.raises(InputError, match=r"cannot be read.*gone/.*mp4 not found; run"):
+        dataset[0]
+
+
+def test_missing_noise_is_no_corrupt_utterance(manifests, noise, tmp_path):
+    folder = tmp_path / "babble"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("/nowhere/n.wav\n")
+    config = DataConfig(noise=NoiseConfig((folder,), 1.0), replace_corrupt=True)
+    with pytest.raises(InputError, match=r"/nowhere/n\.wav not found"):
+        AVDataset(manifests, "train", config)[0]
 
 
 def test_frames_smaller_than_the_crop_are_refused(tmp_path):

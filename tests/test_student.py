@@ -1,6 +1,5 @@
 """Students: Table 1 by name, any other by preset, and what they start from."""
 
-import importlib.util
 import math
 import os
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from networks import SMALL, clip, randomise
 from safetensors.torch import save_file
 
@@ -16,8 +14,8 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ShuffleNetV2
-from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset
-from avhubert_ext.models.student import HeadsConfig, PredictionHeads, Student, build_student
+from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset, student_preset
+from avhubert_ext.models.student import HeadsConfig, PredictionHeads, build_student
 
 THREE, TWO = (4, 8, 12), (8, 12)
 TABLE_1 = {  # N, D, C, type, visual frontend, targets, initialised by teacher
@@ -277,39 +275,28 @@ def test_imagenet_weights_for_another_student_are_refused(tmp_path):
         build_student(copying, AVHubertEncoder(LIGHT.encoder), path)
 
 
-@pytest.fixture(scope="module")
-def expert():
-    """The module of s3prl's `-u distiller_av`."""
-    folder = ROOT / "s3prl_upstream/pretrain/distiller_av"
-    spec = importlib.util.spec_from_file_location("expert", folder / "pretrain_expert.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_a_change_to_a_preset():
+    assert student_preset(7) is student_preset("7") is STUDENTS["7"]
+    changed = student_preset({"preset": "4", "targets": [12], "encoder": {"ffn": 1024}})
+    assert changed == replace(
+        STUDENTS["4"], targets=(12,), encoder=replace(STUDENTS["4"].encoder, ffn=1024)
+    )
+    assert student_preset({"from_teacher": True}) == replace(STUDENTS["7"], from_teacher=True)
 
 
-def test_s3prl_configuration_names_imagenet_weights(expert, tmp_path, monkeypatch):
-    """A path relative to the start folder, as the teacher's."""
-    monkeypatch.setenv("S3PRL_START_FOLDER", str(tmp_path))
-    state = torchvision_state()
-    torch.save(state, tmp_path / "w.pth")
-    config = {"student": 7, "modality_dropout": 0.25, "imagenet": "w.pth"}
-    student = expert.new_student(config, AVHubertEncoder(TEACHERS["tiny"]))
-    assert isinstance(student, Student) and student.heads.config == HeadsConfig((8, 12), 128)
-    assert student.encoder.config.modality_dropout == 0.25
-    loaded = student.encoder.feature_extractor_video.shufflenet.stage2[0].branch1[0].weight
-    assert torch.equal(loaded, state["stage2.0.branch1.0.weight"])
-
-
-def test_s3prl_configuration_with_an_unknown_key_is_refused(expert, tmp_path):
-    text = "student: 7\nteacher: t\ncosine_weight: 1.0\nmodality_dropout: 0.0\n"
-    path = tmp_path / "model.yaml"
-    for line in ("", "imagenet: w.pth\n", "imagenet: null\n"):
-        path.write_text(text + line)
-        assert expert.read_config(str(path))["student"] == 7
-    path.write_text(text + "imagnet: w.pth\n")
-    with pytest.raises(InputError, match=r"model.yaml: imagnet unknown"):
-        expert.read_config(str(path))
-
-
-def test_the_shipped_configuration_is_complete(expert):
-    assert expert.read_config(str(expert.HERE / "config_model.yaml"))["student"] == "7"
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("8", "student preset '8' is unknown: choose one of 1, 2"),
+        ({"preset": "8"}, "student preset '8' is unknown"),
+        ({"target": [8]}, "student: target unknown; expected some of"),
+        ({"encoder": {"width": 3}}, "student: encoder: width unknown; expected some of"),
+        ({"encoder": 3}, "student: encoder: expected `name: value`"),
+        ({"targets": 8}, "targets 8: expected blocks, as in"),
+        ({"targets": "8,x"}, "targets '8,x': expected blocks"),
+        ({"encoder": {"dim": 13}}, "dim 13: expected a multiple of heads"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(student, message):
+    with pytest.raises(InputError, match=message):
+        student_preset(student)
