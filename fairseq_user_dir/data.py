@@ -12,22 +12,16 @@ from torch import Tensor
 from avhubert_ext.data.dataset import AVDataset, collate
 
 
-class AVSpeechDataset(FairseqDataset):
-    """Utterances with subword targets; sizes are video frames."""
+class AVUtterances(FairseqDataset):
+    """Utterances whose sizes are video frames; in training in random order (`shuffle`)."""
 
-    def __init__(
-        self, dataset: AVDataset, targets: list[Tensor], pad: int, eos: int, shuffle: bool
-    ) -> None:
-        """targets: per utterance int64 [L], ending in eos."""
+    def __init__(self, dataset: AVDataset, shuffle: bool) -> None:
         self.dataset = dataset
-        self.targets = targets
-        self.pad = pad
-        self.eos = eos
         self.shuffle = shuffle
         self.sizes = dataset.frames()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"id": index, "sample": self.dataset[index], "target": self.targets[index]}
+        return {"id": index, "sample": self.dataset[index]}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -64,6 +58,22 @@ class AVSpeechDataset(FairseqDataset):
     def set_epoch(self, epoch: int) -> None:
         if self.shuffle:
             self.dataset.set_pass(epoch)
+
+
+class AVSpeechDataset(AVUtterances):
+    """Utterances with subword targets."""
+
+    def __init__(
+        self, dataset: AVDataset, targets: list[Tensor], pad: int, eos: int, shuffle: bool
+    ) -> None:
+        """targets: per utterance int64 [L], ending in eos."""
+        super().__init__(dataset, shuffle)
+        self.targets = targets
+        self.pad = pad
+        self.eos = eos
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), "target": self.targets[index]}
 
     def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         if not items:

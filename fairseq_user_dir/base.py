@@ -1,0 +1,95 @@
+"""What the tasks share: utterances of a manifest folder, with noise."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import MISSING, open_dict
+
+from avhubert_ext.data.dataset import DataConfig
+from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AVTaskConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING, metadata={"help": "manifest folder, as `avhubert-ext prepare` makes it"}
+    )
+    modalities: str = field(default="both", metadata={"help": "both, audio or video"})
+    noise_manifests: Optional[str] = field(
+        default=None,
+        metadata={"help": "comma-separated folders with {train,valid,test}.tsv of noise wavs"},
+    )
+    noise_prob: float = field(
+        default=0.25, metadata={"help": "probability that an utterance is noised"}
+    )
+    noise_snr: str = field(
+        default="0", metadata={"help": "signal-to-noise ratio in dB, or a range: (-5,20)"}
+    )
+    noise_seed: int = field(
+        default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
+    )
+    cache_dir: Optional[str] = field(
+        default=None, metadata={"help": "folder for decoded frames, to decode a video once"}
+    )
+    reuse_dataloader: bool = field(
+        default=False,
+        metadata={"help": "keep worker processes over epochs; they would not see the epoch change"},
+    )
+
+
+class AVTask(FairseqTask):
+    """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
+
+    @property
+    def target_dictionary(self) -> None:
+        return None
+
+    @property
+    def source_dictionary(self) -> None:
+        return None
+
+    def data_config(self, split: str) -> DataConfig:
+        """How the utterances of a split are read; only `train` is augmented."""
+        return DataConfig(
+            modalities=self.cfg.modalities,
+            augment=split == "train",
+            noise=self._noise(),
+            cache=Path(self.cfg.cache_dir) if self.cfg.cache_dir else None,
+            seed=self.cfg.noise_seed,
+        )
+
+    def _noise(self) -> NoiseConfig | None:
+        if not self.cfg.noise_manifests:
+            logger.info("no --noise-manifests: clean speech only")
+            return None
+        folders = tuple(Path(folder) for folder in self.cfg.noise_manifests.split(","))
+        return NoiseConfig(folders, self.cfg.noise_prob, parse_range(self.cfg.noise_snr))
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
+        model = super().build_model(cfg, from_checkpoint)
+        # The checkpoint must rebuild the network without the files it was started from.
+        with open_dict(cfg):
+            cfg.description = model.description
+        return model
+
+    def max_positions(self) -> None:
+        return None
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """`"0"` -> (0, 0); `"-5,20"` or `"(-5,20)"` -> (-5, 20)."""
+    try:
+        values = [float(v) for v in text.strip("() ").split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 2) or values[0] > values[-1]:
+        raise InputError(f"noise_snr '{text}': expected a number in dB, or a range like (-5,20)")
+    return values[0], values[-1]
