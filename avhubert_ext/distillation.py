@@ -54,8 +54,8 @@ class DistillationConfig:
     imagenet: str | Path | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("modality_dropout_for", self.modality_dropout_for, RECEIVERS)
-        _check_choice("teacher_precision", self.teacher_precision, PRECISIONS)
+        check_choice("modality_dropout_for", self.modality_dropout_for, RECEIVERS)
+        check_choice("teacher_precision", self.teacher_precision, PRECISIONS)
         for name in ("cosine_weight", "modality_dropout", "audio_dropout"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
@@ -92,7 +92,8 @@ class DistillationConfig:
         return Teacher(encoder, targets, self.final_norm, self.teacher_precision)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise an InputError that lists the choices if `value` is none of them."""
     if value not in choices:
         raise InputError(f"{name} {value!r}: expected one of {', '.join(choices)}")
 

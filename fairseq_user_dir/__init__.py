@@ -1,19 +1,24 @@
 """fairseq plugin: `fairseq-train --user-dir fairseq_user_dir ...`.
 
-Importing it registers the tasks and models below; fairseq imports `tasks/` and `models/` itself.
+Importing it registers the tasks, models and criterions below; fairseq imports `tasks/` and
+`models/` itself.
 """
 
 import argparse
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import options
 from fairseq.file_io import PathManager
 
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import show_input_errors_plainly
+
+from .criterions import av_distillation  # noqa: F401 (fairseq does not look into `criterions/`)
 
 show_input_errors_plainly()
 
@@ -33,3 +38,18 @@ def _copy_whole(source: str, target: str, overwrite: bool = False, **kwargs: Any
 # fairseq copies checkpoint_last.pt and checkpoint_best.pt in place: killed meanwhile, it would
 # leave a torn file that no rerun gets past.
 PathManager.copy = staticmethod(_copy_whole)
+
+_parse_args_and_arch = options.parse_args_and_arch
+
+
+def _parse_bf16_for_any_device(*args: Any, **kwargs: Any) -> Any:
+    parsed = _parse_args_and_arch(*args, **kwargs)
+    found = parsed[0] if isinstance(parsed, tuple) else parsed
+    if getattr(found, "bf16", False) and "--tpu" not in sys.argv:
+        found.tpu = False
+    return parsed
+
+
+# fairseq's command lines take --bf16 for the wish for a TPU, and end with an error where there is
+# none; its trainer can do it on GPUs and CPUs.
+options.parse_args_and_arch = _parse_bf16_for_any_device

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -47,6 +47,10 @@ class AVTaskConfig(FairseqDataclass):
 
 class AVTask(FairseqTask):
     """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
+
+    @classmethod
+    def setup_task(cls, cfg: AVTaskConfig, **kwargs: Any) -> "AVTask":
+        return cls(cfg)
 
     @property
     def target_dictionary(self) -> None:

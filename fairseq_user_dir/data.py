@@ -100,3 +100,24 @@ class AVSpeechDataset(AVUtterances):
             },
             "target": pad(move_eos=False),
         }
+
+
+class DistillationUtterances(AVUtterances):
+    """Utterances without targets, in the library's own batches."""
+
+    def __init__(self, dataset: AVDataset, split: str, shuffle: bool) -> None:
+        super().__init__(dataset, shuffle)
+        self.split = split
+
+    def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        if not items:
+            return {}
+        batch = collate([item["sample"] for item in items])
+        return {
+            "id": [item["id"] for item in items],
+            "split": self.split,
+            "nsentences": len(items),
+            "ntokens": int((~batch.padding_mask).sum()),
+            # Not a container that fairseq knows: it leaves the inputs in float32, for the teacher.
+            "batch": batch,
+        }

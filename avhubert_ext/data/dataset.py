@@ -46,6 +46,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.modalities not in MODALITIES:
             raise InputError(f"modalities '{self.modalities}': expected both, audio or video")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise InputError(f"max_frames {self.max_frames}: expected at least 1 video frame")
 
 
 @dataclass(frozen=True)
