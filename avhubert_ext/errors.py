@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from types import TracebackType
 
 
@@ -21,6 +22,8 @@ def show_input_errors_plainly() -> None:
         if issubclass(kind, InputError):
             # A worker process wraps the message into its traceback: the last line is ours.
             line = str(error).strip().splitlines()[-1]
+            # Progress bars in there are drawn a last time when they go: not after the error.
+            traceback.clear_frames(trace)
             print(f"error: {line.removeprefix(_QUALIFIED)}", file=sys.stderr)
         elif isinstance(error, OSError) and error.filename:
             print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

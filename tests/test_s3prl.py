@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from conftest import ROOT, run, run_well
 
-from avhubert_ext.models.checkpoint import load_avhubert, save_model
+from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
+from avhubert_ext.data.manifest import read_manifest, write_manifest
+from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import build, load_avhubert, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import TEACHERS, encoder_preset
+from avhubert_ext.models.presets import STUDENTS, TEACHERS, encoder_preset
 from avhubert_ext.models.torch_file import read_torch_file
+from s3prl_upstream.launch import s3prl_package
+from s3prl_upstream.pretrain.distiller_av import configuration
+from s3prl_upstream.run_pretrain import rename_finished_states
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +45,7 @@ def setting(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFacto
             "datarc": {
                 "data": str(manifests), "cache_dir": str(folder / "cache"),
                 "train_batch_size": 3, "max_frames": 40, "num_workers": 0, "seed": 1,
+                "valid_step": 2,
                 "noise": {
                     "manifests": [str(noise / "babble")], "probability": 0.5, "snr_db": [0, 10]
                 },
@@ -47,7 +59,7 @@ def setting(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFacto
 def model_config(teacher: Path) -> dict[str, object]:
     return {
         "student": "tiny-7", "teacher": str(teacher), "cosine_weight": 1.0,
-        "modality_dropout": 0.25,
+        "modality_dropout": 0.25, "teacher_precision": "float32",
     }  # fmt: skip
 
 
@@ -140,25 +152,218 @@ def test_several_gpus_are_refused(setting: Path, tmp_path: Path) -> None:
     assert "one GPU" in result.stdout.strip().splitlines()[-1]
 
 
-def test_missing_key_and_missing_file_are_named(setting: Path, tmp_path: Path) -> None:
-    write_yaml(tmp_path / "model.yaml", {"student": "tiny-7"})
-    command = distil_command(setting, tmp_path / "out")
-    command[command.index("-g") + 1] = tmp_path / "model.yaml"
-    line = run(*command).stdout.strip().splitlines()[-1]
-    assert line.startswith(f"error: {tmp_path}/model.yaml: teacher, cosine_weight")
-    command[command.index("-g") + 1] = tmp_path / "nowhere.yaml"
+def distil_badly(setting: Path, out: Path, *options: object, model: Path | None = None) -> str:
+    """The last line that a distillation prints before it fails."""
+    command = distil_command(setting, out, *options)
+    if model is not None:
+        command[command.index("-g") + 1] = model
     result = run(*command)
-    assert result.returncode != 0 and "nowhere.yaml" in result.stdout.strip().splitlines()[-1]
+    assert result.returncode != 0, result.stdout[-2000:]
+    return result.stdout.strip().splitlines()[-1]
 
 
-def test_the_finished_state_is_the_one_to_go_on_from(setting: Path, tmp_path: Path) -> None:
-    """s3prl names it by the epoch and would then prefer an older one."""
-    spec = importlib.util.spec_from_file_location(
-        "launcher", ROOT / "s3prl_upstream/run_pretrain.py"
+def test_missing_key_and_missing_file_are_named(setting: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.yaml"
+    write_yaml(model, {"student": "tiny-7"})
+    line = distil_badly(setting, tmp_path / "out", model=model)
+    assert line == f"error: {model}: teacher missing; name the teacher's checkpoint"
+    line = distil_badly(setting, tmp_path / "out", model=tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml" in line
+
+
+def test_a_student_that_does_not_fit_its_teacher_is_refused(setting: Path, tmp_path: Path) -> None:
+    student = {"preset": "tiny-7", "from_teacher": True}
+    write_yaml(
+        tmp_path / "model.yaml",
+        {**model_config(setting / "teacher.safetensors"), "student": student},
     )
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
+    line = distil_badly(setting, tmp_path / "out", model=tmp_path / "model.yaml")
+    assert line.startswith("error: the student cannot start from this teacher")
+
+
+def test_an_exploding_loss_keeps_the_last_good_state(setting: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    explode = "config.optimizer.lr=1e30,,config.optimizer.warmup_proportion=0.0"
+    line = distil_badly(setting, out, "-o", explode)
+    assert line.startswith("error: ") and "lower the learning rate" in line
+    assert list(out.glob("states-*.ckpt")) == [], "nothing that is not finite is kept"
+
+
+def large(manifests: Path, folder: Path, broken: int, missing: int = 0) -> Path:
+    """The manifests with 120 utterances to train on, some with a torn or a missing video."""
+    shutil.copytree(manifests, folder)
+    rows = read_manifest(manifests / "train.tsv")
+    rows = [replace(row, id=f"{row.id}-{n}") for n in range(10) for row in rows][:120]
+    for number in range(broken + missing):
+        video = folder / f"broken{number}.mp4"
+        if number < broken:
+            video.write_bytes(rows[number].video.read_bytes()[:300])
+        rows[number] = replace(rows[number], video=video)
+    write_manifest(folder / "train.tsv", rows)
+    return folder
+
+
+def test_a_corrupt_utterance_is_named_once_and_replaced(
+    setting: Path, manifests: Path, tmp_path: Path
+) -> None:
+    data = large(manifests, tmp_path / "data", broken=1)
+    printed = run_well(
+        *distil_command(
+            setting, tmp_path / "out", "-o",
+            f"config.pretrain_expert.datarc.data='{data}',,config.runner.n_epochs=2,,"
+            "config.pretrain_expert.datarc.train_batch_size=24,,config.runner.log_step=1,,"
+            "config.pretrain_expert.datarc.num_workers=1,,"
+            "config.pretrain_expert.datarc.max_frames=4,,config.runner.save_step=2",
+        )
+    )  # fmt: skip
+    assert "Training for 2 epochs, which is equivalent to 5 steps" in printed
+    assert (
+        len(re.findall(r"left out, another utterance takes its place: .*broken0\.mp4", printed))
+        == 1
+    )
+    assert last_state(tmp_path / "out")["Consumed_Batches"] == 10
+
+
+def test_a_manifest_whose_files_are_gone_stops_the_run(
+    setting: Path, manifests: Path, tmp_path: Path
+) -> None:
+    data = large(manifests, tmp_path / "data", broken=0, missing=120)
+    line = distil_badly(
+        setting, tmp_path / "out", "-o", f"config.pretrain_expert.datarc.data='{data}'"
+    )
+    assert line.startswith("error: more than 1% of 120 utterances cannot be read")
+    assert "not found" in line
+
+
+def test_per_block_terms_are_logged_and_validation_is_right(
+    setting: Path, distilled: Path, manifests: Path, noise: Path
+) -> None:
+    events = b"".join(path.read_bytes() for path in distilled.glob("events.out.*"))
+    kinds = [f"{term}_{block}" for term in ("l1", "cosine_similarity") for block in (8, 12)]
+    for name in ("loss", *kinds):
+        assert f"distiller_av/valid-{name}".encode() in events
+    for name in ("loss", "mean-loss", *kinds):
+        assert f"distiller_av/train-{name}".encode() in events
+    lines = [json.loads(line) for line in (distilled / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [("valid-loss" in line) for line in lines] == [False, True, False, True]
+
+    state = last_state(distilled)
+    student = build(json.loads(state["Student_Description"])).eval()
+    student.load_state_dict(state["Student"])
+    config = DataConfig(noise=NoiseConfig((noise / "babble",), 0.5, (0, 10)), max_frames=40)
+    data = AVDataset(manifests, "valid", config)
+    teacher = load_avhubert(setting / "teacher.safetensors")
+    similarity = []
+    with torch.no_grad():
+        for index in range(len(data)):
+            one = collate([data[index]])
+            target = teacher(one.audio, one.video).hidden_states[12]
+            predicted = student(one.audio, one.video).predictions[12]
+            similarity.append(F.cosine_similarity(predicted, target, dim=-1)[0])
+    expected = torch.cat(similarity).mean().item()
+    assert lines[-1]["valid-cosine_similarity_12"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_states_hold_nothing_but_tensors_and_containers(distilled: Path) -> None:
+    """So the stock script of s3prl can resume from them with PyTorch's safety on."""
+    code = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
+    for state in distilled.glob("states-*.ckpt"):
+        run_well("python", "-c", code, state)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """s3prl's package as in a checkout, with the plugin linked into it."""
+    folder = tmp_path_factory.mktemp("checkout") / "s3prl"
+    shutil.copytree(s3prl_package(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "pretrain/distiller_av").symlink_to(ROOT / "s3prl_upstream/pretrain/distiller_av")
+    return folder
+
+
+def test_the_stock_script_with_a_link_gives_and_resumes_the_same(
+    setting: Path, distilled: Path, checkout: Path, tmp_path: Path
+) -> None:
+    stock = [
+        "python", "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", tmp_path / "out",
+        "-g", setting / "model.yaml", "-c", setting / "run.yaml", "--device", "cpu",
+    ]  # fmt: skip
+    run_well(*stock, cwd=checkout)
+    (tmp_path / "out/states-2.ckpt").rename(tmp_path / "kept.ckpt")
+    straight = last_state(distilled)
+    assert_same_weights(straight, last_state(tmp_path / "out"))
+    for state in (tmp_path / "out").glob("states-*.ckpt"):
+        state.unlink()
+    printed = run_well(*stock, "-e", tmp_path / "kept.ckpt", cwd=checkout)
+    assert "Resume from" in printed and last_state(tmp_path / "out")["Step"] == 4
+    assert_same_weights(straight, last_state(tmp_path / "out"))
+
+
+def assert_same_weights(one: dict, two: dict) -> None:
+    different = [n for n, t in one["Student"].items() if not torch.equal(t, two["Student"][n])]
+    assert different == []
+
+
+def test_the_finished_state_is_the_one_to_go_on_from(tmp_path: Path) -> None:
+    """s3prl names it by the epoch and would then prefer an older one."""
     torch.save({"Step": 40}, tmp_path / "states-epoch-3.ckpt")
     torch.save({"Step": 30}, tmp_path / "states-30.ckpt")
-    launcher.rename_finished_states(tmp_path)
+    rename_finished_states(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["states-30.ckpt", "states-40.ckpt"]
+
+
+# ---- the shipped configurations
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3", "4", "5", "6", "7"])
+def test_shipped_configurations_of_the_students(number: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("S3PRL_START_FOLDER", str(tmp_path))
+    name = "config_model.yaml" if number == "7" else f"config_model_{number}.yaml"
+    config = configuration.read_model_config(str(configuration.HERE / name))
+    assert config.preset() is STUDENTS[number]
+    assert config.teacher == str(tmp_path / "teacher.safetensors")
+    assert (config.cosine_weight, config.final_norm, config.modality_dropout) == (1.0, False, 0.0)
+
+
+def test_shipped_configuration_of_the_run_is_the_papers() -> None:
+    run_config = yaml.safe_load((configuration.HERE / "config_runner.yaml").read_text())
+    runner, optimizer = run_config["runner"], run_config["optimizer"]
+    datarc = run_config["pretrain_expert"]["datarc"]
+    assert (runner["total_steps"], runner["gradient_accumulate_steps"]) == (100_000, 6)
+    assert (datarc["train_batch_size"], runner["fp16"]) == (4, True)
+    assert (optimizer["lr"], optimizer["warmup_proportion"]) == (2e-4, 0.14)
+    configuration.check_data_keys(datarc)
+    assert configuration.data_config(datarc, augment=True).noise is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": None, "nois": {}}, "datarc of the run configuration: nois unknown"),
+        ({"noise": {"manifests": ["a"]}}, "probability missing, snr_db missing"),
+        ({"noise": {"for": "teacher"}}, "for: 'teacher': expected one of both, student"),
+        ({"noise": {"snr_db": 0}}, r"snr_db 0: expected \[lowest, highest\]"),
+    ],
+)
+def test_run_configurations_that_make_no_sense(changes: dict, message: str) -> None:
+    noise = {"manifests": ["a"], "probability": 0.25, "snr_db": [0, 0]}
+    datarc = {
+        "data": "d", "train_batch_size": 4, "max_frames": 9, "num_workers": 0, "seed": 1,
+    }  # fmt: skip
+    if "noise" in changes and len(changes["noise"]) == 1 and "manifests" not in changes["noise"]:
+        changes = {"noise": {**noise, **changes["noise"]}}
+    with pytest.raises(InputError, match=message):
+        configuration.check_data_keys({**datarc, **changes})
+        configuration.data_config({**datarc, **changes}, augment=True)
+
+
+def test_noise_for_the_student_alone_keeps_the_clean_audio() -> None:
+    noise = {"manifests": ["a", "b"], "probability": 0.5, "snr_db": [-5, 5], "for": "student"}
+    datarc = {
+        "data": "d", "train_batch_size": 4, "max_frames": 9, "num_workers": 0, "seed": 3,
+        "noise": noise,
+    }  # fmt: skip
+    config = configuration.data_config(datarc, augment=True)
+    assert config.keep_clean and config.noise.snr_db == (-5, 5) and config.seed == 3
+    both = {**datarc, "noise": {**noise, "for": "both"}}
+    assert not configuration.data_config(both, augment=True).keep_clean

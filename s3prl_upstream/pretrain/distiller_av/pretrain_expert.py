@@ -121,6 +121,12 @@ class UpstreamPretrainExpert(nn.Module):
         return mean_terms(results)
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
+        """Raises InputError where the student's weights are not finite: no such state is kept."""
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise InputError(
+                "the student's weights are no longer finite: lower the learning rate, or switch "
+                "fp16 off, then go on from the last state with -a"
+            )
         # The runner counts an update only after saving, which would repeat it on resume.
         all_states["Step"] += 1
         all_states["Args"] = pack_arguments(all_states["Args"])
