@@ -183,6 +183,48 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
 
 
+def _benchmark_distillation(args: argparse.Namespace) -> None:
+    import json
+
+    from avhubert_ext.data.files import write_text
+    from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, text_table
+
+    report = benchmark_distillation(
+        args.student,
+        args.teacher,
+        args.batch_size,
+        args.frames,
+        args.threads,
+        args.rounds,
+        args.teacher_precision,
+    )
+    print(text_table(report))
+    write_text(args.out, json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {args.out}")
+
+
+def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "benchmark-distillation",
+        _benchmark_distillation,
+        "time an update of a distillation beside a plain training loop on the CPU",
+    )
+    parser.add_argument("--student", default="7", help="preset: 1 ... 7, tiny-7")
+    parser.add_argument("--teacher", default="teacher", help="preset: teacher, teacher-tiny")
+    parser.add_argument("--batch-size", type=positive, default=4, help="utterances an update")
+    parser.add_argument("--frames", type=positive, default=100, help="of each utterance")
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=5, help="each times both once")
+    parser.add_argument(
+        "--teacher-precision",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="auto: bfloat16 where the hardware has it",
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -208,6 +250,37 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         required=True,
         metavar=("NAME", "CHECKPOINT", "DECODED"),
         help="DECODED holds a folder with fairseq-generate's results for each condition; repeat",
+    )
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.compare import compare
+
+    decoded = [(name, Path(folder)) for name, folder in args.model]
+    print(compare(decoded, args.distillation, args.out))
+    print(f"\nwritten: {args.out / 'compare.json'}, {args.out / 'compare.png'}")
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "compare", _compare, "mean and spread of models trained with several seeds"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+    parser.add_argument(
+        "--model",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("NAME", "DECODED"),
+        help="DECODED as for `report`; the same NAME again is another run of that model",
+    )
+    parser.add_argument(
+        "--distillation",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="experiment folders of s3prl, to draw their curves",
     )
 
 
@@ -239,7 +312,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_complexity(commands)
     _add_benchmark(commands)
+    _add_benchmark_distillation(commands)
     _add_report(commands)
+    _add_compare(commands)
     return parser
 
 

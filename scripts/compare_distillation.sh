@@ -35,7 +35,7 @@ done
 for name in distilled scratch scratch-long; do
   for seed in $seeds; do
     models+=("$name-$seed")
-    reported+=(--model "$name" "$work/$name-$seed/checkpoint_last.pt" "$work/decoded/$name-$seed")
+    reported+=(--model "$name" "$work/decoded/$name-$seed")
   done
 done
 

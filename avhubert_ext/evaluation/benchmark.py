@@ -109,26 +109,31 @@ BACKENDS: dict[str, Callable[[AVHubertEncoder, Clip, int], Run]] = {
 
 
 def plain_forward(encoder: AVHubertEncoder, clip: Clip) -> Tensor:
-    """AV-HuBERT's network (ResNet-18, transformer) computed as its formulas read: [B, T, D].
+    """AV-HuBERT's network (ResNet-18, transformer) computed as its formulas read: [B, T, D]."""
+    return encoder.encoder.layer_norm(plain_hidden_states(encoder, clip.audio, clip.video)[-1])
+
+
+def plain_hidden_states(encoder: AVHubertEncoder, audio: Tensor, video: Tensor) -> list[Tensor]:
+    """As `AVHubertEncoder.hidden_states`, each [B, T, D]; without padding.
 
     3D convolution, normalisation and pooling in the stem, attention by softmax, time first: what a
     research implementation does, and what this library's encoder must not be slower than.
     """
     frontend = encoder.feature_extractor_video
     convolution, norm, activation, _ = frontend.resnet.frontend3D
-    x = F.conv3d(clip.video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
+    x = F.conv3d(video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
     x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     x = F.max_pool3d(activation(x), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
     batch, channels, frames, height, width = x.shape
     x = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
     x = frontend.resnet.trunk(x).mean(dim=(2, 3)).view(batch, frames, -1)
-    streams = [encoder.feature_extractor_audio(clip.audio), frontend.proj(x)]
-    x = encoder.post_extract_proj(encoder.layer_norm(torch.cat(streams, dim=-1)))
-    x = x + encoder.encoder.pos_conv(x)
-    x = x.transpose(0, 1)  # [T, B, D]
+    streams = [encoder.feature_extractor_audio(audio), frontend.proj(x)]
+    states = [encoder.post_extract_proj(encoder.layer_norm(torch.cat(streams, dim=-1)))]
+    x = (states[0] + encoder.encoder.pos_conv(states[0])).transpose(0, 1)  # [T, B, D]
     for block in encoder.encoder.layers:
         x = _plain_block(block, x)
-    return encoder.encoder.layer_norm(x.transpose(0, 1))
+        states.append(x.transpose(0, 1))
+    return states
 
 
 def _plain_block(block: TransformerBlock, x: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ def benchmark(
                 run()
                 times.setdefault(key, []).append(time.perf_counter() - start)
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "threads": threads,
         "frames": frames,
         "dtype": str(dtype).removeprefix("torch."),
@@ -214,7 +219,7 @@ def _timings(times: dict[tuple[str, str], list[float]], clip_seconds: float) -> 
     return timings
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
     found = {"cpu": _cpu(), "platform": platform.platform()}
     for package in PACKAGES:
         try:

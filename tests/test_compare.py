@@ -1,0 +1,82 @@
+"""Runs with several seeds, and the benchmark of a distillation."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_well
+from networks import SMALL, clip, randomise
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.benchmark import plain_hidden_states
+from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, plain_loss
+from avhubert_ext.evaluation.compare import compare, read_metrics
+from avhubert_ext.evaluation.report import CONDITIONS
+from avhubert_ext.losses import distillation_loss
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.student import HeadsConfig, Student
+
+
+def decode(folder: Path, wrong: int) -> Path:
+    """What fairseq-generate leaves of ten words, `wrong` of them wrong, in every condition."""
+    hypothesis = " ".join(["b"] * wrong + ["a"] * (10 - wrong))
+    for condition in CONDITIONS:
+        (folder / condition).mkdir(parents=True)
+        (folder / condition / "generate-test.txt").write_text(
+            f"T-0\t{' '.join(['a'] * 10)}\nD-0\t-1.0\t{hypothesis}\nGenerate test: WER: 0\n"
+        )
+    return folder
+
+
+def test_mean_spread_and_curves(tmp_path: Path) -> None:
+    runs = [("one", decode(tmp_path / f"one{n}", n)) for n in (1, 2, 6)]
+    runs.append(("two", decode(tmp_path / "two", 5)))
+    distillation = tmp_path / "distil"
+    distillation.mkdir()
+    entries = [
+        {"step": 1, "train-loss": 3.0},
+        {"step": 2, "train-loss": 9.0},
+        {"step": 2, "train-loss": 2.0, "valid-loss": 2.5, "valid-cosine_similarity_8": 0.5},
+    ]
+    (distillation / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    table = compare(runs, [distillation], tmp_path / "out")
+    spread = statistics.stdev([10.0, 20.0, 60.0])
+    assert f"30.00 +- {spread:.2f}" in table and "50.00 +- 0.00" in table
+    content = json.loads((tmp_path / "out/compare.json").read_text())
+    assert content["wer"]["one"]["clean"] == [10.0, 20.0, 60.0]
+    assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
+    assert [m["train-loss"] for m in read_metrics(distillation)] == [3.0, 2.0], "resumed at 2"
+    with pytest.raises(InputError, match=r"metrics\.jsonl not found"):
+        read_metrics(tmp_path)
+
+
+def test_the_plain_loop_computes_the_same() -> None:
+    teacher = randomise(AVHubertEncoder(SMALL))
+    audio, video = clip(frames=6)
+    expected = teacher(audio, video).hidden_states
+    for plain, state in zip(plain_hidden_states(teacher, audio, video), expected, strict=True):
+        torch.testing.assert_close(plain, state, rtol=1e-3, atol=1e-3)
+    torch.manual_seed(0)
+    student = Student(SMALL, HeadsConfig((1, 2), SMALL.dim)).eval()
+    loss, _ = distillation_loss(
+        student(audio, video).predictions, dict(enumerate(expected)), padding_mask=None
+    )
+    assert plain_loss(teacher, student, audio, video).item() == pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_benchmark_of_a_distillation(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    report = benchmark_distillation("tiny-7", "teacher-tiny", 2, 5, 1, 1, "float32")
+    torch.set_num_threads(threads)
+    assert report["speed_up"] == report["seconds"]["plain"] / report["seconds"]["ours"] > 0
+    assert all(seconds > 0 for seconds in report["parts"].values())
+    printed = run_well(
+        "avhubert-ext", "benchmark-distillation", "--student", "tiny-7", "--teacher",
+        "teacher-tiny", "--batch-size", 1, "--frames", 5, "--rounds", 1, "--out",
+        tmp_path / "b.json",
+    )  # fmt: skip
+    assert "times as fast" in printed and json.loads((tmp_path / "b.json").read_text())["parts"]
