@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import (
+    FAIRSEQ_STUDENT,
     METADATA_KEY,
     build,
     convert,
@@ -108,11 +109,16 @@ def every_kind(folder: Path) -> dict[str, AVHubertEncoder | AVRecognizer]:
     save_model(folder / "recognizer.safetensors", recognizer)
     save_fairseq(folder / "recognizer.pt", recognizer)
     torch.save(student_states(student), folder / "states-1.ckpt")
+    # Of fairseq's checkpoint what is read; test_fairseq_distillation.py has whole ones.
+    config = {"_name": FAIRSEQ_STUDENT, "description": json.dumps(describe(student))}
+    state = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    torch.save({"cfg": {"model": config}, "model": state}, folder / "student.pt")
     return {
         "encoder.safetensors": encoder,
         "recognizer.safetensors": recognizer,
         "recognizer.pt": recognizer,
         "states-1.ckpt": student.encoder,
+        "student.pt": student.encoder,
     }
 
 

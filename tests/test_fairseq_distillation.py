@@ -31,6 +31,7 @@ from fairseq_user_dir.models.av_student import AVStudent, AVStudentConfig  # noq
 from fairseq_user_dir.tasks.av_distillation import (  # noqa: E402
     AVDistillationConfig,
     AVDistillationTask,
+    batch_seed,
 )
 
 UPDATES = 4
@@ -223,6 +224,12 @@ def test_two_processes_give_the_gradients_of_one(settings: dict[str, Any], tmp_p
     )
     assert expected.norm() > 0
     assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_each_batch_and_update_has_draws_of_its_own() -> None:
+    keys = [(3, 7, [1, 2]), (4, 7, [1, 2]), (3, 8, [1, 2]), (3, 7, [1, 3]), (3, 7, [12])]
+    assert len({batch_seed(*key) for key in keys}) == len(keys)
+    assert batch_seed(*keys[0]) == batch_seed(3, 7, [1, 2])
 
 
 def test_accumulated_batches_give_the_gradient_of_the_mean_over_their_frames(

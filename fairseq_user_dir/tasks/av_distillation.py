@@ -101,6 +101,11 @@ def parse_student(text: str) -> str | Mapping[str, Any]:
         ) from None
 
 
+def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
+    """What the draws of a training batch, dropout and lost modality, follow from."""
+    return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
+
+
 @register_task("av_distillation", dataclass=AVDistillationConfig)
 class AVDistillationTask(AVTask):
     """Loads utterances and owns the teacher, which no checkpoint, optimizer or DDP must see."""
@@ -153,8 +158,7 @@ class AVDistillationTask(AVTask):
         # that it accumulates: all would lose the same modality and drop the same units, and two
         # processes would not compute what one does with --update-freq 2. So the draws follow from
         # the batch and the update, wherever that batch is.
-        draws = hashed_generator("update", self.cfg.seed, update_num, *sample["id"])
-        utils.set_torch_seed(int(draws.integers(2**31)))
+        utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, sample["id"]))
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(
