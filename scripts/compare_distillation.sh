@@ -4,7 +4,7 @@
 #   scratch        the same network, finetuned for 400 updates, all of it from the first on
 #   scratch-long   the same for 720 updates, as many as the distilled student had in all
 # with the same data, decoder and settings otherwise. Decodes all of them clean and in babble.
-# Results: runs/compare/compare.{json,png}; about 70 minutes on two cores after set-up.
+# Results: runs/compare/compare.{json,png}; 1 h 45 min on two cores, with other jobs beside it.
 #
 # WORK=DIR takes another folder, SEEDS="1 2" other seeds. Killed? Run it again: it goes on.
 set -euo pipefail
