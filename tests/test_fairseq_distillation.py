@@ -208,13 +208,17 @@ def test_a_checkpoint_converts_and_finetunes(
 
 
 def test_two_processes_give_the_gradients_of_one(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Two batches of different length, noise, dropout and the loss of modalities included."""
-    options = ("--max-update", 1, "--disable-validation", "--clip-norm", 0, "--max-frames", 500)
+    """A batch of 5 and one of 2; noise, dropout and the loss of modalities included."""
+    options = (
+        "--max-update", 1, "--disable-validation", "--clip-norm", 0, "--max-frames", 500,
+        "--batch-size", 5, "--seed", 1,
+    )  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     command = distil_command(settings, two, *options, "--update-freq", 1, *TWO_PROCESSES)
     two_log = run_well("torchrun", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD)
     one_log = run_well(*distil_command(settings, one, *options), **ONE_THREAD)
     (update,), (expected_update,) = logged(two_log, "train_inner"), logged(one_log, "train_inner")
+    assert expected_update["bsz"] == 7
     for name in ("loss", METRIC, "wpb", "bsz", "gnorm"):
         assert update[name] == pytest.approx(expected_update[name], rel=1e-5), name
     # After one update Adam's first average is a tenth of the gradient.
