@@ -161,6 +161,17 @@ class AVDistillationTask(AVTask):
         utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, sample["id"]))
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
+    def optimizer_step(
+        self, optimizer: FairseqOptimizer, model: torch.nn.Module, update_num: int
+    ) -> None:
+        # A modality that every batch of the update lost leaves its frontend without a gradient: in
+        # one process the optimizer would pass it over, in several (and in half precision, where
+        # fairseq fills in zeros) its momentum would still move it.
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        super().optimizer_step(optimizer, model, update_num)
+
     def valid_step(
         self, sample: dict[str, Any], model: torch.nn.Module, criterion: FairseqCriterion
     ) -> tuple:
