@@ -234,6 +234,27 @@ def test_two_processes_give_the_gradients_of_one(settings: dict[str, Any], tmp_p
     assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
+def test_processes_validate_and_save_the_statistics_of_all(tmp_path: Path) -> None:
+    script = tmp_path / "average.py"
+    script.write_text(
+        "import torch\n"
+        "from fairseq_user_dir.tasks.av_distillation import average_statistics\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        "rank = torch.distributed.get_rank()\n"
+        "norm = torch.nn.BatchNorm1d(2)\n"
+        "norm.running_mean += 1 + 2 * rank\n"
+        "norm.num_batches_tracked += 5\n"
+        "average_statistics(norm)\n"
+        "assert norm.running_mean.tolist() == [2.0, 2.0], norm.running_mean\n"
+        "assert norm.running_var.tolist() == [1.0, 1.0] and norm.num_batches_tracked == 5\n"
+        "print(f'process {rank} agrees')\n"
+    )
+    printed = run_well(
+        "torchrun", "--nproc_per_node", 2, script, **ONE_THREAD, PYTHONPATH=str(ROOT)
+    )
+    assert "process 0 agrees" in printed and "process 1 agrees" in printed
+
+
 def test_each_batch_and_update_has_draws_of_its_own() -> None:
     keys = [(3, 7, [1, 2]), (4, 7, [1, 2]), (3, 8, [1, 2]), (3, 7, [1, 3]), (3, 7, [12])]
     assert len({batch_seed(*key) for key in keys}) == len(keys)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.losses import distillation_loss
 
 
@@ -84,3 +85,10 @@ def test_half_precision_is_summed_in_float32(case):
     loss, terms = distillation_loss(predictions, states, padding)
     assert loss.dtype == torch.float32 and all(t.dtype == torch.float32 for t in terms.values())
     assert loss.item() == pytest.approx(by_hand(predictions, states, padding, 1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize("targets", [{2: torch.zeros(2, 5, 1)}, {4: torch.zeros(2, 5, 7)}])
+def test_a_student_that_does_not_fit_its_teacher_is_refused(case, targets):
+    predictions, _, padding = case
+    with pytest.raises(InputError, match=r"predicts teacher block 2 as \[2, 5, 7\], its target is"):
+        distillation_loss(predictions, targets, padding)

@@ -181,12 +181,42 @@ def test_a_student_that_does_not_fit_its_teacher_is_refused(setting: Path, tmp_p
     assert line.startswith("error: the student cannot start from this teacher")
 
 
-def test_an_exploding_loss_keeps_the_last_good_state(setting: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_an_exploding_loss_ends_the_run(setting: Path, tmp_path: Path) -> None:
     explode = "config.optimizer.lr=1e30,,config.optimizer.warmup_proportion=0.0"
-    line = distil_badly(setting, out, "-o", explode)
+    line = distil_badly(setting, tmp_path / "out", "-o", explode)
     assert line.startswith("error: ") and "lower the learning rate" in line
-    assert list(out.glob("states-*.ckpt")) == [], "nothing that is not finite is kept"
+    assert list((tmp_path / "out").glob("states-*.ckpt")) == [], "nothing not finite is kept"
+
+
+@pytest.mark.parametrize("max_keep", [1, 4])
+def test_good_states_outlive_an_explosion(
+    setting: Path, distilled: Path, tmp_path: Path, max_keep: int
+) -> None:
+    """Two states with good weights, then an update that spoils them, when one would be saved."""
+    good = torch.load(distilled / "states-2.ckpt", weights_only=True)
+    torch.save(good, tmp_path / "states-1.ckpt")
+    next(iter(good["Optimizer"]["state"].values()))["exp_avg"].fill_(torch.inf)
+    good["Config"]["runner"] |= {"save_step": 3, "max_keep": max_keep}
+    vars(good["Args"])["expdir"] = str(tmp_path)
+    torch.save(good, tmp_path / "states-2.ckpt")
+    line = distil_badly(setting, tmp_path, "-a")
+    assert line.startswith("error: the student's weights are no longer finite: lower the learning")
+    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["states-1.ckpt", "states-2.ckpt"]
+    assert load_avhubert(tmp_path / "states-1.ckpt").layer_norm.weight.isfinite().all()
+
+
+def test_a_state_of_a_student_with_another_teacher_is_refused(
+    distilled: Path, setting: Path, tmp_path: Path
+) -> None:
+    state = torch.load(distilled / "states-2.ckpt", weights_only=True)
+    wider = replace(TEACHERS["tiny"], dim=64, heads=4, ffn=64)
+    save_model(tmp_path / "teacher.safetensors", AVHubertEncoder(wider))
+    state["Upstream_Config"]["teacher"] = str(tmp_path / "teacher.safetensors")
+    vars(state["Args"])["expdir"] = str(tmp_path)
+    torch.save(state, tmp_path / "states-2.ckpt")
+    line = distil_badly(setting, tmp_path, "-a")
+    assert line.startswith("error: the state to go on from is of a student")
+    assert "has the teacher's file" in line
 
 
 def large(manifests: Path, folder: Path, broken: int, missing: int = 0) -> Path:
@@ -343,6 +373,16 @@ def test_shipped_configuration_of_the_run_is_the_papers() -> None:
         ({"noise": {"manifests": ["a"]}}, "probability missing, snr_db missing"),
         ({"noise": {"for": "teacher"}}, "for: 'teacher': expected one of both, student"),
         ({"noise": {"snr_db": 0}}, r"snr_db 0: expected \[lowest, highest\]"),
+        (
+            {"noise": {"snr_db": [20, -5]}},
+            r"noise at \[20, -5\] dB: expected two numbers, the lower",
+        ),
+        ({"noise": {"snr_db": ["a", "b"]}}, "dB: expected two numbers"),
+        ({"noise": {"probability": 25}}, "noise probability 25: expected 0 to 1"),
+        ({"noise": {"manifests": "babble"}}, "manifests 'babble': expected a list of folders"),
+        ({"noise": {"manifests": []}}, "noise without a manifest"),
+        ({"train_batch_size": 0}, "train_batch_size 0: expected a whole number from 1 on"),
+        ({"num_workers": "2"}, "num_workers '2': expected a whole number from 0 on"),
     ],
 )
 def test_run_configurations_that_make_no_sense(changes: dict, message: str) -> None:
@@ -350,7 +390,7 @@ def test_run_configurations_that_make_no_sense(changes: dict, message: str) -> N
     datarc = {
         "data": "d", "train_batch_size": 4, "max_frames": 9, "num_workers": 0, "seed": 1,
     }  # fmt: skip
-    if "noise" in changes and len(changes["noise"]) == 1 and "manifests" not in changes["noise"]:
+    if "noise" in changes and changes["noise"] != {"manifests": ["a"]}:
         changes = {"noise": {**noise, **changes["noise"]}}
     with pytest.raises(InputError, match=message):
         configuration.check_data_keys({**datarc, **changes})

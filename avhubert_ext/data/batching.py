@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from avhubert_ext.data.noise import hashed_generator
+from avhubert_ext.errors import InputError
 
 PassIndex = tuple[int, int]  # epoch and utterance: the draws of augmentation belong to both
 
@@ -32,6 +33,8 @@ class BucketBatchSampler(Sampler[list[PassIndex]]):
         consumed: int = 0,
         shuffle: bool = True,
     ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batches of {batch_size} utterances: expected at least 1")
         self.frames = frames
         self.batch_size = batch_size
         self.seed = seed

@@ -57,6 +57,20 @@ class NoiseConfig:
     probability: float = 0.25
     snr_db: tuple[float, float] = (0.0, 0.0)
 
+    def __post_init__(self) -> None:
+        if not self.manifests:
+            raise InputError("noise without a manifest: name folders of `avhubert-ext noise`")
+        if not (_is_number(self.probability) and 0 <= self.probability <= 1):
+            raise InputError(f"noise probability {self.probability!r}: expected 0 to 1")
+        if not all(map(_is_number, self.snr_db)) or self.snr_db[0] > self.snr_db[1]:
+            raise InputError(
+                f"noise at {list(self.snr_db)} dB: expected two numbers, the lower one first"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+
 
 class NoiseMixer:
     """Adds noise to utterances; the draw depends on (seed, utterance, pass) alone."""

@@ -106,6 +106,19 @@ def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
     return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
 
 
+def average_statistics(model: torch.nn.Module) -> None:
+    """Give batch norm in all processes the mean of their running statistics.
+
+    Each process has followed its own batches, and one of them writes the checkpoint: so all of them
+    validate, and it saves, what all have seen.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    for buffer in (b for b in model.buffers() if b.is_floating_point()):
+        torch.distributed.all_reduce(buffer)
+        buffer /= torch.distributed.get_world_size()
+
+
 @register_task("av_distillation", dataclass=AVDistillationConfig)
 class AVDistillationTask(AVTask):
     """Loads utterances and owns the teacher, which no checkpoint, optimizer or DDP must see."""
@@ -177,6 +190,9 @@ class AVDistillationTask(AVTask):
     ) -> tuple:
         self._report_corrupt(sample)
         return super().valid_step(sample, model, criterion)
+
+    def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
+        average_statistics(model)
 
     def _report_corrupt(self, sample: dict[str, Any]) -> None:
         # Each process reports what it meets, and the 1% that stops the run is of all utterances:

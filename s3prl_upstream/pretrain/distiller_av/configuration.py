@@ -18,6 +18,13 @@ HERE = Path(__file__).parent
 DATARC = "pretrain_expert.datarc of the run configuration"
 DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
 OPTIONAL_DATA_KEYS = ("cache_dir", "noise", "valid_step")
+WHOLE_NUMBERS = {  # and the lowest that makes sense
+    "train_batch_size": 1,
+    "max_frames": 1,
+    "num_workers": 0,
+    "seed": 0,
+    "valid_step": 1,
+}
 NOISE_KEYS = ("manifests", "probability", "snr_db")
 OPTIONAL_NOISE_KEYS = ("for",)
 
@@ -42,6 +49,10 @@ def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConf
 def check_data_keys(datarc: object) -> None:
     """Raise an InputError if the section `datarc` of the run configuration is not complete."""
     check_keys(datarc, DATA_KEYS, OPTIONAL_DATA_KEYS, DATARC)
+    for key in (key for key, lowest in WHOLE_NUMBERS.items() if datarc.get(key) is not None):
+        value, lowest = datarc[key], WHOLE_NUMBERS[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+            raise InputError(f"{DATARC}: {key} {value!r}: expected a whole number from {lowest} on")
 
 
 def data_config(datarc: dict[str, Any], augment: bool) -> DataConfig:
@@ -71,6 +82,8 @@ def noise_config(noise: dict[str, Any]) -> NoiseConfig:
         raise InputError(
             f"{where}: snr_db {noise['snr_db']!r}: expected [lowest, highest]"
         ) from None
+    if not isinstance(noise["manifests"], list):
+        raise InputError(f"{where}: manifests {noise['manifests']!r}: expected a list of folders")
     folders = tuple(Path(resolve(folder)) for folder in noise["manifests"])
     return NoiseConfig(folders, noise["probability"], (low, high))
 

@@ -29,6 +29,8 @@ from .state import (
     unpack_schedules,
 )
 
+REMEDY = "lower the learning rate, or switch fp16 off, then go on from the last state with -a"
+
 show_input_errors_plainly()
 
 
@@ -75,16 +77,18 @@ class UpstreamPretrainExpert(nn.Module):
         self.consumed_batches += 1
         loss, terms = distil_batch(self.config, self.teacher, self.model, data.to(self.device))
         if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {global_step}: lower the learning rate, or "
-                "switch fp16 off, then go on from the last state with -a"
-            )
+            raise InputError(f"the loss is {loss.item()} at step {global_step}: {REMEDY}")
         for name, value in {"loss": loss.detach(), **terms}.items():
             records[name].append(value)
         return loss, records
 
     def on_before_zero_grad(self) -> None:
-        """Nothing to do between the optimizer's step and the next update."""
+        """After each update: InputError where the student's weights are no longer finite.
+
+        Here, and not when a state is saved, for the runner first deletes old ones.
+        """
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise InputError(f"the student's weights are no longer finite: {REMEDY}")
 
     def log_records(
         self, records: dict[str, list], logger: Any, prefix: str, global_step: int, **kwargs: Any
@@ -121,12 +125,6 @@ class UpstreamPretrainExpert(nn.Module):
         return mean_terms(results)
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """Raises InputError where the student's weights are not finite: no such state is kept."""
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            raise InputError(
-                "the student's weights are no longer finite: lower the learning rate, or switch "
-                "fp16 off, then go on from the last state with -a"
-            )
         # The runner counts an update only after saving, which would repeat it on resume.
         all_states["Step"] += 1
         all_states["Args"] = pack_arguments(all_states["Args"])
@@ -138,6 +136,14 @@ class UpstreamPretrainExpert(nn.Module):
         return all_states
 
     def load_model(self, all_states: dict[str, Any]) -> None:
+        """Raises InputError if the state is of another student, after a change of teacher."""
+        own, found = student_states(self.model), all_states.get("Student_Description")
+        if found != own["Student_Description"]:
+            raise InputError(
+                f"the state to go on from is of a student {found}, now it is "
+                f"{own['Student_Description']}: has the teacher's file {self.config.teacher} "
+                "changed? put it back, or start anew in another folder"
+            )
         self.model.load_state_dict(all_states["Student"])
         unpack_schedules(all_states["Optimizer"])
         self.consumed_batches = all_states["Consumed_Batches"]
