@@ -5,6 +5,7 @@ What s3prl's expert and fairseq's task both call: settings, frozen teacher, one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,9 +57,14 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         check_choice("modality_dropout_for", self.modality_dropout_for, RECEIVERS)
         check_choice("teacher_precision", self.teacher_precision, PRECISIONS)
+        if not isinstance(self.teacher, str | Path):
+            raise InputError(f"teacher {self.teacher!r}: expected the path of a checkpoint")
+        if not isinstance(self.final_norm, bool):
+            raise InputError(f"final_norm {self.final_norm!r}: expected true or false")
         for name in ("cosine_weight", "modality_dropout", "audio_dropout"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:
                 raise InputError(f"{name} {value!r}: expected a number, 0 or more")
         if self.targets is not None:
             object.__setattr__(self, "targets", parse_targets(self.targets))

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.models.checkpoint import newest_state
 from avhubert_ext.models.torch_file import read_torch_file
 from s3prl_upstream.launch import (
     as_arguments,
@@ -34,9 +35,11 @@ def main(arguments: list[str]) -> None:
     for path in (options.config, options.upstream_config):
         if path and not Path(path).is_file():
             raise InputError(f"{path} not found: name a configuration in YAML")
-    if options.expdir:
-        set_aside_torn_states(Path(options.expdir))
-        rename_finished_states(Path(options.expdir))
+    for folder in {Path(f) for f in (options.expdir, options.past_exp) if f and Path(f).is_dir()}:
+        set_aside_torn_states(folder)
+        rename_finished_states(folder)
+    if options.past_exp and Path(options.past_exp).is_dir():
+        newest_state(Path(options.past_exp))  # an error where there is none
     package = s3prl_package()
     sys.path.insert(0, str(package))  # s3prl's scripts import their neighbours by bare names
     import pretrain

@@ -352,14 +352,16 @@ def test_convert_refuses_an_encoder_as_fairseq_file_and_unknown_endings(tmp_path
 
 
 def test_the_encoder_of_a_distilled_student(tmp_path):
-    """Of the states in an experiment folder the one written last is taken."""
+    """Of the states in an experiment folder that of the last step is taken."""
     torch.manual_seed(0)
     students = [Student(CONFIG, HeadsConfig((8, 12), 10)).eval() for _ in range(3)]
-    for step, (student, age) in enumerate(zip(students, (30, 10, 20), strict=True)):
-        path = tmp_path / f"states-{step}.ckpt"
-        torch.save({**student_states(student), "Step": step}, path)
-        os.utime(path, (1e9 - age, 1e9 - age))
-    assert newest_state(tmp_path).name == "states-1.ckpt"
+    steps = zip(("states-90", "states-100", "states-epoch-2"), students, (10, 20, 30), strict=True)
+    for name, student, age in steps:
+        torch.save(student_states(student), tmp_path / f"{name}.ckpt")
+        os.utime(tmp_path / f"{name}.ckpt", (1e9 - age, 1e9 - age))
+    assert newest_state(tmp_path).name == "states-epoch-2.ckpt"
+    (tmp_path / "states-epoch-2.ckpt").unlink()
+    assert newest_state(tmp_path).name == "states-100.ckpt"
     convert(tmp_path, tmp_path / "student.safetensors")
     assert_same(load_model(tmp_path / "student.safetensors"), students[1].encoder)
     again = build(json.loads(student_states(students[0])["Student_Description"]))

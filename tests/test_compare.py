@@ -42,7 +42,9 @@ def test_mean_spread_and_curves(tmp_path: Path) -> None:
         {"step": 2, "train-loss": 9.0},
         {"step": 2, "train-loss": 2.0, "valid-loss": 2.5, "valid-cosine_similarity_8": 0.5},
     ]
-    (distillation / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    (distillation / "metrics.jsonl").write_text(
+        "".join(json.dumps(e) + "\n" for e in entries) + '{"step": 3, "tr'
+    )
     table = compare(runs, [distillation], tmp_path / "out")
     spread = statistics.stdev([10.0, 20.0, 60.0])
     assert f"30.00 +- {spread:.2f}" in table and "50.00 +- 0.00" in table
@@ -51,6 +53,9 @@ def test_mean_spread_and_curves(tmp_path: Path) -> None:
     assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
     assert [m["train-loss"] for m in read_metrics(distillation)] == [3.0, 2.0], "resumed at 2"
     with pytest.raises(InputError, match=r"metrics\.jsonl not found"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="nothing was logged"):
         read_metrics(tmp_path)
 
 

@@ -352,6 +352,15 @@ def test_cached_frames_are_those_of_the_video(video, tmp_path):
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.parametrize("kept", [0, 50, 500])
+def test_damaged_frames_in_the_cache_are_decoded_again(video, tmp_path, kept):
+    plain = load_video_cached(video, tmp_path / "cache")
+    (stored,) = (tmp_path / "cache").iterdir()
+    stored.write_bytes(stored.read_bytes()[:kept])
+    assert np.array_equal(load_video_cached(video, tmp_path / "cache"), load_video(video))
+    assert len(plain) and np.array_equal(np.load(stored), load_video(video))
+
+
 def test_a_cached_video_is_not_decoded_again_until_it_changes(video, tmp_path):
     cache = tmp_path / "cache"
     first = np.array(load_video_cached(video, cache))

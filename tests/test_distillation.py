@@ -217,6 +217,11 @@ def test_settings_from_a_file():
         ({"teacher": "t", "modality_dropout_for": "teacher"}, "expected one of both, student"),
         ({"teacher": "t", "teacher_precision": "int8"}, "teacher_precision 'int8': expected one"),
         ({"teacher": "t", "targets": "x"}, "m.yaml: targets 'x': expected blocks"),
+        ({"teacher": "t", "targets": []}, "expected blocks, as in"),
+        ({"teacher": "t", "targets": [12.7]}, "expected blocks, as in"),
+        ({"teacher": 5}, "m.yaml: teacher 5: expected the path of a checkpoint"),
+        ({"teacher": "t", "final_norm": "false"}, "final_norm 'false': expected true or false"),
+        ({"teacher": "t", "cosine_weight": float("nan")}, "cosine_weight nan: expected a number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, message):

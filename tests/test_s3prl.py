@@ -115,6 +115,27 @@ def test_resumed_equals_uninterrupted(setting: Path, distilled: Path) -> None:
     assert different == []
 
 
+def test_another_experiment_is_gone_on_from_at_its_end(
+    setting: Path, distilled: Path, tmp_path: Path
+) -> None:
+    """`-e FOLDER`: a torn state is passed over, a finished one taken, an option `-o` heard."""
+    past = tmp_path / "past"
+    past.mkdir()
+    line = distil_badly(setting, tmp_path / "out", "-e", past)
+    assert line.startswith(f"error: {past}: no states-*.ckpt in it")
+    newest = max(distilled.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
+    state = torch.load(newest, weights_only=True)
+    vars(state["Args"])["expdir"] = str(tmp_path / "out")  # s3prl goes on where the state was made
+    torch.save(state, past / "states-epoch-1.ckpt")
+    shutil.copy(distilled / "states-2.ckpt", past / "states-2.ckpt")
+    (past / "states-9.ckpt").write_bytes(b"torn")
+    options = ("-e", past, "-o", "config.runner.total_steps=5,,config.runner.fp16=False")
+    printed = run_well(*distil_command(setting, tmp_path / "out", *options))
+    assert f"Resume from {past}/states-4.ckpt" in printed and (past / "states-9.ckpt.torn").exists()
+    assert "Training for 5 steps" in printed
+    assert last_state(tmp_path / "out")["Step"] == 5
+
+
 def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
     out = setting / "torn"
     run_well(*distil_command(setting, out))
@@ -184,7 +205,7 @@ def test_a_student_that_does_not_fit_its_teacher_is_refused(setting: Path, tmp_p
 def test_an_exploding_loss_ends_the_run(setting: Path, tmp_path: Path) -> None:
     explode = "config.optimizer.lr=1e30,,config.optimizer.warmup_proportion=0.0"
     line = distil_badly(setting, tmp_path / "out", "-o", explode)
-    assert line.startswith("error: ") and "lower the learning rate" in line
+    assert line.startswith("error: ") and "lower learning rate" in line
     assert list((tmp_path / "out").glob("states-*.ckpt")) == [], "nothing not finite is kept"
 
 
@@ -200,7 +221,7 @@ def test_good_states_outlive_an_explosion(
     vars(good["Args"])["expdir"] = str(tmp_path)
     torch.save(good, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
-    assert line.startswith("error: the student's weights are no longer finite: lower the learning")
+    assert line.startswith("error: the student's weights are no longer finite: go on from")
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["states-1.ckpt", "states-2.ckpt"]
     assert load_avhubert(tmp_path / "states-1.ckpt").layer_norm.weight.isfinite().all()
 
@@ -381,6 +402,8 @@ def test_shipped_configuration_of_the_run_is_the_papers() -> None:
         ({"noise": {"probability": 25}}, "noise probability 25: expected 0 to 1"),
         ({"noise": {"manifests": "babble"}}, "manifests 'babble': expected a list of folders"),
         ({"noise": {"manifests": []}}, "noise without a manifest"),
+        ({"data": None}, "data None: expected a folder's path"),
+        ({"cache_dir": 3}, "cache_dir 3: expected a folder's path"),
         ({"train_batch_size": 0}, "train_batch_size 0: expected a whole number from 1 on"),
         ({"num_workers": "2"}, "num_workers '2': expected a whole number from 0 on"),
     ],

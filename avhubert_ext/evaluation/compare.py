@@ -50,8 +50,15 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise InputError(f"{path} not found: name the folder of a distillation with s3prl")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    by_step = {entry["step"]: entry for entry in map(json.loads, lines)}
+    by_step = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut short by a kill: the resumed run has logged that step again
+        by_step[entry["step"]] = entry
+    if not by_step:
+        raise InputError(f"{path}: nothing was logged; distil for `log_step` updates or more")
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -102,7 +109,8 @@ def plot(models: list[Runs], distillations: list[list[dict[str, float]]], path: 
                     label="training" if not number else None)  # fmt: skip
         losses.plot(*curve(metrics, "valid-loss"), "o-", color=COLOURS[1], markersize=3,
                     label="validation" if not number else None)  # fmt: skip
-        names = [n for n in metrics[-1] if n.startswith("valid-cosine_similarity_")]
+        logged = dict.fromkeys(name for entry in metrics for name in entry)
+        names = [name for name in logged if name.startswith("valid-cosine_similarity_")]
         for name, colour in zip(names, (COLOURS[0], COLOURS[2], COLOURS[1]), strict=False):
             label = f"teacher block {name.rpartition('_')[2]}" if not number else None
             cosines.plot(*curve(metrics, name), "o-", color=colour, markersize=3, label=label)

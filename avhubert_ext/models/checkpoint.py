@@ -295,8 +295,16 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
 
 
 def newest_state(folder: Path) -> Path:
-    """The s3prl state written last in an experiment folder."""
-    states = sorted(folder.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
+    """The s3prl state of the last step in an experiment folder.
+
+    By name, `states-STEP.ckpt`, for copies keep no times; `states-epoch-EPOCH.ckpt` ends a run.
+    """
+
+    def step(path: Path) -> tuple[bool, int]:
+        number = path.stem.rpartition("-")[2]
+        return "-epoch-" in path.name, int(number) if number.isdigit() else -1
+
+    states = sorted(folder.glob("states-*.ckpt"), key=step)
     if not states:
         raise InputError(f"{folder}: no states-*.ckpt in it; distil first, or name a file")
     return states[-1]

@@ -22,6 +22,8 @@ from avhubert_ext.models.blocks import (
 )
 from avhubert_ext.models.frontends import VISUAL_FRONTENDS, AudioFrontend, VideoFrontend
 
+KINDS = {int: "a whole number", float: "a number", str: "a name"}
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -49,6 +51,11 @@ class EncoderConfig:
             raise InputError(f"block '{self.block}': expected transformer or conformer")
         if self.visual not in VISUAL_FRONTENDS:
             raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
+        for name, default in ((field.name, field.default) for field in fields(self)):
+            value, kind = getattr(self, name), type(default)
+            accepted = (int, float) if kind is float else kind
+            if isinstance(value, bool) or not isinstance(value, accepted):
+                raise InputError(f"{name} {value!r}: expected {KINDS[kind]}")
         for name in ("layers", "dim", "ffn", "heads", "conv_pos", "conv_pos_groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: expected at least 1")

@@ -103,9 +103,12 @@ def parse_targets(blocks: object) -> tuple[int, ...]:
     """Teacher blocks from a list of numbers or `"4,8,12"`."""
     try:
         numbers = blocks.split(",") if isinstance(blocks, str) else blocks
-        return tuple(int(number) for number in numbers)
+        targets = tuple(int(number) for number in numbers)
     except (TypeError, ValueError):
-        raise InputError(f"targets {blocks!r}: expected blocks, as in [4, 8, 12]") from None
+        targets = ()
+    if not targets or any(isinstance(n, float) for n in numbers):
+        raise InputError(f"targets {blocks!r}: expected blocks, as in [4, 8, 12]")
+    return targets
 
 
 def check_fields(config: type, values: object, where: object) -> None:

@@ -49,6 +49,10 @@ def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConf
 def check_data_keys(datarc: object) -> None:
     """Raise an InputError if the section `datarc` of the run configuration is not complete."""
     check_keys(datarc, DATA_KEYS, OPTIONAL_DATA_KEYS, DATARC)
+    for key in ("data", "cache_dir"):
+        value = datarc.get(key)
+        if not isinstance(value, str) and (key == "data" or value is not None):
+            raise InputError(f"{DATARC}: {key} {value!r}: expected a folder's path")
     for key in (key for key, lowest in WHOLE_NUMBERS.items() if datarc.get(key) is not None):
         value, lowest = datarc[key], WHOLE_NUMBERS[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:

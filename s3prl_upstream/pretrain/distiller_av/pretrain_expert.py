@@ -29,7 +29,10 @@ from .state import (
     unpack_schedules,
 )
 
-REMEDY = "lower the learning rate, or switch fp16 off, then go on from the last state with -a"
+REMEDY = (
+    "go on from the last state with -a -o config.runner.fp16=False where fp16 was on; else start "
+    "anew in another folder with a lower learning rate"
+)
 
 show_input_errors_plainly()
 
@@ -87,7 +90,10 @@ class UpstreamPretrainExpert(nn.Module):
 
         Here, and not when a state is saved, for the runner first deletes old ones.
         """
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+        # One norm for each tensor, and one answer from the GPU for all of them.
+        weights = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        norms = torch._foreach_norm(weights)
+        if not torch.stack(norms).isfinite().all():
             raise InputError(f"the student's weights are no longer finite: {REMEDY}")
 
     def log_records(
@@ -132,6 +138,7 @@ class UpstreamPretrainExpert(nn.Module):
         all_states |= student_states(self.model)
         all_states["Upstream_Config"] = asdict(self.config)
         all_states["Consumed_Batches"] = self.consumed_batches
+        all_states["Validated_Step"] = self.validated_step
         all_states["RNG"] = random_state()
         return all_states
 
@@ -147,7 +154,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.model.load_state_dict(all_states["Student"])
         unpack_schedules(all_states["Optimizer"])
         self.consumed_batches = all_states["Consumed_Batches"]
-        self.validated_step = all_states["Step"]
+        self.validated_step = all_states["Validated_Step"]
         self.restored_rng = all_states["RNG"]
 
 

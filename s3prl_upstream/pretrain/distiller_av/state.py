@@ -17,9 +17,13 @@ CLASS = "class"
 
 
 def pack_arguments(arguments: Namespace) -> OrderedDict:
-    """s3prl reads attributes, and an OrderedDict is the one safe class that has some."""
+    """s3prl reads attributes, and an OrderedDict is the one safe class that has some.
+
+    Without `override`, whose settings are in the state's configuration by now: kept, it would take
+    the place of the option `-o` of the run that goes on.
+    """
     packed = OrderedDict()
-    vars(packed).update(vars(arguments))
+    vars(packed).update({n: v for n, v in vars(arguments).items() if n != "override"})
     return packed
 
 
