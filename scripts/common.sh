@@ -10,8 +10,9 @@ export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
 # options FILE: the options in a .args file, one a line, comments removed.
 options() { grep -v '^#' "$1"; }
 
-# noise_kinds DIR: the noise folders that `avhubert-ext noise` wrote, as fairseq wants them.
-noise_kinds() { echo "$1/babble,$1/music,$1/noise"; }
+# noise_kinds DIR: the folders of $kinds that `avhubert-ext noise` wrote, as fairseq wants them.
+kinds="babble music noise"
+noise_kinds() { printf "$1/%s\n" $kinds | paste -sd,; }
 
 # on_cpu: the flag fairseq needs where there is no GPU.
 on_cpu() { nvidia-smi -L > /dev/null 2>&1 || echo --cpu; }
@@ -24,18 +25,20 @@ distil() {
   local name=$1 overrides=$2
   local folders="config.pretrain_expert.datarc.data=$work/data"
   folders+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
-  INPUTS=$shipped/model.safetensors step "$name" \
+  INPUTS=$teacher step "$name" \
     python s3prl_upstream/run_pretrain.py -u distiller_av -p "$work/$name" -a \
-    -g $config/distill_model.yaml -c $config/distill_run.yaml -o "$folders$overrides" "${@:3}"
+    -g $distill_model -c $distill_run -o "$folders$overrides" "${@:3}"
 }
 
-# train NAME TASK OPTIONS...: fairseq-train on the corpus in $work.
+# train NAME TASK OPTIONS...: fairseq-train on the corpus in $work, or on that in $data.
 train() {
-  step "$1" fairseq-train "$work/data" --user-dir fairseq_user_dir --task "$2" \
+  step "$1" fairseq-train "${data:-$work/data}" --user-dir fairseq_user_dir --task "$2" \
     --arch av_asr_seq2seq --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
-    --noise-manifests "$(noise_kinds "$work/noise")" $(options $config/common.args) "${@:3}"
+    --noise-manifests "$(noise_kinds "$work/noise")" $common "${@:3}"
 }
 
 # The embedded corpus: settings, and the teacher that ships with the repository.
 config=scripts/config/tiny
-shipped=scripts/models/tiny-teacher
+common=$(options $config/common.args)
+distill_model=$config/distill_model.yaml distill_run=$config/distill_run.yaml
+shipped=scripts/models/tiny-teacher teacher=scripts/models/tiny-teacher/model.safetensors

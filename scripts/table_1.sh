@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Paper A's Table 1 and Figures 3 and 4, from a raw corpus to the page: manifests and noise, teachers,
+# distillation in s3prl, finetuning in fairseq, WER clean, in babble and against a second talker.
+#
+#   LRS3=DIR MUSAN=DIR GENERIC=base_vox_iter5.pt TEACHER=base_noise_pt_noise_ft_433h.pt \
+#     scripts/table_1.sh --preset lrs3 [MODEL...]    the paper's values; a GPU's work of weeks
+#   scripts/table_1.sh --preset tiny [MODEL...]      embedded corpus, tiny networks of the same ladder
+#
+# MODEL: teacher, 1 ... 7; without any, all. LRS3 is a folder with trainval/ and test/, 96x96 mouth
+# regions. WORK=DIR takes another folder. Killed? Run it again: it goes on. Once the teacher is
+# there, other models can be made side by side by starting it once for each.
+set -euo pipefail
+source "$(dirname "$(readlink -f "$0")")/common.sh"
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ "${1:-}" = --preset ] || usage
+kinds="babble music noise talker"   # the paper's four
+
+case "${2:-}" in
+  tiny)
+    work=${WORK:-runs/table_1} prefix=tiny-
+    scripts/setup.sh
+    avhubert-ext synth --out "$work/corpus" --speakers 40 --utterances 40 --seed 1
+    corpus=$work/corpus musan=$work/corpus/musan subwords=(--reuse-subwords $shipped) ;;
+  lrs3)
+    work=${WORK:-runs/table_1_lrs3} prefix=
+    corpus=${LRS3:?name the folder of LRS3} musan=${MUSAN:?name the folder of MUSAN}
+    subwords=(--vocabulary 1000) config=scripts/config/lrs3 common=
+    distill_model=s3prl_upstream/pretrain/distiller_av/config_model.yaml
+    distill_run=s3prl_upstream/pretrain/distiller_av/config_runner.yaml ;;
+  *) usage ;;
+esac
+shift 2
+models=("$@")
+if [ $# = 0 ]; then models=(teacher 1 2 3 4 5 6 7); fi
+
+step prepare avhubert-ext prepare --corpus "$corpus" --out "$work/data" "${subwords[@]}"
+step noise avhubert-ext noise --musan "$musan" --manifests "$work/data" --out "$work/noise"
+
+# make_generic, make_teacher: the model files $generic and $teacher.
+if [ $prefix ]; then
+  generic=$work/generic/checkpoint_last.pt teacher=$work/teacher/checkpoint_last.pt
+  make_generic() {
+    local open=$work/open
+    avhubert-ext synth --out "$open/corpus" --speakers 40 --utterances 40 --seed 2 --domain open
+    step prepare-open avhubert-ext prepare --corpus "$open/corpus" --out "$open/data" \
+      --subwords bpe --vocabulary 128
+    data=$open/data train generic av_asr $(options $config/table_1_generic.args)
+  }
+  make_teacher() {
+    avhubert-ext convert $shipped/model.safetensors "$work/shipped.pt"
+    train teacher av_asr $(options $config/table_1_teacher.args) \
+      --finetune-from-model "$work/shipped.pt"
+  }
+else
+  generic=${GENERIC:-} teacher=${TEACHER:-}
+  make_generic() { : "${GENERIC:?name the pretrained AV-HuBERT base}"; }
+  make_teacher() { : "${TEACHER:?name the finetuned AV-HuBERT base}"; }
+fi
+
+# student N: distil and finetune it.
+student() {
+  local its_teacher=$teacher
+  if [ "$1" = 1 ]; then make_generic; its_teacher=$generic; else make_teacher; fi
+  sed -e "s|^student: [^ ]*|student: $prefix$1|" -e "s|^teacher: [^ ]*|teacher: $its_teacher|" \
+    $distill_model > "$work/model-$1.yaml"
+  distill_model=$work/model-$1.yaml teacher=$its_teacher distil "distil-$1" ""
+  avhubert-ext convert "$work/distil-$1" "$work/student-$1.safetensors"
+  train "finetuned-$1" av_asr $(options $config/finetune.args) \
+    --encoder-checkpoint "$work/student-$1.safetensors"
+}
+
+for model in "${models[@]}"; do
+  case $model in
+    teacher) make_teacher ;;
+    [1-7]) student "$model" ;;
+    *) echo "table_1.sh: model '$model' is none of teacher, 1 ... 7" >&2; exit 2 ;;
+  esac
+done
