@@ -33,6 +33,13 @@ class AVTaskConfig(FairseqDataclass):
     noise_snr: str = field(
         default="0", metadata={"help": "signal-to-noise ratio in dB, or a range: (-5,20)"}
     )
+    noise_num: int = field(
+        default=1, metadata={"help": "number of noise files averaged into one noise"}
+    )
+    noise_start: str = field(
+        default="random",
+        metadata={"help": "where in its file a snippet begins: random, or first as AV-HuBERT"},
+    )
     noise_seed: int = field(
         default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
     )
@@ -75,7 +82,13 @@ class AVTask(FairseqTask):
             logger.info("no --noise-manifests: clean speech only")
             return None
         folders = tuple(Path(folder) for folder in self.cfg.noise_manifests.split(","))
-        return NoiseConfig(folders, self.cfg.noise_prob, parse_range(self.cfg.noise_snr))
+        return NoiseConfig(
+            folders,
+            self.cfg.noise_prob,
+            parse_range(self.cfg.noise_snr),
+            self.cfg.noise_num,
+            self.cfg.noise_start,
+        )
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)

@@ -17,23 +17,38 @@ FEATURES = FILTERS * STACK
 SAMPLES_PER_FRAME = SAMPLE_RATE // 25  # of a video frame
 
 
-def load_audio(path: Path | str) -> np.ndarray:
-    """A 16 kHz mono file as int16 [samples]. Raises InputError that names the file."""
+def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarray:
+    """A 16 kHz mono file as int16 [N]: all of it, or up to so many samples from `start` on.
+
+    Raises InputError that names the file.
+    """
     import soundfile
 
     if not Path(path).is_file():
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
-        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        read, rate = soundfile.read(path, samples, start, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path}: not a readable audio file ({error})") from None
     if rate != SAMPLE_RATE:
         raise InputError(f"{path}: sample rate is {rate} Hz, expected 16000 Hz: resample the file")
-    if samples.shape[1] != 1:
-        raise InputError(f"{path}: {samples.shape[1]} channels, expected mono: mix it down")
-    if not len(samples):
+    if read.shape[1] != 1:
+        raise InputError(f"{path}: {read.shape[1]} channels, expected mono: mix it down")
+    if not len(read):
         raise InputError(f"{path}: no samples; remove the utterance from the manifest")
-    return samples[:, 0]
+    return read[:, 0]
+
+
+def audio_length(path: Path | str) -> int:
+    """The number of samples in an audio file. Raises InputError that names it."""
+    import soundfile
+
+    if not Path(path).is_file():
+        raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
+    try:
+        return soundfile.info(path).frames
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path}: not a readable audio file ({error})") from None
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:

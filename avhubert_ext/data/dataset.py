@@ -151,7 +151,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         n_frames = utterance.frames if video is None else len(video)
         noisy = waveform
         if waveform is not None and self.mixer is not None:
-            noisy = self.mixer(utterance.id, waveform, pass_index)
+            noisy = self.mixer.add(waveform, self.mixer.draw(utterance.id, pass_index))
         window = slice(0, n_frames)
         if c.max_frames is not None and n_frames > c.max_frames:
             start = int(rng.integers(n_frames - c.max_frames + 1))

@@ -1,7 +1,8 @@
 """MUSAN and a corpus in, noise manifests out: babble, music, noise, a second talker.
 
-Each split has its own files. Babble is a mix of up to 30 talkers; a talker's file serves one split
-only (paper A, section 3.1). The second talker is an utterance of the same split.
+Each split has its own files. Babble is a mix of up to 30 talkers, and a talker's file serves one
+split only (paper A, section 3.1); MUSAN does not say which of its files share a talker, so a file
+counts as one. The second talker is an utterance of the same split, of another speaker.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from avhubert_ext.errors import InputError
 SPLITS = ("train", "valid", "test")
 BABBLE_TALKERS = 30
 BABBLE_SECONDS = 20
+BABBLE_FILES = 10  # a split, each with its own draw of talkers and of where they begin
 
 
 def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None = None) -> None:
@@ -28,9 +30,9 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None 
     """
     babble = {}
     for split, talkers in _by_split(_files(musan, "speech"), seed).items():
-        path = out / "babble" / f"{split}.wav"
-        write_wav(path, mix_babble(talkers, seed, split))
-        babble[split] = [path]
+        babble[split] = [out / "babble" / split / f"{n:02d}.wav" for n in range(BABBLE_FILES)]
+        for path in babble[split]:
+            write_wav(path, mix_babble(talkers, hashed_generator("babble", seed, split, path.stem)))
     kinds = {"babble": babble}
     for kind in ("music", "noise"):
         kinds[kind] = _by_split(_files(musan, kind), seed)
@@ -43,13 +45,13 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None 
             write_text(out / kind / f"{split}.tsv", lines)
 
 
-def mix_babble(talkers: list[Path], seed: int, split: str) -> np.ndarray:
-    """Up to 30 talkers at equal level, each from a random offset: int16 [20 s]."""
+def mix_babble(talkers: list[Path], rng: np.random.Generator) -> np.ndarray:
+    """Up to 30 of the talkers at equal level, each from a random offset: int16 [20 s]."""
     samples = BABBLE_SECONDS * SAMPLE_RATE
     total = np.zeros(samples)
-    for path in talkers[:BABBLE_TALKERS]:
-        speech = load_audio(path).astype(np.float64)
-        offset = hashed_generator("babble", seed, split, path.name).integers(len(speech))
+    for index in rng.permutation(len(talkers))[:BABBLE_TALKERS]:
+        speech = load_audio(talkers[index]).astype(np.float64)
+        offset = rng.integers(len(speech))
         speech = np.resize(np.roll(speech, -int(offset)), samples)
         total += speech / max(1.0, np.sqrt(np.mean(speech**2)))
     return np.round(total * (0.5 * np.iinfo(np.int16).max / np.abs(total).max())).astype(np.int16)

@@ -57,9 +57,24 @@ STUDENTS = {
     "6": _student(6, 384, 1536, "conformer", "resnet", (8, 12)),
     "7": _student(6, 384, 1536, "conformer", "shufflenet", (8, 12)),
 }
-STUDENTS["tiny-7"] = StudentPreset(
-    replace(STUDENTS["7"].encoder, dim=96, ffn=384, heads=4, visual_width=0.25)
-)
+
+
+def _tiny(student: StudentPreset, dim: int, ffn: int, visual_width: float) -> StudentPreset:
+    encoder = replace(student.encoder, dim=dim, ffn=ffn, heads=4, visual_width=visual_width)
+    return replace(student, encoder=encoder)
+
+
+# The same ladder for the tiny teacher: two of its blocks, then six of half the width at about as
+# many parameters; as in Table 1 the transformer's C makes up for the conformer's convolution.
+STUDENTS |= {
+    "tiny-1": _tiny(STUDENTS["1"], TINY_WIDTH, 512, 0.125),
+    "tiny-2": _tiny(STUDENTS["2"], TINY_WIDTH, 512, 0.125),
+    "tiny-3": _tiny(STUDENTS["3"], TINY_WIDTH, 512, 0.125),
+    "tiny-4": _tiny(STUDENTS["4"], TINY_WIDTH // 2, 532, 0.125),
+    "tiny-5": _tiny(STUDENTS["5"], TINY_WIDTH // 2, 532, 0.125),
+    "tiny-6": _tiny(STUDENTS["6"], TINY_WIDTH // 2, 256, 0.125),
+    "tiny-7": _tiny(STUDENTS["7"], TINY_WIDTH // 2, 256, 0.25),
+}
 
 DECODERS = {
     "base": DecoderConfig(),

@@ -11,7 +11,8 @@ from avhubert_ext.synth.grammar import open_sentence
 from avhubert_ext.synth.speakers import make_talker, seeded
 from avhubert_ext.synth.speech import speak
 
-COUNTS = {"speech": 12, "music": 6, "noise": 8}  # files of each kind
+# Files of each kind; talkers for a babble of 30 in each of three splits.
+COUNTS = {"speech": 90, "music": 6, "noise": 8}
 SECONDS = (10.0, 20.0)  # shortest and longest file
 PEAK = 0.5  # of full scale
 

@@ -26,7 +26,7 @@ WHOLE_NUMBERS = {  # and the lowest that makes sense
     "valid_step": 1,
 }
 NOISE_KEYS = ("manifests", "probability", "snr_db")
-OPTIONAL_NOISE_KEYS = ("for",)
+OPTIONAL_NOISE_KEYS = ("for", "mixed", "start")
 
 
 def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConfig:
@@ -89,7 +89,8 @@ def noise_config(noise: dict[str, Any]) -> NoiseConfig:
     if not isinstance(noise["manifests"], list):
         raise InputError(f"{where}: manifests {noise['manifests']!r}: expected a list of folders")
     folders = tuple(Path(resolve(folder)) for folder in noise["manifests"])
-    return NoiseConfig(folders, noise["probability"], (low, high))
+    rest = {key: noise[key] for key in ("mixed", "start") if key in noise}
+    return NoiseConfig(folders, noise["probability"], (low, high), **rest)
 
 
 def check_keys(
