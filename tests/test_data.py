@@ -1,6 +1,8 @@
 """Features, noise, video, cache, batches and manifests."""
 
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.batching import BucketBatchSampler
-from avhubert_ext.data.cache import load_video_cached
+from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
 from avhubert_ext.data.files import whole_file
@@ -199,13 +201,57 @@ def test_noise_depends_on_seed_utterance_and_pass_alone(noise_folders):
     clean = tone(4000)
     keys = [(name, number) for name in ("a", "b", "c") for number in range(3)]
     mixer = NoiseMixer(config, "train", seed=1)
-    first = {key: mixer(key[0], clean, key[1]) for key in keys}
+    first = {key: noisy(mixer, clean, *key) for key in keys}
     fresh = NoiseMixer(config, "train", seed=1)
     for key in reversed(keys):
-        assert np.array_equal(fresh(key[0], clean, key[1]), first[key])
+        assert np.array_equal(noisy(fresh, clean, *key), first[key])
     assert len({wave.tobytes() for wave in first.values()}) == len(keys)
     other = NoiseMixer(config, "train", seed=2)
-    assert not np.array_equal(other("a", clean, 0), first["a", 0])
+    assert not np.array_equal(noisy(other, clean, "a"), first["a", 0])
+    louder = NoiseMixer(replace(config, snr_db=(-6.0, 5.0)), "train", seed=1)
+    assert louder.draw("a", 0) != mixer.draw("a", 0), "another condition, another snippet"
+
+
+def noisy(mixer: NoiseMixer, clean: np.ndarray, utterance: str, number: int = 0) -> np.ndarray:
+    return mixer.add(clean, mixer.draw(utterance, number))
+
+
+@pytest.mark.parametrize("mixed", [1, 3])
+@pytest.mark.parametrize("start", ["random", "first"])
+def test_what_was_drawn_is_what_is_heard(noise_folders, mixed, start):
+    """Rebuilt from the written draw alone: rolled, cut to the shortest, averaged, floored."""
+    mixer = NoiseMixer(
+        NoiseConfig(noise_folders, 1.0, (-5, 5), mixed=mixed, start=start), "train", seed=1
+    )
+    lengths = set()
+    for number in range(20):
+        clean = tone(2000 * (1 + number), level=1000, seed=number)
+        draw = json.loads(json.dumps(mixer.draw("u", number).record()))
+        assert len(draw["files"]) == len(draw["starts"]) == mixed
+        assert draw["snr_db"] in range(-5, 6), "whole numbers of dB, as AV-HuBERT's randint"
+        assert start == "random" or draw["starts"] == [0] * mixed
+        pairs = zip(draw["files"], draw["starts"], strict=True)
+        waves = [np.roll(load_audio(f), -s) for f, s in pairs]
+        shortest = min(map(len, waves))
+        noise = np.floor(np.mean([w[:shortest] for w in waves], axis=0)).astype(np.int16)
+        heard = noisy(mixer, clean, "u", number)
+        assert np.array_equal(heard, mix(clean, noise, draw["snr_db"]))
+        lengths.add(shortest < len(clean))
+        assert snr(clean, heard) == pytest.approx(draw["snr_db"], abs=0.1)
+    assert lengths == {True, False}, "both longer and shorter noise must have occurred"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"mixed": 0}, "noise of 0 files"),
+        ({"start": "last"}, "noise start 'last'"),
+        ({"snr_db": (0.5, 2)}, "whole numbers of dB"),
+    ],
+)
+def test_wrong_noise_settings(setting, said):
+    with pytest.raises(InputError, match=said):
+        NoiseConfig((Path("babble"),), **setting)
 
 
 def test_noise_probability(noise_folders):
@@ -213,7 +259,7 @@ def test_noise_probability(noise_folders):
 
     def share(probability: float, count: int) -> float:
         mixer = NoiseMixer(NoiseConfig(noise_folders, probability), "train", 1)
-        return np.mean([not np.array_equal(mixer(f"u{i}", clean, 0), clean) for i in range(count)])
+        return np.mean([not np.array_equal(noisy(mixer, clean, f"u{i}"), clean) for i in range(count)])
 
     assert share(0.0, 50) == 0
     assert share(1.0, 50) == 1
@@ -223,7 +269,7 @@ def test_noise_probability(noise_folders):
 def test_noise_levels_fill_the_range(noise_folders):
     mixer = NoiseMixer(NoiseConfig(noise_folders, 1.0, (-5.0, 10.0)), "train", 1)
     clean = tone(4000, level=1000)
-    levels = np.array([snr(clean, mixer(f"u{i}", clean, 0)) for i in range(60)])
+    levels = np.array([snr(clean, noisy(mixer, clean, f"u{i}")) for i in range(60)])
     assert levels.min() > -5.2 and levels.max() < 10.2
     assert levels.min() < -2 and levels.max() > 7
 
@@ -241,12 +287,12 @@ def test_a_second_talker_is_another_one(tmp_path):
     mixer = NoiseMixer(NoiseConfig((tmp_path,), 1.0), "train", 1)
     clean, bob = tone(4000, level=50), load_audio(paths[-1])
     for number in range(10):
-        added = mixer("trainval/ann/0", clean, number).astype(float) - clean
+        added = noisy(mixer, clean, "trainval/ann/0", number).astype(float) - clean
         assert spectrum_match(added, bob) > 0.9, "only bob is not ann"
     (tmp_path / "train.tsv").write_text(f"{paths[-1]}\n")
     mixer = NoiseMixer(NoiseConfig((tmp_path,), 1.0), "train", 1)
     with pytest.raises(InputError, match="of another speaker than bob"):
-        mixer("trainval/bob/0", clean, 0)
+        mixer.draw("trainval/bob/0", 0)
 
 
 def spectrum_match(a: np.ndarray, b: np.ndarray) -> float:
@@ -286,6 +332,15 @@ def test_load_video_gives_the_frames_written(video):
     assert found.dtype == np.uint8 and found.shape == (12, 96, 96)
     difference = found.astype(int) - film()
     assert np.abs(difference).mean(axis=(1, 2)).max() < 1
+
+
+def test_frames_are_those_that_opencv_decodes(manifests):
+    cv2 = pytest.importorskip("cv2")
+    for utterance in read_manifest(manifests / "train.tsv"):
+        capture = cv2.VideoCapture(str(utterance.video))
+        decoded = iter(capture.read, (False, None))
+        frames = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for _, frame in decoded]
+        assert np.array_equal(load_video(utterance.video), frames)
 
 
 def test_bad_videos_are_named(video):
@@ -361,20 +416,106 @@ def test_damaged_frames_in_the_cache_are_decoded_again(video, tmp_path, kept):
     assert len(plain) and np.array_equal(np.load(stored), load_video(video))
 
 
-def test_a_cached_video_is_not_decoded_again_until_it_changes(video, tmp_path):
+@pytest.mark.parametrize("kept", [0, 50, 500])
+def test_damaged_features_in_the_cache_are_computed_again(wav, tmp_path, kept):
+    expected = np.array(load_features_cached(wav, 7, tmp_path / "cache"))
+    (stored,) = (tmp_path / "cache").iterdir()
+    stored.write_bytes(stored.read_bytes()[:kept])
+    assert np.array_equal(load_features_cached(wav, 7, tmp_path / "cache"), expected)
+    assert np.array_equal(np.load(stored), expected)
+
+
+def test_an_interrupted_write_leaves_no_entry(wav, tmp_path, monkeypatch):
+    def interrupted(file, array):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
     cache = tmp_path / "cache"
-    first = np.array(load_video_cached(video, cache))
+    with monkeypatch.context() as patched:
+        patched.setattr("avhubert_ext.data.cache.np.save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_features_cached(wav, 7, cache)
+    assert list(cache.iterdir()) == []
+    expected = audio_features(load_audio(wav), n_frames=7)
+    assert np.array_equal(load_features_cached(wav, 7, cache), expected)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """From here on these functions, as the cache and the data set know them, must not be called."""
+
+    def refused(*_, **__):
+        raise AssertionError("decoded, or computed, though it is in the cache")
+
+    for module in ("cache", "dataset"):
+        for name in names:
+            monkeypatch.setattr(f"avhubert_ext.data.{module}.{name}", refused, raising=False)
+
+
+def test_what_is_in_the_cache_is_not_decoded_again(video, wav, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    frames = np.array(load_video_cached(video, cache))
+    features = np.array(load_features_cached(wav, 7, cache))
+    refuse(monkeypatch, "load_video", "load_audio", "audio_features")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (video, wav):
+        shutil.copy(path, moved)
+    for folder in (tmp_path, moved):
+        assert np.array_equal(load_video_cached(folder / "clip.mp4", cache), frames)
+        assert np.array_equal(load_features_cached(folder / "clip.wav", 7, cache), features)
+
+
+def test_other_content_is_decoded_even_if_size_and_time_are_the_same(video, wav, tmp_path):
+    cache = tmp_path / "cache"
+    first = np.array(load_features_cached(wav, 7, cache))
+    load_video_cached(video, cache)
+    status = wav.stat()
+    soundfile.write(wav, tone(4000, seed=9), 16000, subtype="PCM_16")
+    os.utime(wav, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (wav.stat().st_size, wav.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    found = load_features_cached(wav, 7, cache)
+    assert np.array_equal(found, audio_features(tone(4000, seed=9), n_frames=7))
+    assert not np.array_equal(found, first)
+
+    entries = sorted(cache.iterdir())
     status = video.stat()
     video.write_bytes(b"x" * status.st_size)
     os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert np.array_equal(load_video_cached(video, cache), first)
-    os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
     with pytest.raises(InputError, match=r"clip\.mp4"):
         load_video_cached(video, cache)
-    assert len(list(cache.iterdir())) == 1  # the failure left nothing
-    write_video(video, film(9, seed=3), 25)
-    assert np.array_equal(load_video_cached(video, cache), load_video(video))
-    assert len(load_video_cached(video, cache)) == 9
+    assert sorted(cache.iterdir()) == entries, "the failure left nothing"
+
+
+def test_cached_features_are_those_of_the_audio_bit_for_bit(wav, tmp_path):
+    cache = tmp_path / "cache"
+    for n_frames in (3, 7, 30, 3, 7, 30):
+        expected = audio_features(load_audio(wav), n_frames=n_frames)
+        for folder in (None, cache):
+            found = load_features_cached(wav, n_frames, folder)
+            assert found.dtype == np.float32 and found.tobytes() == expected.tobytes()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_missing_and_broken_files_have_the_same_errors_with_a_cache(video, wav, tmp_path):
+    def complaints(cache: Path | None) -> list[str]:
+        found = []
+        for load in (load_video_cached, lambda path, cache: load_features_cached(path, 7, cache)):
+            for path in (tmp_path / "none", tmp_path, broken):
+                with pytest.raises(InputError) as error:
+                    load(path, cache)
+                found.append(str(error.value))
+        return found
+
+    broken = tmp_path / "broken"
+    broken.write_bytes(video.read_bytes()[:300])
+    assert complaints(tmp_path / "cache") == complaints(None)
+
+
+def test_another_format_leaves_older_entries_alone(wav, tmp_path, monkeypatch):
+    load_features_cached(wav, 7, tmp_path / "cache")
+    monkeypatch.setattr("avhubert_ext.data.cache.FORMAT", 10**6)
+    load_features_cached(wav, 7, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_torn_temporary_file_is_never_used(video, tmp_path):
@@ -602,6 +743,47 @@ def test_workers_give_the_same_batches(manifests, tmp_path):
         assert torch.equal(one.audio, two.audio) and torch.equal(one.video, two.video)
 
 
+@pytest.mark.parametrize("modalities", ["both", "audio", "video"])
+@pytest.mark.parametrize("keep_clean", [False, True])
+def test_samples_are_the_same_with_and_without_a_cache(
+    manifests, noise, tmp_path, modalities, keep_clean
+):
+    some = NoiseConfig((noise / "babble",), 0.5)
+    config = DataConfig(modalities, True, some, max_frames=30, keep_clean=keep_clean)
+    plain = AVDataset(manifests, "train", config)
+    cached = AVDataset(manifests, "train", replace(config, cache=tmp_path))
+    clean = AVDataset(manifests, "train", replace(config, noise=None))
+    noised = []
+    for key in [(number, index) for number in (0, 1, 1) for index in range(len(plain))]:
+        one, two = plain[key], cached[key]
+        for name in ("audio", "video", "clean_audio"):
+            a, b = getattr(one, name), getattr(two, name)
+            assert (a is None) == (b is None)
+            assert a is None or (a.stride() == b.stride() and torch.equal(a, b))
+        if one.audio is not None:
+            noised.append(not torch.equal(one.audio, clean[key].audio))
+    assert modalities == "video" or {*noised} == {False, True}
+
+
+def test_clean_utterances_are_not_decoded_after_the_first_pass(
+    manifests, noise, tmp_path, monkeypatch
+):
+    some = NoiseConfig((noise / "babble",), 0.5)
+    dataset = AVDataset(manifests, "train", DataConfig(augment=True, noise=some, cache=tmp_path))
+    keys = [(number, index) for number in range(4) for index in range(len(dataset))]
+    for key in keys:
+        dataset[key]
+    refuse(monkeypatch, "load_video", "load_audio", "audio_features")
+    decoded = []
+    for number, index in keys:
+        try:
+            dataset[number, index]
+        except AssertionError:
+            decoded.append((number, index))
+    noisy = [(p, i) for p, i in keys if dataset.mixer.draw(dataset.utterances[i].id, p)]
+    assert decoded == noisy and 0 < len(noisy) < len(keys)
+
+
 def test_the_clean_audio_beside_the_noisy(manifests, noise):
     config = DataConfig(noise=NoiseConfig((noise / "babble",), 1.0), max_frames=20, seed=5)
     noisy = AVDataset(manifests, "train", config)
@@ -648,6 +830,27 @@ def test_a_corrupt_utterance_is_replaced_by_another_of_its_length(manifests, tmp
     assert sum(sizes) == 2 * len(dataset), "every batch is as large as it should be"
     reports = [r.message for r in caplog.records if "broken5.mp4" in r.message]
     assert len(reports) == 1, "reported once, whatever the number of epochs"
+
+
+def test_audio_that_breaks_is_found_though_it_was_in_the_cache(manifests, tmp_path):
+    wav = tmp_path / "clip.wav"
+    rows = read_manifest(manifests / "train.tsv")
+    rows = [replace(row, id=f"{row.id}-{n}") for n in range(10) for row in rows]
+    shutil.copy(rows[5].audio, wav)
+    rows[5] = replace(rows[5], audio=wav)
+    write_manifest(tmp_path / "train.tsv", rows)
+    for cache in (tmp_path / "cache", None):
+        config = DataConfig(replace_corrupt=True, cache=cache)
+        dataset = AVDataset(tmp_path, "train", config)
+        whole = wav.read_bytes()
+        assert dataset[0, 5].corrupt == ()
+        wav.write_bytes(whole[:20])
+        (reason,) = dataset[0, 5].corrupt
+        assert reason.startswith(f"{wav}: not a readable audio file")
+        wav.unlink()
+        (reason,) = dataset[0, 5].corrupt
+        assert reason.startswith(f"{wav} not found")
+        wav.write_bytes(whole)
 
 
 def test_more_than_one_percent_corrupt_stops_the_run(manifests, tmp_path):

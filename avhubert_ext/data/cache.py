@@ -1,30 +1,55 @@
-"""Decoded frames on disk, so that a video is decoded once, not once an epoch."""
+"""Decoded frames and clean audio features on disk, made once and not once an epoch.
+
+An entry is found by the content of the file that it was made from. So a changed file is decoded
+again, even if its size and time are the old ones, and a corpus that was moved finds its entries.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.video import load_video
 
+FORMAT = 1  # raise it when decoding or the features change: older entries are then left alone
+
 
 def load_video_cached(path: Path, cache: Path | None) -> np.ndarray:
-    """As `load_video`; with a cache folder the frames are stored there and memory-mapped.
+    """As `load_video`; with a cache folder the frames are stored there and memory-mapped."""
+    return _cached(path, cache, "frames", lambda: load_video(path))
 
-    The key holds the file's size and modification time, so a changed video is decoded again, and
-    so is one whose stored frames are damaged.
+
+def load_features_cached(path: Path, n_frames: int, cache: Path | None) -> np.ndarray:
+    """`audio_features` of the audio file, float32 [n_frames, 104]; cached as the frames are.
+
+    Raises the InputErrors of `load_audio`.
     """
-    if cache is None or not path.is_file():
-        return load_video(path)
-    status = path.stat()
-    key = hashlib.sha256(f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}".encode())
-    stored = cache / f"{key.hexdigest()[:32]}.npy"
+
+    def make() -> np.ndarray:
+        return audio_features(load_audio(path), n_frames=n_frames)
+
+    return _cached(path, cache, f"features-{n_frames}", make)
+
+
+def _cached(
+    path: Path, cache: Path | None, kind: str, make: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """What `make` gives for the file, from the cache if it is there and not damaged."""
+    if cache is None:
+        return make()
+    try:
+        content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return make()  # whose error says what is wrong with the file
+    stored = cache / f"{kind}-{FORMAT}-{content}.npy"
     try:
         return np.load(stored, mmap_mode="r")
     except (FileNotFoundError, ValueError, EOFError):
         with whole_file(stored) as temporary, temporary.open("wb") as file:
-            np.save(file, load_video(path))
+            np.save(file, make())
     return np.load(stored, mmap_mode="r")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.batching import PassIndex
-from avhubert_ext.data.cache import load_video_cached
+from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import check_corrupt
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
-from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, hashed_generator
+from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_generator
 from avhubert_ext.data.video import CROP, centre_crop, normalise, random_crop_and_flip
 from avhubert_ext.errors import InputError
 
@@ -26,7 +26,7 @@ class DataConfig:
     """How utterances are read.
 
     modalities: both, audio or video. augment: random crop and flip (training).
-    noise: acoustic noise to add, or None. cache: folder for decoded frames, or None.
+    noise: acoustic noise to add, or None. cache: folder for decoded frames and features, or None.
     max_frames: longer utterances are cut to a random window of this many frames; None keeps all.
     keep_clean: also give the audio without the noise.
     replace_corrupt: give another utterance for one that cannot be read, instead of an error.
@@ -81,6 +81,20 @@ class Batch:
         return replace(self, **tensors)
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """What the files of an utterance of T frames hold, as far as a sample needs it.
+
+    clean: features float32 [T, 104]. waveform: int16 [N], to which noise is added.
+    video: uint8 [T, H, W].
+    """
+
+    frames: int
+    clean: np.ndarray | None
+    waveform: np.ndarray | None
+    video: np.ndarray | None
+
+
 class AVDataset(torch.utils.data.Dataset[Sample]):
     """The utterances of `folder/split.tsv`."""
 
@@ -108,17 +122,19 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         pass_index, index = index if isinstance(index, tuple) else (self.config.pass_index, index)
         if not self.config.replace_corrupt:
             utterance = self.utterances[index]
-            return self._sample(utterance, *self._read(utterance), pass_index)
+            draw = self._draw(utterance, pass_index)
+            return self._sample(utterance, self._read(utterance, draw), draw, pass_index)
         corrupt: list[str] = []
         for candidate in self._no_longer_than(index):
             utterance = self.utterances[candidate]
+            draw = self._draw(utterance, pass_index)
             try:
-                waveform, video = self._read(utterance)
+                streams = self._read(utterance, draw)
             except InputError as error:
                 corrupt.append(str(error))
                 check_corrupt(corrupt, len(self))
                 continue
-            sample = self._sample(utterance, waveform, video, pass_index)
+            sample = self._sample(utterance, streams, draw, pass_index)
             return replace(sample, corrupt=tuple(corrupt))
         raise AssertionError("check_corrupt ends the loop before")
 
@@ -127,45 +143,54 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         rank = int(np.flatnonzero(self.by_length == index)[0])
         return np.roll(self.by_length[::-1], rank + 1 - len(self))
 
-    def _read(self, utterance: Utterance) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Waveform int16 [N] and frames uint8 [T, H, W], None where not used."""
-        use_audio, use_video = MODALITIES[self.config.modalities]
-        waveform = load_audio(utterance.audio) if use_audio else None
-        video = load_video_cached(utterance.video, self.config.cache) if use_video else None
+    def _draw(self, utterance: Utterance, pass_index: int) -> NoiseDraw | None:
+        """The noise that the utterance gets in this pass, if any."""
+        if self.mixer is None or not MODALITIES[self.config.modalities][0]:
+            return None
+        return self.mixer.draw(utterance.id, pass_index)
+
+    def _read(self, utterance: Utterance, draw: NoiseDraw | None) -> _Streams:
+        c = self.config
+        use_audio, use_video = MODALITIES[c.modalities]
+        video = load_video_cached(utterance.video, c.cache) if use_video else None
         if video is not None and min(video.shape[1:]) < CROP:
             raise InputError(
                 f"{utterance.video}: frames are {video.shape[1]}x{video.shape[2]}, expected at "
                 f"least {CROP}x{CROP}: crop the mouth region to 96x96 first"
             )
-        return waveform, video
+        frames = utterance.frames if video is None else len(video)
+        clean = waveform = None
+        if use_audio and (draw is None or c.keep_clean):
+            clean = load_features_cached(utterance.audio, frames, c.cache)
+        if draw is not None:
+            waveform = load_audio(utterance.audio)
+        return _Streams(frames, clean, waveform, video)
 
     def _sample(
-        self,
-        utterance: Utterance,
-        waveform: np.ndarray | None,
-        video: np.ndarray | None,
-        pass_index: int,
+        self, utterance: Utterance, streams: _Streams, draw: NoiseDraw | None, pass_index: int
     ) -> Sample:
         c = self.config
         rng = hashed_generator("crop", c.seed, utterance.id, pass_index)
-        n_frames = utterance.frames if video is None else len(video)
-        noisy = waveform
-        if waveform is not None and self.mixer is not None:
-            noisy = self.mixer.add(waveform, self.mixer.draw(utterance.id, pass_index))
-        window = slice(0, n_frames)
-        if c.max_frames is not None and n_frames > c.max_frames:
-            start = int(rng.integers(n_frames - c.max_frames + 1))
+        window = slice(0, streams.frames)
+        if c.max_frames is not None and streams.frames > c.max_frames:
+            start = int(rng.integers(streams.frames - c.max_frames + 1))
             window = slice(start, start + c.max_frames)
+        audio = streams.clean
+        if draw is not None:
+            mixed = self.mixer.add(streams.waveform, draw)
+            audio = audio_features(mixed, n_frames=streams.frames)
 
-        def features(samples: np.ndarray) -> Tensor:
-            cut = audio_features(samples, n_frames=n_frames)[window]
-            return torch.from_numpy(np.ascontiguousarray(cut.T))
+        def cut(features: np.ndarray | None) -> Tensor | None:
+            if features is None:
+                return None
+            # A copy in any case: entries of the cache cannot be written to.
+            return torch.from_numpy(np.array(features[window].T, order="C"))
 
         return Sample(
-            None if noisy is None else features(noisy),
-            None if video is None else self._video(video[window], rng),
+            cut(audio),
+            None if streams.video is None else self._video(streams.video[window], rng),
             window.stop - window.start,
-            features(waveform) if c.keep_clean and waveform is not None else None,
+            cut(streams.clean) if c.keep_clean else None,
         )
 
     def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:

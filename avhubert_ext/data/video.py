@@ -28,7 +28,10 @@ def load_video(path: Path | str) -> np.ndarray:
             stream.thread_type = "NONE"
             # Otherwise FFmpeg paints over damaged parts and says nothing.
             stream.codec_context.options = {"err_detect": "explode"}
-            frames = [_luma(f.to_ndarray(format="bgr24")) for f in container.decode(video=0)]
+            # One for all frames: the frames' own would set up the conversion anew each time.
+            convert = av.video.reformatter.VideoReformatter().reformat
+            decoded = container.decode(video=0)
+            frames = [_luma(convert(f, format="bgr24").to_ndarray()) for f in decoded]
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: not a video that decodes ({reason}); copy it again") from None
