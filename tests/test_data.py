@@ -259,7 +259,8 @@ def test_noise_probability(noise_folders):
 
     def share(probability: float, count: int) -> float:
         mixer = NoiseMixer(NoiseConfig(noise_folders, probability), "train", 1)
-        return np.mean([not np.array_equal(noisy(mixer, clean, f"u{i}"), clean) for i in range(count)])
+        mixed = [noisy(mixer, clean, f"u{i}") for i in range(count)]
+        return np.mean([not np.array_equal(wave, clean) for wave in mixed])
 
     assert share(0.0, 50) == 0
     assert share(1.0, 50) == 1

@@ -308,7 +308,8 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
     assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
     talkers = {}
     for split in ("train", "valid", "test"):
-        (path,) = (out / "babble" / f"{split}.tsv").read_text().splitlines()
+        path, *others = (out / "babble" / f"{split}.tsv").read_text().splitlines()
+        assert len({Path(p).read_bytes() for p in (path, *others)}) == 10
         babble = load_audio(path).astype(float)
         assert len(babble) == 20 * 16000
         power = np.abs(np.fft.rfft(babble * np.hanning(len(babble)))) ** 2
@@ -322,8 +323,26 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
     again = tmp_path / "again"
     assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
     for split in ("train", "valid", "test"):
-        name = f"babble/{split}.wav"
-        assert (again / name).read_bytes() == (out / name).read_bytes()
+        for number in range(10):
+            name = f"babble/{split}/{number:02d}.wav"
+            assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_babble_has_thirty_talkers_and_none_in_two_splits(corpus, noise):
+    speakers = {}
+    for split in ("train", "valid", "test"):
+        listed = (noise / "babble" / f"{split}.tsv").read_text().splitlines()
+        rows = [
+            line.split("\t")
+            for line in (noise / "babble" / split / "talkers.tsv").read_text().splitlines()
+        ]
+        assert [row[0] for row in rows] == listed
+        assert all(len(row) == 31 and len(set(row)) == 31 for row in rows)
+        speakers[split] = {talker for row in rows for talker in row[1:]}
+    assert set.union(*speakers.values()) == {
+        str(path) for path in (corpus / "musan/speech").glob("*.wav")
+    }
+    assert sum(map(len, speakers.values())) == 90
 
 
 # ---- bad input, by the real command line

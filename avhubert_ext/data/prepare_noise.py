@@ -26,14 +26,11 @@ BABBLE_FILES = 10  # a split, each with its own draw of talkers and of where the
 def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None = None) -> None:
     """Write `OUT/{babble,music,noise}/{train,valid,test}.tsv`, one absolute wav path a line.
 
+    Who speaks in a babble: `OUT/babble/SPLIT/talkers.tsv`, its wav file, then those of the talkers.
     manifests: a corpus' manifest folder; with it also `OUT/talker`, a second talker as noise.
     """
-    babble = {}
-    for split, talkers in _by_split(_files(musan, "speech"), seed).items():
-        babble[split] = [out / "babble" / split / f"{n:02d}.wav" for n in range(BABBLE_FILES)]
-        for path in babble[split]:
-            write_wav(path, mix_babble(talkers, hashed_generator("babble", seed, split, path.stem)))
-    kinds = {"babble": babble}
+    talkers = _by_split(_files(musan, "speech"), seed)
+    kinds = {"babble": {s: _babble(talkers[s], seed, out / "babble" / s) for s in SPLITS}}
     for kind in ("music", "noise"):
         kinds[kind] = _by_split(_files(musan, kind), seed)
     if manifests is not None:
@@ -45,12 +42,26 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None 
             write_text(out / kind / f"{split}.tsv", lines)
 
 
+def _babble(talkers: list[Path], seed: int, folder: Path) -> list[Path]:
+    """Write a split's babble into `folder`; returns its files."""
+    files, lines = [], []
+    for number in range(BABBLE_FILES):
+        rng = hashed_generator("babble", seed, folder.name, number)
+        order = rng.permutation(len(talkers))[:BABBLE_TALKERS]
+        chosen = [talkers[index] for index in order]
+        files.append(folder / f"{number:02d}.wav")
+        write_wav(files[-1], mix_babble(chosen, rng))
+        lines.append("\t".join(str(path.absolute()) for path in [files[-1], *chosen]))
+    write_text(folder / "talkers.tsv", "\n".join(lines) + "\n")
+    return files
+
+
 def mix_babble(talkers: list[Path], rng: np.random.Generator) -> np.ndarray:
-    """Up to 30 of the talkers at equal level, each from a random offset: int16 [20 s]."""
+    """The talkers at equal level, each from a random offset: int16 [20 s]."""
     samples = BABBLE_SECONDS * SAMPLE_RATE
     total = np.zeros(samples)
-    for index in rng.permutation(len(talkers))[:BABBLE_TALKERS]:
-        speech = load_audio(talkers[index]).astype(np.float64)
+    for path in talkers:
+        speech = load_audio(path).astype(np.float64)
         offset = rng.integers(len(speech))
         speech = np.resize(np.roll(speech, -int(offset)), samples)
         total += speech / max(1.0, np.sqrt(np.mean(speech**2)))
