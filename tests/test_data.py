@@ -596,6 +596,7 @@ def test_transcripts_are_checked_against_the_manifest(tmp_path):
 def sample(frames: int, audio: bool = True, video: bool = True) -> Sample:
     torch.manual_seed(frames)
     return Sample(
+        0,
         torch.randn(104, frames) if audio else None,
         torch.randn(1, frames, 88, 88) if video else None,
         frames,
@@ -809,7 +810,7 @@ def damaged(manifests: Path, folder: Path, broken: list[int], copies: int = 1) -
         video.write_bytes(rows[index].video.read_bytes()[:300])
         rows[index] = replace(rows[index], video=video)
     write_manifest(folder / "train.tsv", rows)
-    return AVDataset(folder, "train", DataConfig(replace_corrupt=True, max_frames=8, cache=folder))
+    return AVDataset(folder, "train", DataConfig(corrupt="replace", max_frames=8, cache=folder))
 
 
 def test_a_corrupt_utterance_is_replaced_by_another_of_its_length(manifests, tmp_path, caplog):
@@ -841,7 +842,7 @@ def test_audio_that_breaks_is_found_though_it_was_in_the_cache(manifests, tmp_pa
     rows[5] = replace(rows[5], audio=wav)
     write_manifest(tmp_path / "train.tsv", rows)
     for cache in (tmp_path / "cache", None):
-        config = DataConfig(replace_corrupt=True, cache=cache)
+        config = DataConfig(corrupt="replace", cache=cache)
         dataset = AVDataset(tmp_path, "train", config)
         whole = wav.read_bytes()
         assert dataset[0, 5].corrupt == ()
@@ -867,7 +868,7 @@ def test_a_manifest_whose_files_are_gone(manifests, tmp_path):
     rows = read_manifest(manifests / "train.tsv")
     gone = [replace(row, video=tmp_path / "gone" / row.video.name) for row in rows]
     write_manifest(tmp_path / "train.tsv", gone)
-    dataset = AVDataset(tmp_path, "train", DataConfig(replace_corrupt=True))
+    dataset = AVDataset(tmp_path, "train", DataConfig(corrupt="replace"))
     with pytest.raises(InputError, match=r"cannot be read.*gone/.*mp4 not found; run"):
         dataset[0]
 
@@ -876,7 +877,7 @@ def test_missing_noise_is_no_corrupt_utterance(manifests, noise, tmp_path):
     folder = tmp_path / "babble"
     folder.mkdir()
     (folder / "train.tsv").write_text("/nowhere/n.wav\n")
-    config = DataConfig(noise=NoiseConfig((folder,), 1.0), replace_corrupt=True)
+    config = DataConfig(noise=NoiseConfig((folder,), 1.0), corrupt="replace")
     with pytest.raises(InputError, match=r"/nowhere/n\.wav not found"):
         AVDataset(manifests, "train", config)[0]
 
@@ -895,3 +896,26 @@ def test_an_unfinished_file_does_not_pass_for_a_finished_one(tmp_path):
         temporary.write_bytes(b"half")
         assert list(tmp_path.glob("*.mp4")) == []
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_blank_for_what_cannot_be_read(manifests, tmp_path):
+    """In the manifest's length, with the reason; the others are what they are otherwise."""
+    utterances = read_manifest(manifests / "test.tsv")
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(b"not a video")
+    spoilt = [replace(utterances[0], video=torn), *utterances[1:]]
+    write_manifest(tmp_path / "test.tsv", spoilt)
+    dataset = AVDataset(tmp_path, "test", DataConfig(corrupt="blank"))
+    blank, other = dataset[0], dataset[1]
+    frames = utterances[0].frames
+    assert blank.frames == frames and blank.utterance == 0
+    assert blank.audio.shape == (104, frames) and blank.video.shape == (1, frames, 88, 88)
+    assert not blank.audio.any() and not blank.video.any()
+    assert len(blank.corrupt) == 1 and str(torn) in blank.corrupt[0]
+    untouched = AVDataset(manifests, "test", DataConfig())[1]
+    assert torch.equal(other.audio, untouched.audio) and not other.corrupt
+    assert AVDataset(tmp_path, "test", DataConfig("audio", corrupt="blank"))[0].video is None
+    with pytest.raises(InputError, match=r"torn\.mp4"):
+        AVDataset(tmp_path, "test", DataConfig())[0]
+    with pytest.raises(InputError, match="corrupt 'skip'"):
+        DataConfig(corrupt="skip")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.audio import FEATURES, audio_features, load_audio
 from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import check_corrupt
@@ -18,6 +18,7 @@ from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_g
 from avhubert_ext.data.video import CROP, centre_crop, normalise, random_crop_and_flip
 from avhubert_ext.errors import InputError
 
+CORRUPT = ("raise", "replace", "blank")
 MODALITIES = {"both": (True, True), "audio": (True, False), "video": (False, True)}
 
 
@@ -29,7 +30,8 @@ class DataConfig:
     noise: acoustic noise to add, or None. cache: folder for decoded frames and features, or None.
     max_frames: longer utterances are cut to a random window of this many frames; None keeps all.
     keep_clean: also give the audio without the noise.
-    replace_corrupt: give another utterance for one that cannot be read, instead of an error.
+    corrupt: what to give for an utterance that cannot be read: `raise` an InputError, `replace` it
+    by another utterance, or leave it `blank`, zeros of the length in the manifest.
     seed, pass_index: the draws follow from them and the utterance id alone.
     """
 
@@ -39,7 +41,7 @@ class DataConfig:
     cache: Path | None = None
     max_frames: int | None = None
     keep_clean: bool = False
-    replace_corrupt: bool = False
+    corrupt: str = "raise"
     seed: int = 1
     pass_index: int = 0
 
@@ -48,20 +50,25 @@ class DataConfig:
             raise InputError(f"modalities '{self.modalities}': expected both, audio or video")
         if self.max_frames is not None and self.max_frames < 1:
             raise InputError(f"max_frames {self.max_frames}: expected at least 1 video frame")
+        if self.corrupt not in CORRUPT:
+            raise InputError(f"corrupt '{self.corrupt}': expected one of {', '.join(CORRUPT)}")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One utterance of T frames: audio [104, T], video [1, T, 88, 88], None where not used.
 
-    clean_audio: the audio without the noise, None unless asked for. corrupt: why the utterances in
-    whose place this one is given cannot be read.
+    utterance: its number in the manifest. clean_audio: the audio without the noise, None unless
+    asked for. noise: what the audio was mixed with. corrupt: why this utterance, or those in whose
+    place it is given, cannot be read.
     """
 
+    utterance: int
     audio: Tensor | None
     video: Tensor | None
     frames: int
     clean_audio: Tensor | None = None
+    noise: NoiseDraw | None = None
     corrupt: tuple[str, ...] = ()
 
 
@@ -120,23 +127,38 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int | PassIndex) -> Sample:
         """Utterance `index`, or `(pass, index)`: the pass fixes the random draws."""
         pass_index, index = index if isinstance(index, tuple) else (self.config.pass_index, index)
-        if not self.config.replace_corrupt:
-            utterance = self.utterances[index]
-            draw = self._draw(utterance, pass_index)
-            return self._sample(utterance, self._read(utterance, draw), draw, pass_index)
+        if self.config.corrupt == "replace":
+            return self._readable(index, pass_index)
+        draw = self._draw(self.utterances[index], pass_index)
+        try:
+            return self._sample(index, self._read(index, draw), draw, pass_index)
+        except InputError as error:
+            if self.config.corrupt == "raise":
+                raise
+            return self._blank(index, str(error))
+
+    def _readable(self, index: int, pass_index: int) -> Sample:
+        """Utterance `index`, or the first one after it that can be read."""
         corrupt: list[str] = []
         for candidate in self._no_longer_than(index):
-            utterance = self.utterances[candidate]
-            draw = self._draw(utterance, pass_index)
+            draw = self._draw(self.utterances[candidate], pass_index)
             try:
-                streams = self._read(utterance, draw)
+                streams = self._read(candidate, draw)
             except InputError as error:
                 corrupt.append(str(error))
                 check_corrupt(corrupt, len(self))
                 continue
-            sample = self._sample(utterance, streams, draw, pass_index)
+            sample = self._sample(candidate, streams, draw, pass_index)
             return replace(sample, corrupt=tuple(corrupt))
         raise AssertionError("check_corrupt ends the loop before")
+
+    def _blank(self, index: int, reason: str) -> Sample:
+        frames = int(self.frames()[index])
+        use_audio, use_video = MODALITIES[self.config.modalities]
+        audio = torch.zeros(FEATURES, frames) if use_audio else None
+        video = torch.zeros(1, frames, CROP, CROP) if use_video else None
+        clean = audio if self.config.keep_clean else None
+        return Sample(index, audio, video, frames, clean, None, (reason,))
 
     def _no_longer_than(self, index: int) -> np.ndarray:
         """All utterances from `index` on to shorter ones; the longest follow the shortest."""
@@ -149,8 +171,9 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             return None
         return self.mixer.draw(utterance.id, pass_index)
 
-    def _read(self, utterance: Utterance, draw: NoiseDraw | None) -> _Streams:
+    def _read(self, index: int, draw: NoiseDraw | None) -> _Streams:
         c = self.config
+        utterance = self.utterances[index]
         use_audio, use_video = MODALITIES[c.modalities]
         video = load_video_cached(utterance.video, c.cache) if use_video else None
         if video is not None and min(video.shape[1:]) < CROP:
@@ -167,10 +190,10 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         return _Streams(frames, clean, waveform, video)
 
     def _sample(
-        self, utterance: Utterance, streams: _Streams, draw: NoiseDraw | None, pass_index: int
+        self, index: int, streams: _Streams, draw: NoiseDraw | None, pass_index: int
     ) -> Sample:
         c = self.config
-        rng = hashed_generator("crop", c.seed, utterance.id, pass_index)
+        rng = hashed_generator("crop", c.seed, self.utterances[index].id, pass_index)
         window = slice(0, streams.frames)
         if c.max_frames is not None and streams.frames > c.max_frames:
             start = int(rng.integers(streams.frames - c.max_frames + 1))
@@ -187,10 +210,12 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             return torch.from_numpy(np.array(features[window].T, order="C"))
 
         return Sample(
+            index,
             cut(audio),
             None if streams.video is None else self._video(streams.video[window], rng),
             window.stop - window.start,
             cut(streams.clean) if c.keep_clean else None,
+            draw,
         )
 
     def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:

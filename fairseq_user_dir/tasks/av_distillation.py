@@ -137,7 +137,7 @@ class AVDistillationTask(AVTask):
             config,
             max_frames=self.cfg.max_frames,
             keep_clean=config.noise is not None and self.cfg.noise_for == "student",
-            replace_corrupt=True,
+            corrupt="replace",
         )
 
     def load_dataset(self, split: str, **kwargs: Any) -> None:

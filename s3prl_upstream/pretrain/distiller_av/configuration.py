@@ -69,7 +69,7 @@ def data_config(datarc: dict[str, Any], augment: bool) -> DataConfig:
         cache=Path(resolve(cache)) if cache else None,
         max_frames=datarc["max_frames"],
         keep_clean=bool(noise) and noise.get("for") == "student",
-        replace_corrupt=True,
+        corrupt="replace",
         seed=datarc["seed"],
     )
 
