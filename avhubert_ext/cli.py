@@ -105,6 +105,18 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
 
 
+def _average(args: argparse.Namespace) -> None:
+    from avhubert_ext.models.checkpoint import average
+
+    print(average(args.inputs, args.output))
+
+
+def _add_average(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "average", _average, "mean of the weights of several checkpoints")
+    parser.add_argument("inputs", type=Path, nargs="+", help="checkpoints of one run, two or more")
+    parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
+
+
 def _complexity(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
@@ -225,6 +237,37 @@ def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
 
 
+def _benchmark_data(args: argparse.Namespace) -> None:
+    import json
+
+    from avhubert_ext.data.files import write_text
+    from avhubert_ext.evaluation.benchmark_data import benchmark_data, text_table
+
+    noise = tuple(map(Path, args.noise_manifests.split(","))) if args.noise_manifests else ()
+    report = benchmark_data(args.data, args.split, noise, args.rounds)
+    print(text_table(report))
+    write_text(args.out, json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {args.out}")
+
+
+def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "benchmark-data",
+        _benchmark_data,
+        "time the reading of training data beside a plain data set on one CPU core",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="manifest folder of `prepare`")
+    parser.add_argument("--split", default="train", help="manifest to read")
+    parser.add_argument(
+        "--noise-manifests",
+        metavar="DIRS",
+        help="folders of `noise` separated by commas, for noise with probability 0.25",
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="epochs that are timed")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -310,9 +353,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_noise(commands)
     _add_convert(commands)
+    _add_average(commands)
     _add_complexity(commands)
     _add_benchmark(commands)
     _add_benchmark_distillation(commands)
+    _add_benchmark_data(commands)
     _add_report(commands)
     _add_compare(commands)
     return parser

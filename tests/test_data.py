@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
+from avhubert_ext.cli import main
 from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
@@ -28,6 +30,7 @@ from avhubert_ext.data.video import (
     random_crop_and_flip,
 )
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.benchmark_data import plain_sample
 from avhubert_ext.synth.mp4 import write_video
 
 # ---- audio features
@@ -784,6 +787,37 @@ def test_clean_utterances_are_not_decoded_after_the_first_pass(
             decoded.append((number, index))
     noisy = [(p, i) for p, i in keys if dataset.mixer.draw(dataset.utterances[i].id, p)]
     assert decoded == noisy and 0 < len(noisy) < len(keys)
+
+
+def test_the_plain_way_to_read_gives_the_same_samples(manifests, noise):
+    """What `avhubert-ext benchmark-data` compares with."""
+    pytest.importorskip("cv2")
+    some = NoiseConfig((noise / "babble",), 0.5)
+    dataset = AVDataset(manifests, "train", DataConfig(augment=True, noise=some))
+    for key in [(number, index) for number in (0, 1) for index in range(6)]:
+        audio, video = plain_sample(dataset, key)
+        # In digital silence all bands are equal, and what is normalised is their mean's rounding.
+        torch.testing.assert_close(audio, dataset[key].audio, rtol=0, atol=2e-3)
+        torch.testing.assert_close(video, dataset[key].video, rtol=1e-5, atol=1e-5)
+
+
+def test_benchmark_of_reading_data(manifests, noise, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("cv2")
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    out = tmp_path / "benchmark.json"
+    command = ["benchmark-data", "--data", str(manifests), "--rounds", "1", "--out", str(out)]
+    assert main([*command, "--noise-manifests", f"{noise}/babble,{noise}/music"]) == 0
+    printed, report = capsys.readouterr().out, json.loads(out.read_text())
+    assert report["utterances"] == len(read_manifest(manifests / "train.tsv"))
+    assert len(report["noise"]) == 2 and report["noise_probability"] == 0.25
+    speed = report["utterances_per_second"]
+    assert report["speed_up"] == pytest.approx(speed["ours"] / speed["plain"])
+    assert f"{report['speed_up']:.2f} times as fast" in printed
+    assert main([*command, "--split", "dev"]) == 1
+    assert "dev.tsv not found" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(command) == 1
+    assert "pip install opencv-python-headless" in capsys.readouterr().err
 
 
 def test_the_clean_audio_beside_the_noisy(manifests, noise):

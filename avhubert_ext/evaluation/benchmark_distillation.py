@@ -88,7 +88,7 @@ def benchmark_distillation(
         optimizers[1].step()
         optimizers[1].zero_grad()
 
-    seconds = _time_in_turn({"ours": update, "plain": plain_update}, rounds)
+    seconds = time_in_turn({"ours": update, "plain": plain_update}, rounds)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         update()
     events = found.key_averages()
@@ -112,7 +112,7 @@ def benchmark_distillation(
     }
 
 
-def _time_in_turn(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def time_in_turn(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Median seconds of each, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in tqdm(range(rounds + 1), desc="rounds", unit="round"):
