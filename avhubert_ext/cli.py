@@ -268,6 +268,51 @@ def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
 
 
+def _benchmark_decoding(args: argparse.Namespace) -> None:
+    import json
+
+    from avhubert_ext.data.files import write_text
+    from avhubert_ext.evaluation.benchmark_decoding import benchmark_decoding, text_table
+
+    report = benchmark_decoding(
+        args.preset,
+        args.beam,
+        args.seconds,
+        args.tokens,
+        args.threads,
+        args.rounds,
+        args.decoder,
+    )
+    print(text_table(report))
+    write_text(args.out, json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {args.out}")
+
+
+def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "benchmark-decoding",
+        _benchmark_decoding,
+        "time whole recognisers, encoder and beam search, side by side on the CPU",
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=["teacher", "7"],
+        metavar="NAME",
+        help="encoders: as for `complexity`",
+    )
+    parser.add_argument("--decoder", default="base", help="preset of all decoders: base, tiny")
+    parser.add_argument("--beam", type=positive, default=10, help="hypotheses")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip")
+    parser.add_argument(
+        "--tokens", type=positive, help="decoded; without it 3.5 a second, as LRS3 has subwords"
+    )
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -357,6 +402,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_complexity(commands)
     _add_benchmark(commands)
     _add_benchmark_distillation(commands)
+    _add_benchmark_decoding(commands)
     _add_benchmark_data(commands)
     _add_report(commands)
     _add_compare(commands)
