@@ -18,8 +18,11 @@ from fairseq.file_io import PathManager
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import show_input_errors_plainly
 
+from . import loading, scoring
 from .criterions import av_distillation  # noqa: F401 (fairseq does not look into `criterions/`)
 
+loading.install()
+scoring.install()
 show_input_errors_plainly()
 
 # torch >= 2.6 loads tensors and plain containers only; fairseq stores its arguments as well.

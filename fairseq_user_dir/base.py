@@ -1,10 +1,12 @@
 """What the tasks share: utterances of a manifest folder, with noise."""
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
@@ -99,6 +101,37 @@ class AVTask(FairseqTask):
 
     def max_positions(self) -> None:
         return None
+
+    def filter_indices_by_size(self, indices: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        """All of them: fairseq would leave out what has more frames than a batch may have."""
+        return indices
+
+    def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
+        average_statistics(model)
+
+
+def average_statistics(model: torch.nn.Module) -> None:
+    """Give batch norm in all processes the mean of their running statistics.
+
+    Each process has followed its own batches, and one of them writes the checkpoint: so all of them
+    validate, and it saves, what all have seen.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    for buffer in (b for b in model.buffers() if b.is_floating_point()):
+        torch.distributed.all_reduce(buffer)
+        buffer /= torch.distributed.get_world_size()
+
+
+def parse_json(text: str, option: str) -> dict[str, Any]:
+    """The JSON object that an option holds."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{option} {text}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f'{option} {text}: expected an object, as in {{"dropout": 0.0}}')
+    return found
 
 
 def parse_range(text: str) -> tuple[float, float]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset, data_utils
+from fairseq.data import Dictionary, FairseqDataset, data_utils
 from torch import Tensor
 
 from avhubert_ext.data.dataset import AVDataset, collate
+from avhubert_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class AVUtterances(FairseqDataset):
@@ -47,9 +51,22 @@ class AVUtterances(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        # Not the multiple: where it does not divide the last batch fairseq drops that batch, and
-        # its utterances would vanish from the score.
-        return super().batch_by_size(indices, max_tokens, max_sentences)
+        """As fairseq, but no utterance is lost: not the last ones, and not the long ones."""
+        # Not the multiple: where it does not divide the last batch fairseq drops that batch. Where
+        # an utterance has more frames than a batch may, it is a batch of its own.
+        sizes = self.sizes[indices]
+        if max_tokens is not None:
+            if longer := int((sizes > max_tokens).sum()):
+                logger.warning(f"{longer} utterances have more than {max_tokens} frames: each is a "
+                               "batch of its own, and needs more memory than others")  # fmt: skip
+            sizes = np.minimum(sizes, max_tokens)
+        return data_utils.batch_by_size(
+            indices,
+            num_tokens_fn=None,
+            num_tokens_vec=sizes,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+        )
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -64,16 +81,36 @@ class AVSpeechDataset(AVUtterances):
     """Utterances with subword targets."""
 
     def __init__(
-        self, dataset: AVDataset, targets: list[Tensor], pad: int, eos: int, shuffle: bool
+        self,
+        dataset: AVDataset,
+        targets: list[Tensor],
+        dictionary: Dictionary,
+        split: str,
+        max_frames: int | None,
     ) -> None:
-        """targets: per utterance int64 [L], ending in eos."""
-        super().__init__(dataset, shuffle)
+        """targets: per utterance int64 [L], ending in eos. max_frames: leave out longer ones."""
+        super().__init__(dataset, shuffle=dataset.config.augment)
         self.targets = targets
-        self.pad = pad
-        self.eos = eos
+        self.dictionary = dictionary
+        self.split = split
+        self.fitting = np.ones(len(dataset), bool)
+        if max_frames is not None:
+            self.fitting = self.sizes <= max_frames
+            logger.info(
+                f"{split}: {(~self.fitting).sum()} of {len(dataset)} utterances are left out, they "
+                f"have more than {max_frames} frames"
+            )
+        if not self.fitting.any():
+            raise InputError(f"max_train_frames {max_frames}: every utterance of {split} is longer")
+
+    def ordered_indices(self) -> np.ndarray:
+        order = super().ordered_indices()
+        return order[self.fitting[order]]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**super().__getitem__(index), "target": self.targets[index]}
+        item = super().__getitem__(index)
+        # That of the utterance which is given where this one cannot be read.
+        return {**item, "target": self.targets[item["sample"].utterance]}
 
     def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         if not items:
@@ -83,11 +120,17 @@ class AVSpeechDataset(AVUtterances):
 
         def pad(move_eos: bool) -> Tensor:
             return data_utils.collate_tokens(
-                targets, self.pad, self.eos, move_eos_to_beginning=move_eos
+                targets,
+                self.dictionary.pad(),
+                self.dictionary.eos(),
+                move_eos_to_beginning=move_eos,
             )
 
         return {
             "id": torch.tensor([item["id"] for item in items]),
+            "split": self.split,
+            "noise": [item["sample"].noise for item in items],
+            "corrupt": [item["sample"].corrupt for item in items],
             "nsentences": len(items),
             "ntokens": sum(len(t) for t in targets),
             "net_input": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,24 @@ def _is_plain(tensor: object) -> bool:
     )
 
 
+def effective_batch(config: Mapping[str, Any]) -> str:
+    """On how much an update of a fairseq training rested, from the `cfg` in its checkpoint.
+
+    As `800 frames x 2 batches x 8 processes = 12800 frames`; unknown for files without it.
+    """
+    dataset, optimization, distributed = (
+        config.get(part) or {} for part in ("dataset", "optimization", "distributed_training")
+    )
+    update_freq = optimization.get("update_freq")
+    unit = "frames" if dataset.get("max_tokens") else "utterances"
+    size = dataset.get("max_tokens") or dataset.get("batch_size")
+    if not size or not update_freq:
+        return "unknown"
+    batches, processes = update_freq[0], distributed.get("distributed_world_size", 1)
+    total = size * batches * processes
+    return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
+
+
 def read_masks(path: Path) -> dict[str, Tensor]:
     """The pruning masks in a checkpoint of fairseq's sparse-mask task; empty for a dense model.
 
@@ -257,9 +276,9 @@ def _load_exactly(
     model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
 
 
-def save_fairseq(path: Path, model: AVRecognizer) -> None:
-    """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
-    state = {
+def fairseq_state(model: AVRecognizer) -> dict[str, Any]:
+    """A recogniser as the content of a fairseq checkpoint."""
+    return {
         "args": None,
         "cfg": {
             "model": {"_name": "av_asr_seq2seq", "description": json.dumps(describe(model))},
@@ -272,16 +291,23 @@ def save_fairseq(path: Path, model: AVRecognizer) -> None:
         "last_optimizer_state": None,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
     }
+
+
+def save_fairseq(path: Path, model: AVRecognizer) -> None:
+    """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
     # By way of memory: torch.save would write the temporary file's name into the file.
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(fairseq_state(model), buffer)
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
 def convert(source: Path, target: Path, half: bool = False) -> str:
     """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
-    model = load_model(newest_state(source) if source.is_dir() else source)
+    return _save(target, load_model(newest_state(source) if source.is_dir() else source), half)
+
+
+def _save(target: Path, model: nn.Module, half: bool = False) -> str:
     if target.suffix == ".safetensors":
         save_model(target, model, half)
     elif target.suffix == ".pt" and isinstance(model, AVRecognizer) and not half:
@@ -292,6 +318,28 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
         )
     parameters = sum(p.numel() for p in model.parameters())
     return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters"
+
+
+def average(sources: list[Path], target: Path) -> str:
+    """Write the mean of the weights of several checkpoints of one run; returns a line about it.
+
+    Batch norm's counters are those of the last one. Raises InputError where networks differ.
+    """
+    if len(sources) < 2:
+        raise InputError("one checkpoint is its own average: name two or more")
+    models = [load_model(path) for path in sources]
+    for path, model in zip(sources, models, strict=True):
+        if describe(model) != describe(models[-1]):
+            raise InputError(f"{path}: another network than that of {sources[-1]}")
+    states = [model.state_dict() for model in models]
+    averaged = {
+        name: torch.stack([s[name].double() for s in states]).mean(0).to(last.dtype)
+        if last.is_floating_point()
+        else last
+        for name, last in states[-1].items()
+    }
+    models[-1].load_state_dict(averaged)
+    return f"{_save(target, models[-1])}, mean of {len(sources)} checkpoints"
 
 
 def newest_state(folder: Path) -> Path:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from avhubert_ext.distillation import distil_batch
-from avhubert_ext.errors import InputError
+
+from ..precision import check_finite
 
 COUNTS = ("ntokens", "nsentences", "sample_size")
 
@@ -32,11 +32,8 @@ class AVDistillationCriterion(FairseqCriterion):
         loss, terms = distil_batch(
             config, teacher, model, sample["batch"].to(device), training=model.training
         )
-        if model.training and not _loss_is_scaled(model) and not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} after {self.task.updates} updates: lower the learning "
-                "rate, then go on from the last checkpoint with the same command"
-            )
+        if model.training:
+            check_finite(loss, model, self.task.updates)
         frames = sample["ntokens"]
         sums = {name: value.detach() * frames for name, value in {"loss": loss, **terms}.items()}
         counts = {"ntokens": frames, "nsentences": sample["nsentences"], "sample_size": frames}
@@ -53,8 +50,3 @@ class AVDistillationCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
-
-
-def _loss_is_scaled(model: nn.Module) -> bool:
-    """Whether a loss that is not finite is the loss scaler's affair, which skips such updates."""
-    return model.precision is torch.float16 or torch.is_autocast_enabled()

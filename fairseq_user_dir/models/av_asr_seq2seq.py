@@ -17,12 +17,17 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import build, describe, load_avhubert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
-from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import DECODERS, encoder_preset, preset
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
+from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset
+
+from ..base import parse_json
+from ..precision import Float32Weights, Precision
 
 CACHE = "avhubert_ext.decoder_cache"
+FROZEN_MODES = ("train", "eval")
 
 
 @dataclass
@@ -35,8 +40,22 @@ class AVASRSeq2SeqConfig(FairseqDataclass):
         default=None, metadata={"help": "start from this trained encoder instead of a preset"}
     )
     decoder: str = field(default="base", metadata={"help": "preset of the decoder"})
+    encoder_changes: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "changes to the encoder's configuration as JSON, other dropouts for one: "
+            '{"dropout": 0.0, "activation_dropout": 0.1, "layerdrop": 0.1}'
+        },
+    )
     freeze_encoder_updates: int = field(
         default=0, metadata={"help": "updates during which the encoder's weights stay as they are"}
+    )
+    frozen_encoder: str = field(
+        default="train",
+        metadata={
+            "help": "mode of a frozen encoder: train, as AV-HuBERT's (dropout is on, batch norm's "
+            "running statistics move), or eval (no dropout, statistics stay)"
+        },
     )
     modality_dropout: float = field(
         default=0.0, metadata={"help": "probability that a batch loses its audio or its video"}
@@ -47,13 +66,26 @@ class AVASRSeq2SeqConfig(FairseqDataclass):
 
 
 class Encoder(FairseqEncoder):
-    """The library's encoder and the bridge to the decoder's width."""
+    """The library's encoder and the bridge to the decoder's width, which always learns."""
 
-    def __init__(self, encoder: AVHubertEncoder, bridge: nn.Module, freeze_updates: int) -> None:
+    def __init__(
+        self,
+        encoder: AVHubertEncoder,
+        bridge: nn.Module,
+        freeze_updates: int,
+        frozen_mode: str,
+        precision: Precision,
+    ) -> None:
         super().__init__(None)
+        if frozen_mode not in FROZEN_MODES:
+            raise InputError(
+                f"frozen_encoder '{frozen_mode}': expected one of {', '.join(FROZEN_MODES)}"
+            )
         self.w2v_model = encoder  # the name of the encoder in AV-HuBERT's finetuned checkpoints
         self.bridge = bridge
         self.freeze_updates = freeze_updates
+        self.frozen_mode = frozen_mode
+        self.precision = precision
         self.num_updates = 0
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -67,12 +99,12 @@ class Encoder(FairseqEncoder):
         padding_mask: Tensor,
     ) -> dict[str, Tensor]:
         """Shapes as in AVHubertEncoder.forward; `source` is there for fairseq's beam search."""
-        # As in AV-HuBERT a frozen encoder stays in training mode: dropout is on and the running
-        # statistics of batch norm move. The bridge always learns.
-        learning = self.num_updates >= self.freeze_updates and torch.is_grad_enabled()
-        with torch.set_grad_enabled(learning):
-            output = self.w2v_model(audio, video, padding_mask)
-        return {"memory": self.bridge(output.last_hidden_state), "padding_mask": padding_mask}
+        frozen = self.num_updates < self.freeze_updates
+        self.w2v_model.train(self.training and not (frozen and self.frozen_mode == "eval"))
+        with self.precision.autocast(padding_mask.device):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                output = self.w2v_model(audio, video, padding_mask)
+            return {"memory": self.bridge(output.last_hidden_state), "padding_mask": padding_mask}
 
     def reorder_encoder_out(
         self, encoder_out: dict[str, Tensor], new_order: Tensor
@@ -83,9 +115,12 @@ class Encoder(FairseqEncoder):
 class Decoder(FairseqIncrementalDecoder):
     """The library's decoder; its cache travels in fairseq's incremental state."""
 
-    def __init__(self, dictionary: Dictionary, decoder: TransformerDecoder) -> None:
+    def __init__(
+        self, dictionary: Dictionary, decoder: TransformerDecoder, precision: Precision
+    ) -> None:
         super().__init__(dictionary)
         self.network = decoder
+        self.precision = precision
 
     def forward(
         self,
@@ -99,7 +134,8 @@ class Decoder(FairseqIncrementalDecoder):
             cache = incremental_state.setdefault(CACHE, DecoderCache())
             prev_output_tokens = prev_output_tokens[:, cache.length :]
         memory, padding_mask = encoder_out["memory"], encoder_out["padding_mask"]
-        return self.network(prev_output_tokens, memory, padding_mask, cache), None
+        with self.precision.autocast(memory.device):
+            return self.network(prev_output_tokens, memory, padding_mask, cache), None
 
     def reorder_incremental_state(
         self, incremental_state: dict[str, Any], new_order: Tensor
@@ -109,25 +145,39 @@ class Decoder(FairseqIncrementalDecoder):
 
 
 @register_model("av_asr_seq2seq", dataclass=AVASRSeq2SeqConfig)
-class AVASRSeq2Seq(FairseqEncoderDecoderModel):
+class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
     """An AVRecognizer in fairseq's clothes."""
 
     def __init__(
-        self, recognizer: AVRecognizer, dictionary: Dictionary, freeze_updates: int
+        self,
+        recognizer: AVRecognizer,
+        dictionary: Dictionary,
+        freeze_updates: int = 0,
+        frozen_mode: str = "train",
     ) -> None:
+        precision = Precision()
         super().__init__(
-            Encoder(recognizer.encoder, recognizer.bridge, freeze_updates),
-            Decoder(dictionary, recognizer.decoder),
+            Encoder(recognizer.encoder, recognizer.bridge, freeze_updates, frozen_mode, precision),
+            Decoder(dictionary, recognizer.decoder, precision),
         )
+        self.precision = precision
         self.description = json.dumps(describe(recognizer))
 
     @classmethod
     def build_model(cls, cfg: AVASRSeq2SeqConfig, task: FairseqTask) -> "AVASRSeq2Seq":
+        dictionary = task.target_dictionary
         if cfg.description:
             recognizer = build(json.loads(cfg.description))
         else:
-            recognizer = new_recognizer(cfg, len(task.target_dictionary))
-        return cls(recognizer, task.target_dictionary, cfg.freeze_encoder_updates)
+            recognizer = new_recognizer(cfg, len(dictionary))
+        vocabulary = recognizer.decoder.config.vocabulary
+        if vocabulary != len(dictionary):
+            raise InputError(
+                f"{task.cfg.data}/dict.wrd.txt: {len(dictionary)} subwords with the special ones, "
+                f"the model has {vocabulary}: name the data folder whose dictionary it was trained "
+                "with, or prepare the data with --reuse-subwords"
+            )
+        return cls(recognizer, dictionary, cfg.freeze_encoder_updates, cfg.frozen_encoder)
 
     def forward(
         self,
@@ -148,10 +198,23 @@ def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
     """A recogniser with a fresh decoder, its encoder fresh or from a checkpoint."""
     trained = load_avhubert(Path(cfg.encoder_checkpoint)) if cfg.encoder_checkpoint else None
     encoder = trained.config if trained is not None else encoder_preset(cfg.encoder)
+    changes = parse_json(cfg.encoder_changes, "encoder_changes") if cfg.encoder_changes else {}
+    check_fields(EncoderConfig, changes, "encoder_changes")
     recognizer = AVRecognizer(
-        replace(encoder, modality_dropout=cfg.modality_dropout),
+        replace(encoder, **{"modality_dropout": cfg.modality_dropout} | changes),
         replace(preset(DECODERS, cfg.decoder, "decoder"), vocabulary=vocabulary),
     )
     if trained is not None:
-        recognizer.encoder.load_state_dict(trained.state_dict())
+        load_trained(recognizer.encoder, trained, cfg.encoder_checkpoint)
     return recognizer
+
+
+def load_trained(encoder: AVHubertEncoder, trained: AVHubertEncoder, source: str) -> None:
+    """Copy the weights; an InputError if the changed encoder has others."""
+    shapes = [{n: t.shape for n, t in e.state_dict().items()} for e in (encoder, trained)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"encoder_changes: another network than that of {source}; with --encoder-checkpoint "
+            "change dropouts only"
+        )
+    encoder.load_state_dict(trained.state_dict())

@@ -1,19 +1,34 @@
 """`--task av_asr`: audio-visual speech recognition on AV-HuBERT's manifests."""
 
+import logging
+from argparse import Namespace
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion
 from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.optim import FairseqOptimizer
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
-from avhubert_ext.data.dataset import AVDataset, read_transcripts
+from avhubert_ext.data.corrupt import CorruptUtterances
+from avhubert_ext.data.dataset import AVDataset, DataConfig, read_transcripts
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.text import Subwords, find_subword_model
+from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
+from .. import loading, scoring
 from ..base import AVTask, AVTaskConfig
 from ..data import AVSpeechDataset
+from ..precision import check_finite
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,6 +43,15 @@ class AVASRConfig(AVTaskConfig):
     noise_pass: int = field(
         default=0, metadata={"help": "pass of an evaluation: another pass, other snippets"}
     )
+    max_train_frames: Optional[int] = field(
+        default=None,
+        metadata={"help": "leave longer utterances out of the training, never of a test"},
+    )
+    valid_beam: int = field(
+        default=1, metadata={"help": "beam of the validation under --best-checkpoint-metric wer"}
+    )
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    results_path: Optional[str] = II("common_eval.results_path")
 
 
 @register_task("av_asr", dataclass=AVASRConfig)
@@ -37,6 +61,8 @@ class AVASRTask(AVTask):
     def __init__(self, cfg: AVASRConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
+        self.corrupt: dict[str, CorruptUtterances] = {}
+        self.valid_generator: SequenceGenerator | None = None
 
     @classmethod
     def setup_task(cls, cfg: AVASRConfig, **kwargs: Any) -> "AVASRTask":
@@ -48,9 +74,15 @@ class AVASRTask(AVTask):
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
 
+    def data_config(self, split: str) -> DataConfig:
+        """An utterance that cannot be read is replaced in training; elsewhere it must count."""
+        config = super().data_config(split)
+        corrupt = "replace" if split == "train" else "blank"
+        return replace(config, pass_index=self.cfg.noise_pass, corrupt=corrupt)
+
     def load_dataset(self, split: str, **kwargs: Any) -> None:
         folder = Path(self.cfg.data)
-        config = replace(self.data_config(split), pass_index=self.cfg.noise_pass)
+        config = self.data_config(split)
         dataset = AVDataset(folder, split, config)
         subword_model = self.cfg.subword_model
         subwords = Subwords(Path(subword_model) if subword_model else find_subword_model(folder))
@@ -60,7 +92,137 @@ class AVASRTask(AVTask):
             ).long()
             for text in read_transcripts(folder, split, dataset.utterances)
         ]
-        d = self.dictionary
+        self.corrupt[split] = CorruptUtterances(len(dataset))
         self.datasets[split] = AVSpeechDataset(
-            dataset, targets, d.pad(), d.eos(), shuffle=config.augment
+            dataset,
+            targets,
+            self.dictionary,
+            split,
+            max_frames=self.cfg.max_train_frames if split == "train" else None,
         )
+
+    def text(self, tokens: torch.Tensor, reference: bool = False) -> str:
+        """The words that subwords stand for; an unknown one in a reference matches nothing."""
+        stripped = utils.strip_pad(tokens, self.dictionary.pad())
+        return self.dictionary.string(stripped.int().cpu(), "sentencepiece", escape_unk=reference)
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
+        model = super().build_model(cfg, from_checkpoint)
+        if self.cfg.best_checkpoint_metric == "wer":
+            search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
+            self.valid_generator = super().build_generator([model], search)
+        return model
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: torch.nn.Module,
+        criterion: FairseqCriterion,
+        optimizer: FairseqOptimizer,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple:
+        self.corrupt[sample["split"]].add([r for reasons in sample["corrupt"] for r in reasons])
+        loss, *rest = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad
+        )
+        check_finite(loss, model, update_num)
+        return loss, *rest
+
+    def valid_step(
+        self, sample: dict[str, Any], model: torch.nn.Module, criterion: FairseqCriterion
+    ) -> tuple:
+        loss, size, log = super().valid_step(sample, model, criterion)
+        if self.valid_generator is not None:
+            decoded = self._decode(self.valid_generator, [model], sample)[1]
+            log |= {"wer_edits": sum(d.edits for d in decoded)}
+            log |= {"wer_words": sum(d.words for d in decoded)}
+        return loss, size, log
+
+    def reduce_metrics(
+        self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
+    ) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        if not any("wer_words" in log for log in logging_outputs):
+            return
+        for name in ("wer_edits", "wer_words"):
+            metrics.log_scalar_sum(
+                f"_{name}", sum(int(log.get(name, 0)) for log in logging_outputs)
+            )
+        metrics.log_derived(
+            "wer", lambda m: 100 * m["_wer_edits"].sum / max(1, m["_wer_words"].sum), priority=20
+        )
+
+    def build_generator(
+        self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
+    ) -> SequenceGenerator:
+        """fairseq's generator; also notes what the decoding that begins is measured under."""
+        noise = self._noise()
+        share = f"{noise.condition} in {noise.probability:.0%}" if noise else "none"
+        scoring.unreadable.clear()
+        scoring.conditions[:] = [
+            f"beam {args.beam}",
+            f"length penalty {args.lenpen:g}",
+            f"noise {share}",
+            f"noise seed {self.cfg.noise_seed}",
+            f"pass {self.cfg.noise_pass}",
+            f"trained with {loading.trained_with}",
+        ]
+        if self.cfg.results_path:
+            self.decoded_path.unlink(missing_ok=True)
+        return super().build_generator(models, args, *rest, **kwargs)
+
+    @property
+    def decoded_path(self) -> Path:
+        """Where fairseq-generate's hypotheses go, beside its own `generate-SPLIT.txt`."""
+        return Path(self.cfg.results_path) / f"decoded-{next(iter(self.datasets))}.jsonl"
+
+    def inference_step(
+        self,
+        generator: SequenceGenerator,
+        models: list[torch.nn.Module],
+        sample: dict[str, Any],
+        **kwargs: Any,
+    ) -> list[list[dict[str, Any]]]:
+        hypotheses, decoded = self._decode(generator, models, sample, **kwargs)
+        for utterance in decoded:
+            if utterance.unreadable:
+                logger.warning(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
+                scoring.unreadable.append(utterance.id)
+        if self.cfg.results_path:
+            append_decoded(self.decoded_path, decoded)
+        return hypotheses
+
+    def _decode(
+        self,
+        generator: SequenceGenerator,
+        models: list[torch.nn.Module],
+        sample: dict[str, Any],
+        **kwargs: Any,
+    ) -> tuple[list[list[dict[str, Any]]], list[Decoded]]:
+        """fairseq's hypotheses, best first, and the best ones in words.
+
+        What could not be read gets an empty hypothesis: nothing was understood of it.
+        """
+        hypotheses = super().inference_step(generator, models, sample, **kwargs)
+        utterances = self.datasets[sample["split"]].dataset.utterances
+        decoded = []
+        for row, index in enumerate(sample["id"].tolist()):
+            best = hypotheses[row][0]
+            reasons, draw = sample["corrupt"][row], sample["noise"][row]
+            if reasons:
+                best["tokens"], best["positional_scores"] = (
+                    best[name][-1:] for name in ("tokens", "positional_scores")
+                )
+                hypotheses[row] = [best]
+            decoded.append(
+                Decoded(
+                    utterances[index].id,
+                    self.text(sample["target"][row], reference=True),
+                    self.text(best["tokens"]),
+                    float(best["score"]),
+                    draw.record() if draw else None,
+                    reasons[0] if reasons else None,
+                )
+            )
+        return hypotheses, decoded

@@ -3,7 +3,6 @@
 The settings are the library's, under the names that they have in s3prl's YAML files.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,11 +20,10 @@ from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.distillation import RECEIVERS, DistillationConfig, Teacher, check_choice
-from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import load_avhubert
 from avhubert_ext.models.student import Student
 
-from ..base import AVTask, AVTaskConfig
+from ..base import AVTask, AVTaskConfig, parse_json
 from ..data import DistillationUtterances
 
 
@@ -92,31 +90,12 @@ def parse_student(text: str) -> str | Mapping[str, Any]:
     """A preset's name, or the JSON object of a change to one."""
     if not text.lstrip().startswith("{"):
         return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"student {text}: not JSON ({error}); expected a preset's name or an object as in "
-            '{"preset": "7", "targets": [12]}'
-        ) from None
+    return parse_json(text, "student")
 
 
 def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
     """What the draws of a training batch, dropout and lost modality, follow from."""
     return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
-
-
-def average_statistics(model: torch.nn.Module) -> None:
-    """Give batch norm in all processes the mean of their running statistics.
-
-    Each process has followed its own batches, and one of them writes the checkpoint: so all of them
-    validate, and it saves, what all have seen.
-    """
-    if not torch.distributed.is_initialized():
-        return
-    for buffer in (b for b in model.buffers() if b.is_floating_point()):
-        torch.distributed.all_reduce(buffer)
-        buffer /= torch.distributed.get_world_size()
 
 
 @register_task("av_distillation", dataclass=AVDistillationConfig)
@@ -190,9 +169,6 @@ class AVDistillationTask(AVTask):
     ) -> tuple:
         self._report_corrupt(sample)
         return super().valid_step(sample, model, criterion)
-
-    def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
-        average_statistics(model)
 
     def _report_corrupt(self, sample: dict[str, Any]) -> None:
         # Each process reports what it meets, and the 1% that stops the run is of all utterances:
