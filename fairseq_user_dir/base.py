@@ -46,7 +46,7 @@ class AVTaskConfig(FairseqDataclass):
         default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
     )
     cache_dir: Optional[str] = field(
-        default=None, metadata={"help": "folder for decoded frames, to decode a video once"}
+        default=None, metadata={"help": "folder for decoded frames and features, to decode a file once"}
     )
     reuse_dataloader: bool = field(
         default=False,
