@@ -320,6 +320,66 @@ def positive(text: str) -> int:
     return number
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    import torch
+
+    from avhubert_ext.decoding import BeamConfig
+    from avhubert_ext.evaluation import noise_report
+    from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
+
+    torch.set_num_threads(args.threads)
+    config = EvaluationConfig(
+        data=args.data,
+        split=args.split,
+        noise=tuple(args.noise),
+        snr_db=tuple(args.snr),
+        passes=args.passes,
+        seed=args.noise_seed,
+        modalities=args.modalities,
+        beam=BeamConfig(args.beam, args.length_penalty, args.max_len_a, args.max_len_b),
+        max_frames=args.max_frames,
+        cache=args.cache_dir,
+        device=args.device,
+    )
+    evaluate([(name, Path(file)) for name, file in args.model], config, args.out)
+    print(noise_report.report(args.out))
+    print(f"\nwritten: {args.out}/table_1.md, .html, results.json, .csv, wer_*.png")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "evaluate", _evaluate, "word error rates in noise: kinds x levels x passes"
+    )
+    parser.add_argument(
+        "--model",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FILE"),
+        help="a recogniser of any kind that `convert` reads; repeat; without any: only the report",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="manifest folder")
+    parser.add_argument("--split", default="test")
+    parser.add_argument(
+        "--noise", nargs="*", type=Path, default=[], metavar="DIR", help="one folder a kind"
+    )
+    parser.add_argument(
+        "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="levels"
+    )
+    parser.add_argument("--passes", type=positive, default=10, help="with other noise snippets")
+    parser.add_argument("--noise-seed", type=int, default=1)
+    parser.add_argument("--modalities", choices=("both", "audio", "video"), default="both")
+    parser.add_argument("--beam", type=positive, default=10)
+    parser.add_argument("--length-penalty", type=float, default=1.0)
+    parser.add_argument("--max-len-a", type=float, default=1.0, help="tokens a frame, at most")
+    parser.add_argument("--max-len-b", type=int, default=0, help="tokens more")
+    parser.add_argument("--max-frames", type=positive, default=2000, help="in a batch")
+    parser.add_argument("--cache-dir", type=Path, help="folder for decoded frames and features")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+
+
 def _report(args: argparse.Namespace) -> None:
     from avhubert_ext.evaluation.report import report
 
@@ -404,6 +464,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_benchmark_distillation(commands)
     _add_benchmark_decoding(commands)
     _add_benchmark_data(commands)
+    _add_evaluate(commands)
     _add_report(commands)
     _add_compare(commands)
     return parser

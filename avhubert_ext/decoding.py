@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
-
-# The first ids are <s>, <pad>, </s>, <unk>, as in fairseq, where </s> also begins each sentence.
-PAD, EOS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,8 @@ def search(
     beam = min(config.beam, decoder.config.vocabulary - 1)
     found: list[list[Hypothesis]] = [[] for _ in range(batch)]
     active = list(range(batch))  # utterances that are still extended, by their place in the batch
-    # One hypothesis an utterance to begin with: the first step makes `beam` different ones of it.
+    # As in fairseq the end of a sentence also begins one. One hypothesis an utterance to begin
+    # with: the first step makes `beam` different ones of it.
     tokens = torch.full((batch, 1, 1), EOS, device=memory.device)  # [active, hypotheses, length]
     sums = torch.zeros(batch, 1, device=memory.device)
     rows = _Rows(decoder, memory, padding_mask)

@@ -46,7 +46,8 @@ class AVTaskConfig(FairseqDataclass):
         default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
     )
     cache_dir: Optional[str] = field(
-        default=None, metadata={"help": "folder for decoded frames and features, to decode a file once"}
+        default=None,
+        metadata={"help": "folder for decoded frames and features, to decode a file once"},
     )
     reuse_dataloader: bool = field(
         default=False,

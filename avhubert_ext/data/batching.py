@@ -17,6 +17,19 @@ PassIndex = tuple[int, int]  # epoch and utterance: the draws of augmentation be
 LENGTH_JITTER = 0.1
 
 
+def batches_by_frames(frames: np.ndarray, max_frames: int) -> list[list[int]]:
+    """Utterances of similar length in batches of at most `max_frames` frames, padding included.
+
+    frames: [N]; the longest come first. One that is longer is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in np.argsort(-frames, kind="stable").tolist():
+        if not batches or (len(batches[-1]) + 1) * frames[batches[-1][0]] > max_frames:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
 class BucketBatchSampler(Sampler[list[PassIndex]]):
     """One epoch of batches per iteration, each of utterances of similar length.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 
 SPECIALS = 4  # <s>, <pad>, </s>, <unk>: the first ids, as in fairseq
+PAD, EOS = 1, 2
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,36 @@ class Subwords:
 
     def encode(self, text: str) -> list[str]:
         return self.processor.encode(text.lower(), out_type=str)
+
+
+class Vocabulary:
+    """fairseq's dictionary file of subwords: one a line with its count, ids from SPECIALS on."""
+
+    def __init__(self, path: Path) -> None:
+        self.pieces = ["<s>", "<pad>", "</s>", "<unk>"]
+        self.pieces += [line.rsplit(" ", 1)[0] for line in read_lines(path)]
+        self.known = set(self.pieces[SPECIALS:])
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The words that ids stand for, up to the end of the sentence."""
+        pieces = []
+        for token in tokens:
+            if token == EOS:
+                break
+            pieces.append(self.pieces[token])
+        return join_pieces(pieces)
+
+    def reference(self, pieces: list[str]) -> str:
+        """A transcript as it is scored: what the dictionary lacks is `<<unk>>`, as in fairseq."""
+        return join_pieces([p if p in self.known else "<<unk>>" for p in pieces])
+
+
+def join_pieces(pieces: list[str]) -> str:
+    """sentencepiece's subwords -> words."""
+    return "".join(pieces).replace("\u2581", " ").strip()
 
 
 def find_subword_model(folder: Path) -> Path:

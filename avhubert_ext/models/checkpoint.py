@@ -217,6 +217,15 @@ def effective_batch(config: Mapping[str, Any]) -> str:
     return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
 
 
+def training_batch(path: Path) -> str:
+    """The `effective_batch` of a model file; unknown where it does not say."""
+    if path.suffix != ".pt":
+        return "unknown"
+    stored = read_torch_file(path)
+    parts = ("dataset", "optimization", "distributed_training")
+    return effective_batch({part: section(stored, "cfg", part) for part in parts})
+
+
 def read_masks(path: Path) -> dict[str, Tensor]:
     """The pruning masks in a checkpoint of fairseq's sparse-mask task; empty for a dense model.
 
