@@ -53,6 +53,17 @@ def manifests(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def teacher_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest folder of `corpus` with the subwords of the shipped teacher."""
+    folder = tmp_path_factory.mktemp("teacher_data")
+    subwords = ROOT / "scripts/models/tiny-teacher"
+    run_well(
+        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder, "--reuse-subwords", subwords
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise manifests of `corpus`."""
     folder = tmp_path_factory.mktemp("noise")

@@ -112,14 +112,10 @@ def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> N
     assert torch.equal(model.encoder.post_extract_proj.weight, stored[key])
 
 
-def test_shipped_teacher_recognises_an_unseen_speaker(corpus: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    run_well(
-        "avhubert-ext", "prepare", "--corpus", corpus, "--out", data, "--reuse-subwords", TEACHER
-    )
+def test_shipped_teacher_recognises_an_unseen_speaker(teacher_data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "teacher.pt"
     run_well("avhubert-ext", "convert", TEACHER / "model.safetensors", checkpoint)
-    run_well(*generate_command(data, checkpoint, tmp_path))
+    run_well(*generate_command(teacher_data, checkpoint, tmp_path))
     assert word_error_rate(read_hypotheses(tmp_path / "generate-test.txt")) < 25
 
 

@@ -27,11 +27,11 @@ from avhubert_ext.models.presets import TEACHERS
 from avhubert_ext.models.torch_file import read_torch_file
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
+from fairseq_user_dir.base import batch_seed  # noqa: E402
 from fairseq_user_dir.models.av_student import AVStudent, AVStudentConfig  # noqa: E402
 from fairseq_user_dir.tasks.av_distillation import (  # noqa: E402
     AVDistillationConfig,
     AVDistillationTask,
-    batch_seed,
 )
 
 UPDATES = 4

@@ -1,0 +1,187 @@
+"""`avhubert-ext evaluate`: passes, resuming, and the pages made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import jiwer
+import pytest
+from conftest import ROOT
+
+from avhubert_ext.cli import main
+from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation import noise_report
+from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
+from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
+
+TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def config(teacher_data: Path, noise: Path) -> EvaluationConfig:
+    return EvaluationConfig(
+        teacher_data, noise=(noise / "babble",), snr_db=(-10, 0), passes=2, modalities="audio"
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(config: EvaluationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated")
+    evaluate([("teacher", TEACHER)], config, out)
+    return out
+
+
+PASSES = (
+    "clean/pass-0", "babble_-10dB/pass-0", "babble_-10dB/pass-1", "babble_0dB/pass-0",
+    "babble_0dB/pass-1",
+)  # fmt: skip
+
+
+def test_a_file_a_pass_and_other_snippets_in_each(evaluated: Path) -> None:
+    files = {p.relative_to(evaluated / "teacher") for p in evaluated.glob("teacher/*/*.jsonl")}
+    assert files == {Path(f"{name}.jsonl") for name in PASSES}
+    snippets = set()
+    for name in PASSES:
+        decoded = read_decoded(evaluated / "teacher" / f"{name}.jsonl")
+        assert len(decoded) == 4
+        if name.startswith("clean"):
+            assert all(d.noise is None for d in decoded)
+            continue
+        assert all(name.startswith(f"babble_{d.noise['snr_db']:g}dB") for d in decoded)
+        snippets |= {(*d.noise["files"], *d.noise["starts"], d.id) for d in decoded}
+    assert len(snippets) == 16, "4 utterances x 2 levels x 2 passes"
+
+
+def test_it_goes_on_where_it_stopped(
+    config: EvaluationConfig, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = evaluated / "teacher/babble_0dB/pass-1.jsonl"
+    kept = {p: p.stat().st_mtime_ns for p in evaluated.glob("teacher/*/*.jsonl") if p != lost}
+    before = lost.read_text()
+    lost.unlink()
+    evaluate([("teacher", TEACHER)], replace(config, max_frames=60), evaluated)
+    after = {d.id: d for d in read_decoded(lost)}
+    for line in before.splitlines():
+        found = after[json.loads(line)["id"]]
+        assert (found.hypothesis, found.noise) == (
+            json.loads(line)["hypothesis"], json.loads(line)["noise"]
+        )  # fmt: skip
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    # All is there now: the model is not even loaded.
+    monkeypatch.setattr("avhubert_ext.evaluation.evaluate.load_avhubert_asr", None)
+    evaluate([("teacher", TEACHER)], config, evaluated)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"modalities": "both"}, "modalities"), ({"seed": 2}, "noise_seed")],
+)
+def test_other_settings_do_not_mix_with_old_results(
+    config: EvaluationConfig, evaluated: Path, change: dict, named: str
+) -> None:
+    with pytest.raises(InputError, match=f"another {named}; delete it"):
+        evaluate([("teacher", TEACHER)], replace(config, **change), evaluated)
+
+
+def test_another_file_under_the_same_name_is_refused(
+    config: EvaluationConfig, evaluated: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "model.safetensors"
+    other.write_bytes(TEACHER.read_bytes() + b" ")
+    with pytest.raises(InputError, match="another sha256"):
+        evaluate([("teacher", other)], config, evaluated)
+
+
+def word_error_rate(path: Path) -> float:
+    decoded = read_decoded(path)
+    return 100 * jiwer.wer([d.reference for d in decoded], [d.hypothesis for d in decoded])
+
+
+def test_report(evaluated: Path) -> None:
+    text = noise_report.report(evaluated)
+    loud = [word_error_rate(evaluated / f"teacher/babble_-10dB/pass-{n}.jsonl") for n in (0, 1)]
+    even = [word_error_rate(evaluated / f"teacher/babble_0dB/pass-{n}.jsonl") for n in (0, 1)]
+    clean = word_error_rate(evaluated / "teacher/clean/pass-0.jsonl")
+    assert statistics.mean(loud) > clean, "the test would not see a mistake otherwise"
+
+    (found,) = json.loads((evaluated / "results.json").read_text())
+    measured = found["conditions"]["babble_-10dB"]
+    assert measured["mean_wer"] == pytest.approx(statistics.mean(loud), abs=1e-3)
+    assert measured["standard_deviation"] == pytest.approx(statistics.stdev(loud), abs=1e-3)
+    with (evaluated / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [
+        float(r["wer"]) for r in rows if (r["noise"], r["snr_db"]) == ("babble", "-10")
+    ] == pytest.approx(loud, abs=1e-3)
+    assert len(rows) == 5
+
+    row = next(line for line in text.splitlines() if line.startswith("teacher "))
+    cell = f"{statistics.mean(even):.2f} ± {statistics.stdev(even):.2f}"
+    assert row.split() == [
+        "teacher", "resnet", "transformer", "12", "128", "512", "2.74M", "21.6", *cell.split(),
+        f"{clean:.2f}",
+    ]  # fmt: skip
+    for name in ("table_1.md", "table_1.html"):
+        page = (evaluated / name).read_text()
+        assert cell in page and f"{clean:.2f}" in page and "wer_babble.png" in page
+        for told in ("beam 5", "length penalty 1", "noise seed 1", "2 passes", "modalities audio"):
+            assert told in page, told
+    assert (evaluated / "wer_babble.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> None:
+    """The teacher comes first, a missing condition is a dash, unreadable clips are told."""
+    for name, hypothesis in (("7", "a x c d"), ("teacher", "a b c d")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.json").write_text((evaluated / "teacher/model.json").read_text())
+        clip = Decoded("u", "a b c d", hypothesis, -0.1)
+        lost = Decoded("v", "a b c d", "", -0.1, unreadable="v.mp4: gone")
+        write_decoded(folder / "clean/pass-0.jsonl", [clip, lost])
+    noisy = [replace(clip, hypothesis="", noise={"snr_db": 0})]
+    write_decoded(tmp_path / "7/talker_0dB/pass-0.jsonl", noisy)
+    rows = [line.split() for line in noise_report.report(tmp_path).splitlines()[2:4]]
+    assert [(row[0], row[8:]) for row in rows] == [
+        ("teacher", ["-", "50.00"]),
+        ("7", ["100.00", "±", "0.00", "62.50"]),
+    ]
+    assert "1 unreadable utterances" in (tmp_path / "table_1.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"noise": (Path("a/babble"), Path("b/babble"))}, "must differ"),
+        ({"passes": 0}, "at least 1"),
+        ({"modalities": "smell"}, "expected both, audio or video"),
+        ({"split": "tset"}, r"tset\.tsv not found"),
+        ({"noise": (Path("nowhere"),)}, r"nowhere/test\.tsv not found"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    config: EvaluationConfig, tmp_path: Path, change: dict, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        evaluate([("t", TEACHER)], replace(config, **change), tmp_path)
+
+
+def test_errors_of_the_command_line(
+    teacher_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["evaluate", "--data", str(teacher_data), "--out", str(tmp_path)]
+    assert main([*command]) == 1
+    assert "no results in it" in capsys.readouterr().err
+    assert main([*command, "--model", "t", "gone.pt"]) == 1
+    assert "gone.pt not found" in capsys.readouterr().err
+
+
+def test_lines_that_are_no_decoded_utterances(tmp_path: Path) -> None:
+    path = tmp_path / "pass-0.jsonl"
+    write_decoded(path, [Decoded("u", "a b", "a", -1.0)])
+    path.write_text(path.read_text() + '{"id": "v"')
+    with pytest.raises(InputError, match=r"pass-0\.jsonl line 2: not a decoded utterance"):
+        read_decoded(path)

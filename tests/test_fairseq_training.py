@@ -1,0 +1,281 @@
+"""What a training with `--task av_asr` offers beyond going through: each option does what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, run, run_well
+from fairseq import options as fairseq_options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.utils import import_user_module
+from test_fairseq import train_command
+
+from avhubert_ext.data.manifest import read_manifest, write_manifest
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.torch_file import read_torch_file
+
+import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
+from fairseq_user_dir.models.av_asr_seq2seq import (  # noqa: E402
+    AVASRSeq2Seq,
+    AVASRSeq2SeqConfig,
+)
+from fairseq_user_dir.tasks.av_asr import AVASRConfig, AVASRTask  # noqa: E402
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
+SHALLOW = json.dumps({"layers": 1})
+TWO_PROCESSES = [
+    "--distributed-world-size", 2, "--distributed-init-method", "env://", "--distributed-rank", -1,
+    "--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
+]  # fmt: skip
+
+
+def stored(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
+    return read_torch_file(folder / name)
+
+
+def new_task(data: Path, **changes: Any) -> AVASRTask:
+    return AVASRTask.setup_task(
+        AVASRConfig(
+            data=str(data), seed=3, best_checkpoint_metric="loss", results_path=None, **changes
+        )
+    )
+
+
+def new_model(task: AVASRTask, **changes: Any) -> AVASRSeq2Seq:
+    settings = {"encoder": "student-tiny-7", "decoder": "tiny", "encoder_changes": SHALLOW}
+    torch.manual_seed(0)
+    return AVASRSeq2Seq.build_model(AVASRSeq2SeqConfig(**settings | changes), task)
+
+
+def batch(task: AVASRTask, split: str = "train", count: int = 2) -> dict[str, Any]:
+    task.load_dataset(split)
+    dataset = task.datasets[split]
+    return dataset.collater([dataset[index] for index in range(count)])
+
+
+def statistics(model: AVASRSeq2Seq) -> torch.Tensor:
+    buffers = model.encoder.w2v_model.named_buffers()
+    return torch.cat([b.flatten() for name, b in buffers if "running" in name])
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_mode_of_a_frozen_encoder(manifests: Path, mode: str) -> None:
+    """In `eval` neither dropout nor a moving statistic; the bridge and the decoder learn anyhow."""
+    task = new_task(manifests)
+    model = new_model(task, freeze_encoder_updates=5, frozen_encoder=mode).train()
+    inputs = batch(task)["net_input"]
+    encoded, before = [], statistics(model)
+    for _ in range(2):
+        encoded.append(model.encoder(**{k: v for k, v in inputs.items() if "tokens" not in k}))
+    same = torch.equal(encoded[0]["memory"], encoded[1]["memory"])
+    moved = not torch.equal(before, statistics(model))
+    assert (same, moved) == ((True, False) if mode == "eval" else (False, True))
+    model(**inputs)[0].sum().backward()
+    assert all(p.grad is None for p in model.encoder.w2v_model.parameters())
+    assert model.encoder.bridge.weight.grad.any()
+    assert model.decoder.network.embed_tokens.weight.grad.any()
+
+    model.set_num_updates(5)
+    model(**inputs)[0].sum().backward()
+    assert model.encoder.w2v_model.training
+    assert model.encoder.w2v_model.post_extract_proj.weight.grad.any()
+
+
+def test_settings_of_the_model_that_make_no_sense(manifests: Path) -> None:
+    task = new_task(manifests)
+    for changes, said in (
+        ({"frozen_encoder": "asleep"}, "frozen_encoder 'asleep'"),
+        ({"encoder_changes": "{layers"}, "encoder_changes .* not JSON"),
+        ({"encoder_changes": "[1]"}, "expected an object"),
+        ({"encoder_changes": '{"colour": 1}'}, "colour unknown"),
+        ({"encoder_checkpoint": str(TEACHER), "encoder_changes": SHALLOW}, "another network"),
+    ):
+        with pytest.raises(InputError, match=said):
+            new_model(task, **changes)
+
+
+def test_dropouts_of_a_trained_encoder_can_be_changed(manifests: Path) -> None:
+    changes = {"dropout": 0.25, "activation_dropout": 0.0, "layerdrop": 0.5}
+    model = new_model(
+        new_task(manifests), encoder_checkpoint=str(TEACHER), encoder_changes=json.dumps(changes)
+    )
+    encoder, expected = model.encoder.w2v_model, load_model(TEACHER).encoder
+    assert encoder.config == replace(expected.config, **changes)
+    for (name, found), weight in zip(
+        encoder.state_dict().items(), expected.state_dict().values(), strict=True
+    ):
+        assert torch.equal(found, weight), name
+
+
+def test_every_student_trains_from_scratch_by_name_alone(manifests: Path) -> None:
+    task = new_task(manifests)
+    sample = batch(task)
+    for number in range(1, 8):
+        model = new_model(task, encoder=f"student-tiny-{number}", encoder_changes=None).train()
+        model(**sample["net_input"])[0].sum().backward()
+        assert all(p.grad is not None for p in model.parameters()), number
+
+
+def test_long_utterances_are_left_out_of_the_training_and_of_nothing_else(manifests: Path) -> None:
+    frames = sorted(u.frames for u in read_manifest(manifests / "train.tsv"))
+    task = new_task(manifests, max_train_frames=frames[-3])
+    for split in ("train", "test"):
+        task.load_dataset(split)
+    kept = [task.datasets["train"].size(i) for i in task.datasets["train"].ordered_indices()]
+    assert sorted(kept) == [n for n in frames if n <= frames[-3]] and len(kept) < len(frames)
+    assert len(task.datasets["test"].ordered_indices()) == len(task.datasets["test"])
+    with pytest.raises(InputError, match="max_train_frames 1: every utterance"):
+        new_task(manifests, max_train_frames=1).load_dataset("train")
+
+
+def test_no_utterance_is_lost_in_batches_too_small_for_it(manifests: Path) -> None:
+    task = new_task(manifests)
+    task.load_dataset("train")
+    batches = task.get_batch_iterator(
+        task.datasets["train"], max_tokens=50, max_positions=50, ignore_invalid_inputs=True
+    ).next_epoch_itr(shuffle=False)
+    assert sorted(int(i) for b in batches for i in b["id"]) == list(range(12))
+
+
+def test_what_cannot_be_read_is_replaced_with_its_own_transcript(
+    manifests: Path, tmp_path: Path
+) -> None:
+    """The target must be that of the utterance that is heard. 120 utterances, one of them torn."""
+    for name in ("dict.wrd.txt", "spm_bpe64.model"):
+        (tmp_path / name).write_bytes((manifests / name).read_bytes())
+    utterances = read_manifest(manifests / "train.tsv") * 10
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(b"not a video")
+    utterances[5] = replace(utterances[5], video=torn)
+    write_manifest(tmp_path / "train.tsv", utterances)
+    (tmp_path / "train.wrd").write_text((manifests / "train.wrd").read_text() * 10)
+    task = new_task(tmp_path)
+    task.load_dataset("train")
+    dataset = task.datasets["train"]
+    item = dataset[5]
+    other = item["sample"].utterance
+    assert other != 5 and str(torn) in item["sample"].corrupt[0]
+    assert torch.equal(item["target"], dataset[other]["target"])
+    assert not torch.equal(item["target"], dataset.targets[5])
+
+
+def test_bf16_trains_float32_weights(manifests: Path, tmp_path: Path) -> None:
+    """Matrix products in bfloat16: other losses than in float32, but near; the weights stay whole."""
+    losses = {}
+    for precision in ((), ("--bf16",)):
+        folder = tmp_path / f"run{len(precision)}"
+        log = run_well(
+            *train_command(
+                manifests, folder, *precision, "--encoder-changes", SHALLOW, "--max-update", 2,
+                "--disable-validation",
+            ), **ONE_THREAD,
+        )  # fmt: skip
+        losses[precision] = [float(v) for v in re.findall(r"train_inner.* loss=([\d.]+)", log)]
+    exact, rounded = losses.values()
+    assert exact != rounded and rounded == pytest.approx(exact, rel=0.02)
+    weights = stored(tmp_path / "run1")["model"]
+    assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float32}
+    name = "encoder.w2v_model.post_extract_proj.weight"
+    assert not torch.equal(weights[name], weights[name].bfloat16().float())
+
+
+def test_best_checkpoint_by_word_error_rate(teacher_data: Path, tmp_path: Path) -> None:
+    """The shipped teacher is ruined by a huge learning rate: the best checkpoint is the early one."""
+    log = run_well(
+        *train_command(
+            teacher_data, tmp_path, "--finetune-from-model", TEACHER, "--encoder", "teacher-tiny",
+            "--best-checkpoint-metric", "wer", "--valid-beam", 2, "--save-interval-updates", 1,
+            "--max-update", 2, "--lr", "1e-6,1e-6,3e-2", "--lr-scheduler", "fixed", "--clip-norm", 0,
+            "--max-tokens", 800,
+        ), **ONE_THREAD,
+    )  # fmt: skip
+    found = [float(v) for v in re.findall(r"valid on 'valid' subset.*? \| wer ([\d.]+)", log)]
+    assert len(found) >= 2 and min(found) < 50
+    best = stored(tmp_path, "checkpoint_best.pt")
+    assert best["extra_state"]["best"] == pytest.approx(min(found), abs=0.01)
+
+
+def test_two_processes_are_one_with_accumulated_batches(manifests: Path, tmp_path: Path) -> None:
+    """The encoder frozen at first, then trained; modalities dropped, noise left out."""
+    settings = (
+        "--encoder-changes", SHALLOW, "--batch-size", 3, "--max-update", 2, "--disable-validation",
+        "--freeze-encoder-updates", 1, "--frozen-encoder", "eval", "--lr", "1e-2",
+    )  # fmt: skip
+    two = train_command(manifests, tmp_path / "two", *settings, *TWO_PROCESSES)
+    run_well("torchrun", "--nproc_per_node", 2, "--no-python", *two, **ONE_THREAD)
+    run_well(
+        *train_command(manifests, tmp_path / "one", *settings, "--update-freq", 2), **ONE_THREAD
+    )
+    found, expected = (stored(tmp_path / name)["model"] for name in ("two", "one"))
+    start = stored_start(manifests, tmp_path, settings)
+    for name, tensor in expected.items():
+        if "running" in name or not tensor.is_floating_point():
+            continue  # each process has its own until they are averaged for a validation
+        moved = (tensor - start[name]).norm()
+        assert (found[name] - tensor).norm() <= 1e-3 * moved + 1e-6, name
+
+
+def stored_start(manifests: Path, folder: Path, settings: tuple) -> dict[str, torch.Tensor]:
+    """The weights before the first update."""
+    command = train_command(manifests, folder / "start", *settings, "--max-update", 1, "--lr", "0")
+    run_well(*command, **ONE_THREAD)
+    return stored(folder / "start")["model"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(
+    manifests: Path, tmp_path: Path
+) -> None:
+    command = train_command(
+        manifests, tmp_path, "--encoder-changes", SHALLOW, "--lr", "1e30", "--disable-validation"
+    )
+    result = run(*command, **ONE_THREAD)
+    assert result.returncode == 1
+    assert re.match(r"error: the loss is (nan|inf) after \d", result.stdout.splitlines()[-1])
+
+
+def test_hydra_trains_with_the_paper_configuration(
+    manifests: Path, noise: Path, tmp_path: Path
+) -> None:
+    run_well(
+        "fairseq-hydra-train", "--config-dir", ROOT / "scripts/config/lrs3", "--config-name",
+        "finetune", f"task.data={manifests}", f"task.noise_manifests={noise}/babble",
+        "+model.encoder=student-tiny-7", "model.decoder=tiny", "common.fp16=false",
+        "+common.cpu=true", "dataset.num_workers=0", "optimization.max_update=2",
+        "optimization.update_freq=[1]", f"checkpoint.save_dir={tmp_path}",
+        "+dataset.disable_validation=true", "model.freeze_encoder_updates=1", **ONE_THREAD,
+    )  # fmt: skip
+    state = stored(tmp_path)
+    assert state["cfg"]["task"]["noise_prob"] == 0.25
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    assert load_model(tmp_path / "checkpoint_last.pt").decoder.config.dim == 128
+
+
+def test_both_forms_of_the_paper_settings_agree() -> None:
+    """Every value of finetune.yaml is what the command line makes of finetune.args."""
+    folder = ROOT / "scripts/config/lrs3"
+    words = [
+        word
+        for line in (folder / "finetune.args").read_text().splitlines()
+        if not line.startswith("#")
+        for word in line.split()
+    ]
+    parser = fairseq_options.get_training_parser()
+    arguments = ["data", "--task", "av_asr", "--arch", "av_asr_seq2seq", *words]
+    found = convert_namespace_to_omegaconf(
+        fairseq_options.parse_args_and_arch(parser, [*arguments, "--user-dir", "fairseq_user_dir"])
+    )
+    expected = yaml.safe_load((folder / "finetune.yaml").read_text())
+    del expected["hydra"], expected["task"]["data"]
+    for group, values in expected.items():
+        for name, value in values.items():
+            assert found[group][name] == value, f"{group}.{name}"
