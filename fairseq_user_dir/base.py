@@ -8,12 +8,15 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
-from omegaconf import MISSING, open_dict
+from omegaconf import II, MISSING, open_dict
 
 from avhubert_ext.data.dataset import DataConfig
-from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.data.noise import NoiseConfig, hashed_generator
 from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class AVTaskConfig(FairseqDataclass):
         default=False,
         metadata={"help": "keep worker processes over epochs; they would not see the epoch change"},
     )
+    seed: int = II("common.seed")
 
 
 class AVTask(FairseqTask):
@@ -100,6 +104,22 @@ class AVTask(FairseqTask):
             cfg.description = model.description
         return model
 
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: torch.nn.Module,
+        criterion: FairseqCriterion,
+        optimizer: FairseqOptimizer,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple:
+        # fairseq seeds all processes alike at each update, and goes on drawing for the batches
+        # that it accumulates: all would lose the same modality and drop the same units, and two
+        # processes would not compute what one does with --update-freq 2. So the draws follow from
+        # the batch and the update, wherever that batch is.
+        utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, [int(i) for i in sample["id"]]))
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
     def max_positions(self) -> None:
         return None
 
@@ -109,6 +129,11 @@ class AVTask(FairseqTask):
 
     def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
         average_statistics(model)
+
+
+def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
+    """What the draws of a training batch, dropout and lost modality, follow from."""
+    return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
 
 
 def average_statistics(model: torch.nn.Module) -> None:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import queue
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset, data_utils
+from fairseq.data.iterators import BackgroundConsumer
 from torch import Tensor
 
 from avhubert_ext.data.dataset import AVDataset, collate
 from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_END = 30  # for reading threads to finish their item
+
+
+@atexit.register
+def stop_reading_ahead() -> None:
+    """End fairseq's reading threads with the item they are at.
+
+    One that the end of the process meets within a decoder's C++ aborts it: a finished training
+    would then seem to have failed.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    for thread in threading.enumerate():
+        if isinstance(thread, BackgroundConsumer):
+            thread._max_len = 0
+            while thread.is_alive() and time.monotonic() < deadline:
+                with suppress(queue.Empty):  # it may wait for room in its queue
+                    thread._queue.get(timeout=0.05)
 
 
 class AVUtterances(FairseqDataset):

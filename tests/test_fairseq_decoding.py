@@ -91,7 +91,8 @@ def test_the_librarys_evaluation_is_the_same(
     """Words, scores, snippets, level: other batches, another search, the same result."""
     run_well(
         "avhubert-ext", "evaluate", "--data", teacher_data,
-        "--model", "t", TEACHER / "model.safetensors", "--noise", noise / "babble", "--snr", -10, "--passes", 2, "--beam", 3,
+        "--model", "t", TEACHER / "model.safetensors", "--noise", noise / "babble", "--snr", -10,
+        "--passes", 2, "--beam", 3,
         "--length-penalty", 0.5, "--max-frames", 70, "--modalities", "audio",
         "--out", tmp_path, **ONE_THREAD,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a training with `--task av_asr` offers beyond going through: each option does what it says."""
+"""What a training with `--task av_asr` offers: each option does what it says."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_dropouts_of_a_trained_encoder_can_be_changed(manifests: Path) -> None:
         new_task(manifests), encoder_checkpoint=str(TEACHER), encoder_changes=json.dumps(changes)
     )
     encoder, expected = model.encoder.w2v_model, load_model(TEACHER).encoder
-    assert encoder.config == replace(expected.config, **changes)
+    assert encoder.config == replace(expected.config, modality_dropout=0.0, **changes)
     for (name, found), weight in zip(
         encoder.state_dict().items(), expected.state_dict().values(), strict=True
     ):
@@ -170,7 +170,7 @@ def test_what_cannot_be_read_is_replaced_with_its_own_transcript(
 
 
 def test_bf16_trains_float32_weights(manifests: Path, tmp_path: Path) -> None:
-    """Matrix products in bfloat16: other losses than in float32, but near; the weights stay whole."""
+    """Products in bfloat16: other losses than in float32, but near; the weights stay whole."""
     losses = {}
     for precision in ((), ("--bf16",)):
         folder = tmp_path / f"run{len(precision)}"
@@ -190,17 +190,17 @@ def test_bf16_trains_float32_weights(manifests: Path, tmp_path: Path) -> None:
 
 
 def test_best_checkpoint_by_word_error_rate(teacher_data: Path, tmp_path: Path) -> None:
-    """The shipped teacher is ruined by a huge learning rate: the best checkpoint is the early one."""
-    log = run_well(
-        *train_command(
-            teacher_data, tmp_path, "--finetune-from-model", TEACHER, "--encoder", "teacher-tiny",
-            "--best-checkpoint-metric", "wer", "--valid-beam", 2, "--save-interval-updates", 1,
-            "--max-update", 2, "--lr", "1e-6,1e-6,3e-2", "--lr-scheduler", "fixed", "--clip-norm", 0,
-            "--max-tokens", 800,
-        ), **ONE_THREAD,
+    """A huge learning rate ruins the shipped teacher in its second epoch: the first is the best."""
+    command = train_command(
+        teacher_data, tmp_path, "--finetune-from-model", TEACHER, "--encoder", "teacher-tiny",
+        "--best-checkpoint-metric", "wer", "--valid-beam", 2, "--max-tokens", 800,
+        "--lr", "1e-6,3e-2", "--lr-scheduler", "fixed", "--clip-norm", 0,
     )  # fmt: skip
+    place = command.index("--total-num-update")  # of the other scheduler
+    del command[place : place + 2]
+    log = run_well(*command, **ONE_THREAD)
     found = [float(v) for v in re.findall(r"valid on 'valid' subset.*? \| wer ([\d.]+)", log)]
-    assert len(found) >= 2 and min(found) < 50
+    assert found[0] < 50 < max(found)
     best = stored(tmp_path, "checkpoint_best.pt")
     assert best["extra_state"]["best"] == pytest.approx(min(found), abs=0.01)
 
@@ -209,7 +209,8 @@ def test_two_processes_are_one_with_accumulated_batches(manifests: Path, tmp_pat
     """The encoder frozen at first, then trained; modalities dropped, noise left out."""
     settings = (
         "--encoder-changes", SHALLOW, "--batch-size", 3, "--max-update", 2, "--disable-validation",
-        "--freeze-encoder-updates", 1, "--frozen-encoder", "eval", "--lr", "1e-2",
+        "--freeze-encoder-updates", 1, "--frozen-encoder", "eval",
+        "--optimizer", "sgd", "--lr", "0.1",
     )  # fmt: skip
     two = train_command(manifests, tmp_path / "two", *settings, *TWO_PROCESSES)
     run_well("torchrun", "--nproc_per_node", 2, "--no-python", *two, **ONE_THREAD)
@@ -249,10 +250,10 @@ def test_hydra_trains_with_the_paper_configuration(
     run_well(
         "fairseq-hydra-train", "--config-dir", ROOT / "scripts/config/lrs3", "--config-name",
         "finetune", f"task.data={manifests}", f"task.noise_manifests={noise}/babble",
-        "+model.encoder=student-tiny-7", "model.decoder=tiny", "common.fp16=false",
-        "+common.cpu=true", "dataset.num_workers=0", "optimization.max_update=2",
+        "model.encoder=student-tiny-7", "model.decoder=tiny", "common.fp16=false",
+        "common.cpu=true", "dataset.num_workers=0", "optimization.max_update=2",
         "optimization.update_freq=[1]", f"checkpoint.save_dir={tmp_path}",
-        "+dataset.disable_validation=true", "model.freeze_encoder_updates=1", **ONE_THREAD,
+        "dataset.disable_validation=true", "model.freeze_encoder_updates=1", **ONE_THREAD,
     )  # fmt: skip
     state = stored(tmp_path)
     assert state["cfg"]["task"]["noise_prob"] == 0.25
@@ -279,3 +280,33 @@ def test_both_forms_of_the_paper_settings_agree() -> None:
     for group, values in expected.items():
         for name, value in values.items():
             assert found[group][name] == value, f"{group}.{name}"
+
+
+def test_reading_threads_end_before_the_process(tmp_path: Path) -> None:
+    """A slow reader whose queue is full, and one that is in the middle of an item."""
+    script = tmp_path / "read.py"
+    script.write_text("""
+import time
+from argparse import Namespace
+from fairseq.data.iterators import BufferedIterator
+from fairseq.utils import import_user_module
+import_user_module(Namespace(user_dir="fairseq_user_dir"))
+
+class Slow(list):
+    def __iter__(self):
+        for item in super().__iter__():
+            time.sleep(0.3)
+            yield item
+
+iterators = [BufferedIterator(1, Slow(range(50))), BufferedIterator(99, Slow(range(50)))]
+print([next(i) for i in iterators])
+time.sleep(1)
+threads = [i._consumer for i in iterators]
+assert all(t.is_alive() for t in threads)
+from fairseq_user_dir.data import stop_reading_ahead
+start = time.monotonic()
+stop_reading_ahead()
+print("alive:", [t.is_alive() for t in threads], time.monotonic() - start < 5)
+""")
+    printed = run_well("python", script, PYTHONPATH=str(ROOT), **ONE_THREAD)
+    assert "alive: [False, False] True" in printed

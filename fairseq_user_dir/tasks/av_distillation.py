@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from fairseq import utils
 from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
-from omegaconf import II
 
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig
-from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.distillation import RECEIVERS, DistillationConfig, Teacher, check_choice
 from avhubert_ext.models.checkpoint import load_avhubert
 from avhubert_ext.models.student import Student
@@ -76,7 +73,6 @@ class AVDistillationConfig(AVTaskConfig):
     noise_for: str = field(
         default="both", metadata={"help": "who hears the noise: both, or the student alone"}
     )
-    seed: int = II("common.seed")
 
 
 def distillation_config(cfg: AVDistillationConfig) -> DistillationConfig:
@@ -91,11 +87,6 @@ def parse_student(text: str) -> str | Mapping[str, Any]:
     if not text.lstrip().startswith("{"):
         return text
     return parse_json(text, "student")
-
-
-def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
-    """What the draws of a training batch, dropout and lost modality, follow from."""
-    return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
 
 
 @register_task("av_distillation", dataclass=AVDistillationConfig)
@@ -146,11 +137,6 @@ class AVDistillationTask(AVTask):
     ) -> tuple:
         self._report_corrupt(sample)
         self.updates = update_num
-        # fairseq seeds all processes alike at each update, and goes on drawing for the batches
-        # that it accumulates: all would lose the same modality and drop the same units, and two
-        # processes would not compute what one does with --update-freq 2. So the draws follow from
-        # the batch and the update, wherever that batch is.
-        utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, sample["id"]))
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def optimizer_step(
