@@ -105,6 +105,23 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
 
 
+def _subwords(args: argparse.Namespace) -> None:
+    from avhubert_ext.data.text import write_subwords
+    from avhubert_ext.models.avhubert import subwords
+
+    pieces, model = subwords(args.checkpoint)
+    write_subwords(pieces, model, args.out)
+    print(f"{len(pieces)} subwords written to {args.out}")
+
+
+def _add_subwords(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "subwords", _subwords, "take the subwords out of an official finetuned AV-HuBERT"
+    )
+    parser.add_argument("checkpoint", type=Path, help="finetuned checkpoint of AV-HuBERT")
+    parser.add_argument("out", type=Path, help="folder to write, for `prepare --reuse-subwords`")
+
+
 def _average(args: argparse.Namespace) -> None:
     from avhubert_ext.models.checkpoint import average
 
@@ -459,6 +476,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_noise(commands)
     _add_convert(commands)
     _add_average(commands)
+    _add_subwords(commands)
     _add_complexity(commands)
     _add_benchmark(commands)
     _add_benchmark_distillation(commands)

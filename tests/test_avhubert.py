@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 
 import avhubert_ext
 from avhubert_ext import load_avhubert, load_avhubert_asr
+from avhubert_ext.cli import main
+from avhubert_ext.data.text import Subwords
 from avhubert_ext.errors import InputError
 from avhubert_ext.models import avhubert
 from avhubert_ext.models.checkpoint import build, convert, describe, load_model, read_masks
@@ -340,6 +342,8 @@ for name in ("av_hubert", "avhubert", "fairseq", "hydra", "omegaconf", "s3prl", 
     sys.modules[name] = None
 from pathlib import Path
 from avhubert_ext import load_avhubert, load_avhubert_asr
+from avhubert_ext.cli import main
+from avhubert_ext.data.text import Subwords
 from avhubert_ext.models.checkpoint import save_model
 pretrained, finetuned, out = map(Path, sys.argv[1:])
 save_model(out / "pretrained.safetensors", load_avhubert(pretrained))
@@ -400,6 +404,25 @@ def test_convert(real, tmp_path, kind, names):
 
 def test_an_official_file_has_no_masks(real):
     assert read_masks(real[avhubert.FINETUNED][0]) == {}
+
+
+def test_the_subwords_of_a_finetuned_file(real, tmp_path):
+    """As files: the same pieces for a text, and the dictionary in the order of the embeddings."""
+    import sentencepiece
+
+    path = real[avhubert.FINETUNED][0]
+    assert main(["subwords", str(path), str(tmp_path)]) == 0
+    assert (tmp_path / "dict.wrd.txt").read_text() == "one 1\n"
+    expected = sentencepiece.SentencePieceProcessor(model_file=str(path.parent / "spm.model"))
+    found = Subwords(tmp_path / "spm_unigram5.model")
+    text = "one three 17 six"
+    assert found.encode(text) == expected.encode(text, out_type=str) != []
+
+
+def test_no_subwords_in_a_file(tmp_path, capsys):
+    path = saved(finetuned(), tmp_path)
+    assert main(["subwords", str(path), str(tmp_path / "out")]) == 1
+    assert f"{path}: no subwords in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])

@@ -78,6 +78,13 @@ def train_subwords(transcripts: list[str], kind: str, vocabulary: int, folder: P
     return name
 
 
+def write_subwords(pieces: list[str], model: bytes, folder: Path) -> None:
+    """Write a sentencepiece model that was made elsewhere, and the dictionary in its own order."""
+    with whole_file(folder / f"spm_unigram{SPECIALS + len(pieces)}.model") as temporary:
+        temporary.write_bytes(model)
+    write_text(folder / "dict.wrd.txt", "".join(f"{piece} 1\n" for piece in pieces))
+
+
 class Subwords:
     """Text to subwords and back, lower case as AV-HuBERT's labels."""
 

@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from avhubert_ext.data.audio import FEATURES as AUDIO_FEATURES
+from avhubert_ext.data.text import SPECIALS
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.torch_file import read_torch_file, section
+from avhubert_ext.models.torch_file import read_torch_file, section, state_of
 
 PRETRAINED = "av_hubert"
 FINETUNED = "av_hubert_seq2seq"
@@ -92,6 +93,21 @@ def description(path: Path, config: dict[str, Any], state: dict[str, Tensor]) ->
     if embedding is not None and embedding.dim() == 2:
         decoder["vocabulary"] = embedding.shape[0]
     return {"kind": "recognizer", "encoder": _nested_encoder(path, config), "decoder": decoder}
+
+
+def subwords(path: Path) -> tuple[list[str], bytes]:
+    """The dictionary's subwords and the sentencepiece model that a finetuned file holds.
+
+    Raises InputError where they are not in it, as in a pretrained one.
+    """
+    task = section(read_torch_file(path), "task_state")
+    symbols = state_of(task.get("target_dictionary")).get("symbols")
+    processor = state_of(task.get("s2s_tokenizer")).get("sp")
+    state = getattr(processor, "state", None)  # its model, or a dict with that; as by its version
+    model = state.get("model_proto") if isinstance(state, dict) else state
+    if not isinstance(model, bytes) or not isinstance(symbols, list):
+        raise InputError(f"{path}: no subwords in it: name a finetuned checkpoint of AV-HuBERT")
+    return [str(symbol) for symbol in symbols[SPECIALS:]], model
 
 
 def _nested_encoder(path: Path, config: dict[str, Any]) -> dict[str, Any]:

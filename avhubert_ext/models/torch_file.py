@@ -45,13 +45,15 @@ FOREIGN_TYPES = {
 
 
 class _Inert:
-    """Stands in for a foreign class, function or object; holds nothing, does nothing."""
+    """Stands in for a foreign class, function or object: does nothing, holds what it was told."""
+
+    state: object = None
 
     def __init__(self, *args: object) -> None:
         pass
 
     def __setstate__(self, state: object) -> None:
-        pass
+        self.state = state
 
     def __setitem__(self, key: object, value: object) -> None:
         pass
@@ -95,6 +97,12 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 def _is_foreign(name: str) -> bool:
     return name.partition(".")[0] in FOREIGN_PACKAGES or name in FOREIGN_TYPES
+
+
+def state_of(stand_in: object) -> dict[str, Any]:
+    """What a foreign object in a file was told to hold, a dict; empty if it was nothing of it."""
+    state = getattr(stand_in, "state", None)
+    return state if isinstance(state, dict) else {}
 
 
 def section(stored: dict[str, Any], *keys: str) -> dict[str, Any]:
