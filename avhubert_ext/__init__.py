@@ -6,18 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from avhubert_ext.data.audio import audio_features
+    from avhubert_ext.data.noise import mix
+    from avhubert_ext.data.video import load_video
     from avhubert_ext.models.checkpoint import load_avhubert, load_avhubert_asr
     from avhubert_ext.models.encoder import AVHubertEncoder
     from avhubert_ext.models.student import build_student
 
-__all__ = ["AVHubertEncoder", "build_student", "load_avhubert", "load_avhubert_asr"]
+__all__ = [
+    "AVHubertEncoder",
+    "audio_features",
+    "build_student",
+    "load_avhubert",
+    "load_avhubert_asr",
+    "load_video",
+    "mix",
+]
 
 # Imported when first asked for: importing the package is instant, torch takes seconds.
 _MODULES = {
     "AVHubertEncoder": "avhubert_ext.models.encoder",
+    "audio_features": "avhubert_ext.data.audio",
     "build_student": "avhubert_ext.models.student",
     "load_avhubert": "avhubert_ext.models.checkpoint",
     "load_avhubert_asr": "avhubert_ext.models.checkpoint",
+    "load_video": "avhubert_ext.data.video",
+    "mix": "avhubert_ext.data.noise",
 }
 
 

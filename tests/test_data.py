@@ -99,6 +99,11 @@ def test_silence_has_finite_features():
 def test_features_of_another_rate_are_refused():
     with pytest.raises(InputError, match="8000 Hz, expected 16000 Hz"):
         audio_features(tone(8000), sample_rate=8000)
+    for wrong in (tone(8000) / 32768, tone(8000)[:, None]):
+        with pytest.raises(InputError, match=r"expected int16 \[samples\]"):
+            audio_features(wrong)
+        with pytest.raises(InputError, match=r"noise is .* expected int16"):
+            mix(tone(8000), wrong, 0)
 
 
 # ---- audio files
@@ -599,7 +604,6 @@ def test_transcripts_are_checked_against_the_manifest(tmp_path):
 def sample(frames: int, audio: bool = True, video: bool = True) -> Sample:
     torch.manual_seed(frames)
     return Sample(
-        0,
         torch.randn(104, frames) if audio else None,
         torch.randn(1, frames, 88, 88) if video else None,
         frames,

@@ -62,6 +62,15 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
+def check_samples(samples: np.ndarray, name: str) -> None:
+    """Raise an InputError for what is not int16 [N]: another scale would go unnoticed."""
+    if samples.dtype != np.int16 or samples.ndim != 1:
+        raise InputError(
+            f"{name} is {samples.dtype} {list(samples.shape)}, expected int16 [samples]: multiply "
+            "samples in -1 to 1 by 32767 and cast them"
+        )
+
+
 def audio_features(
     waveform: np.ndarray, sample_rate: int = SAMPLE_RATE, n_frames: int | None = None
 ) -> np.ndarray:
@@ -70,12 +79,19 @@ def audio_features(
     waveform: int16 [samples] (int16 scale matters: the filter banks are log energies).
     Returns float32 [T, 104]: 26 log filter banks at 100 Hz, four frames stacked, cut or padded
     with zeros to `n_frames` if given, then each frame normalised to zero mean, unit variance.
+    Raises InputError for another sample rate or another kind of array.
     """
-    from python_speech_features import logfbank
-
     if sample_rate != SAMPLE_RATE:
         raise InputError(f"sample rate is {sample_rate} Hz, expected 16000 Hz: resample first")
-    bands = logfbank(waveform, samplerate=SAMPLE_RATE).astype(np.float32)
+    check_samples(waveform, "waveform")
+    return features_of(waveform, n_frames)
+
+
+def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
+    """As `audio_features`, of samples [N] of any type in the scale of int16."""
+    from python_speech_features import logfbank
+
+    bands = logfbank(samples, samplerate=SAMPLE_RATE).astype(np.float32)
     padding = -len(bands) % STACK
     stacked = np.pad(bands, ((0, padding), (0, 0))).reshape(-1, FEATURES)
     if n_frames is not None:

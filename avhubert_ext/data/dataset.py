@@ -58,18 +58,18 @@ class DataConfig:
 class Sample:
     """One utterance of T frames: audio [104, T], video [1, T, 88, 88], None where not used.
 
-    utterance: its number in the manifest. clean_audio: the audio without the noise, None unless
-    asked for. noise: what the audio was mixed with. corrupt: why this utterance, or those in whose
-    place it is given, cannot be read.
+    clean_audio: the audio without the noise, None unless asked for. noise: what the audio was mixed
+    with. corrupt: why this utterance, or those in whose place it is given, cannot be read.
+    utterance: its number in the manifest.
     """
 
-    utterance: int
     audio: Tensor | None
     video: Tensor | None
     frames: int
     clean_audio: Tensor | None = None
     noise: NoiseDraw | None = None
     corrupt: tuple[str, ...] = ()
+    utterance: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         audio = torch.zeros(FEATURES, frames) if use_audio else None
         video = torch.zeros(1, frames, CROP, CROP) if use_video else None
         clean = audio if self.config.keep_clean else None
-        return Sample(index, audio, video, frames, clean, None, (reason,))
+        return Sample(audio, video, frames, clean, None, (reason,), index)
 
     def _no_longer_than(self, index: int) -> np.ndarray:
         """All utterances from `index` on to shorter ones; the longest follow the shortest."""
@@ -210,12 +210,12 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             return torch.from_numpy(np.array(features[window].T, order="C"))
 
         return Sample(
-            index,
             cut(audio),
             None if streams.video is None else self._video(streams.video[window], rng),
             window.stop - window.start,
             cut(streams.clean) if c.keep_clean else None,
             draw,
+            utterance=index,
         )
 
     def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:

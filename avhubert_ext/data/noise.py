@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from avhubert_ext.data.audio import audio_length, load_audio
+from avhubert_ext.data.audio import audio_length, check_samples, load_audio
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 
@@ -30,7 +30,10 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     clean: int16 [N]; noise: int16 [M], repeated if shorter, its first N samples if longer.
     Returns int16 [N]; where the sum leaves the int16 range it is scaled down to just fit
     (AV-HuBERT's arithmetic, float32, truncated). Silent speech or noise leaves `clean` as it is.
+    Raises InputError for another kind of array.
     """
+    check_samples(clean, "clean")
+    check_samples(noise, "noise")
     speech = clean.astype(np.float32)
     added = np.resize(noise, len(clean)).astype(np.float32)
     speech_rms = np.sqrt(np.mean(speech**2))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avhubert_ext.data.audio import SAMPLES_PER_FRAME, audio_features
+from avhubert_ext.data.audio import SAMPLES_PER_FRAME, features_of
 from avhubert_ext.data.dataset import Sample
 from avhubert_ext.data.video import CROP, centre_crop, normalise
 from avhubert_ext.errors import InputError
@@ -50,7 +50,7 @@ def read_clip(clip: Clip, name: str) -> Sample:
     samples = None if waveform is None else read_waveform(waveform, name)
     frames = None if video is None else read_video(video, name)
     n_frames = -(-len(samples) // SAMPLES_PER_FRAME) if frames is None else len(frames)
-    audio = None if samples is None else audio_features(samples, n_frames=n_frames)
+    audio = None if samples is None else features_of(samples, n_frames)
     return Sample(
         None if audio is None else torch.from_numpy(np.ascontiguousarray(audio.T)),
         None if frames is None else torch.from_numpy(normalise(centre_crop(frames)))[None],
