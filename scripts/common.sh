@@ -37,6 +37,12 @@ train() {
     --noise-manifests "$(noise_kinds "$work/noise")" $common "${@:3}"
 }
 
+# A few updates only, to see that everything runs: as OVERRIDES of distil and OPTIONS of train.
+quick_distillation=",,config.pretrain_expert.datarc.train_batch_size=4"
+quick_distillation+=",,config.runner.total_steps=4,,config.runner.log_step=2"
+quick_distillation+=",,config.runner.save_step=2"
+quick_training=(--max-update 4 --total-num-update 4 --warmup-updates 1 --save-interval-updates 2)
+
 # The embedded corpus: settings, and the teacher that ships with the repository.
 config=scripts/config/tiny
 common=$(options $config/common.args)

@@ -17,10 +17,8 @@ case "$*" in
     distill_quickly="" train_quickly=() ;;
   --quick)
     work=${WORK:-runs/demo-quick} speakers=5 utterances=4
-    distill_quickly=",,config.pretrain_expert.datarc.train_batch_size=4,,config.runner.total_steps=4"
-    distill_quickly+=",,config.runner.log_step=2,,config.runner.save_step=2"
-    train_quickly=(--max-update 4 --total-num-update 4 --warmup-updates 1
-                   --freeze-encoder-updates 2 --save-interval-updates 2) ;;
+    distill_quickly=$quick_distillation
+    train_quickly=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
   *)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
     exit 2 ;;

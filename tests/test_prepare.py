@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -18,6 +19,7 @@ from conftest import run, run_well
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.prepare import extract_audio
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.data.video import load_video
@@ -343,6 +345,22 @@ def test_babble_has_thirty_talkers_and_none_in_two_splits(corpus, noise):
         str(path) for path in (corpus / "musan/speech").glob("*.wav")
     }
     assert sum(map(len, speakers.values())) == 90
+
+
+def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
+    command = ["noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
+    assert main([*command, "--manifests", str(manifests)]) == 1
+    said = capsys.readouterr().err
+    assert "all utterances are by spk" in said and "--valid-fraction" in said
+    more = {}
+    for split in ("train", "valid", "test"):
+        utterances = read_manifest(manifests / f"{split}.tsv")
+        another = replace(utterances[0], id=f"{split}/another/00001")
+        write_manifest(tmp_path / f"{split}.tsv", [*utterances, another])
+        more[split] = [str(u.audio) for u in [*utterances, another]]
+    assert main([*command, "--manifests", str(tmp_path)]) == 0
+    for split, expected in more.items():
+        assert (tmp_path / f"noise/talker/{split}.tsv").read_text().splitlines() == expected
 
 
 # ---- bad input, by the real command line

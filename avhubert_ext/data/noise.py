@@ -160,12 +160,14 @@ def _snippet(path: Path, start: int, samples: int) -> np.ndarray:
     return np.concatenate([snippet, load_audio(path, 0, min(start, samples - len(snippet)))])
 
 
-def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generator) -> Path:
-    """A file drawn from those of other speakers: a second talker must not be the first.
+def speaker_of(utterance_id: str) -> str:
+    """The folder that an utterance is in, as in LRS3, `trainval/SPEAKER/CLIP`, or nothing."""
+    return PurePosixPath(utterance_id).parent.name
 
-    The speaker is the folder that an utterance is in, as in LRS3: `trainval/SPEAKER/CLIP`.
-    """
-    speaker = PurePosixPath(utterance_id).parent.name
+
+def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generator) -> Path:
+    """A file drawn from those of other speakers: a second talker must not be the first."""
+    speaker = speaker_of(utterance_id)
     for _ in range(MAX_DRAWS):
         file = files[rng.integers(len(files))]
         if not speaker or file.parent.name != speaker:

@@ -14,7 +14,7 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLE_RATE, load_audio, write_wav
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.manifest import read_manifest
-from avhubert_ext.data.noise import hashed_generator
+from avhubert_ext.data.noise import hashed_generator, speaker_of
 from avhubert_ext.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -34,8 +34,7 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None 
     for kind in ("music", "noise"):
         kinds[kind] = _by_split(_files(musan, kind), seed)
     if manifests is not None:
-        read = {split: read_manifest(manifests / f"{split}.tsv") for split in SPLITS}
-        kinds["talker"] = {split: [u.audio for u in read[split]] for split in SPLITS}
+        kinds["talker"] = {s: _second_talkers(manifests / f"{s}.tsv") for s in SPLITS}
     for kind, splits in kinds.items():
         for split, files in splits.items():
             lines = "".join(f"{f.absolute()}\n" for f in files)
@@ -54,6 +53,18 @@ def _babble(talkers: list[Path], seed: int, folder: Path) -> list[Path]:
         lines.append("\t".join(str(path.absolute()) for path in [files[-1], *chosen]))
     write_text(folder / "talkers.tsv", "\n".join(lines) + "\n")
     return files
+
+
+def _second_talkers(manifest: Path) -> list[Path]:
+    """A split's utterances; it must have two speakers, for none is mixed with itself."""
+    utterances = read_manifest(manifest)
+    speakers = {speaker_of(u.id) for u in utterances}
+    if len(speakers) == 1 and speakers != {""}:
+        raise InputError(
+            f"{manifest}: all utterances are by {speakers.pop()}, a second talker needs another "
+            "speaker: prepare the corpus with a larger --valid-fraction, or more speakers"
+        )
+    return [u.audio for u in utterances]
 
 
 def mix_babble(talkers: list[Path], rng: np.random.Generator) -> np.ndarray:

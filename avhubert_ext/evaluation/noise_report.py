@@ -85,8 +85,11 @@ def parse_condition(condition: str) -> tuple[str, float | None]:
 
 
 def read_results(out: Path) -> list[Result]:
-    """All models in a folder of `evaluate`, in the order of their names, `teacher` first."""
-    folders = sorted(path.parent for path in out.glob("*/model.json"))
+    """All models in a folder of `evaluate`, in the order of their names, `teacher` first.
+
+    One that is still without its pass on clean speech is left out.
+    """
+    folders = sorted(path.parent.parent for path in out.glob(f"*/{CLEAN}/pass-0.jsonl"))
     if not folders:
         raise InputError(f"{out}: no results in it; run `avhubert-ext evaluate` first")
     folders.sort(key=lambda folder: folder.name != "teacher")
@@ -96,7 +99,7 @@ def read_results(out: Path) -> list[Result]:
 def _read_result(folder: Path) -> Result:
     settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     passes: dict[str, list[Pass]] = {}
-    for path in sorted(folder.glob("*/pass-*.jsonl"), key=lambda p: int(p.stem.rpartition("-")[2])):
+    for path in sorted(folder.glob("*/pass-*.jsonl"), key=_place):
         decoded = read_decoded(path)
         passes.setdefault(path.parent.name, []).append(
             Pass(
@@ -105,9 +108,12 @@ def _read_result(folder: Path) -> Result:
                 sum(d.unreadable is not None for d in decoded),
             )
         )
-    if CLEAN not in passes:
-        raise InputError(f"{folder}: no pass on clean speech; let `avhubert-ext evaluate` finish")
     return Result(folder.name, _describe(Path(settings["file"])), settings, passes)
+
+
+def _place(path: Path) -> tuple[str, int]:
+    """Condition and number of a pass."""
+    return path.parent.name, int(path.stem.rpartition("-")[2])
 
 
 def _describe(path: Path) -> Encoder:
