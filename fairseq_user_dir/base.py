@@ -15,9 +15,12 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING, open_dict
 
+from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import DataConfig
 from avhubert_ext.data.noise import NoiseConfig, hashed_generator
 from avhubert_ext.errors import InputError
+
+from .precision import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,10 @@ class AVTaskConfig(FairseqDataclass):
 
 class AVTask(FairseqTask):
     """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
+
+    def __init__(self, cfg: AVTaskConfig) -> None:
+        super().__init__(cfg)
+        self.corrupt: dict[str, CorruptUtterances] = {}  # by split
 
     @classmethod
     def setup_task(cls, cfg: AVTaskConfig, **kwargs: Any) -> "AVTask":
@@ -113,12 +120,25 @@ class AVTask(FairseqTask):
         update_num: int,
         ignore_grad: bool = False,
     ) -> tuple:
+        self.report_corrupt(sample)
         # fairseq seeds all processes alike at each update, and goes on drawing for the batches
         # that it accumulates: all would lose the same modality and drop the same units, and two
         # processes would not compute what one does with --update-freq 2. So the draws follow from
         # the batch and the update, wherever that batch is.
         utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, [int(i) for i in sample["id"]]))
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        loss, *rest = super().train_step(
+            sample, model, criterion, optimizer, update_num, ignore_grad
+        )
+        check_finite(loss, model, update_num)  # before a step is made of it
+        return loss, *rest
+
+    def report_corrupt(self, sample: dict[str, Any]) -> None:
+        """Name what could not be read of a batch; more than 1% of a split end the run.
+
+        Each process reports what it meets, and the 1% is of all utterances: with several processes
+        the run may go on until one of them has met so many.
+        """
+        self.corrupt[sample["split"]].add([r for reasons in sample["corrupt"] for r in reasons])
 
     def max_positions(self) -> None:
         return None

@@ -183,6 +183,7 @@ class DistillationUtterances(AVUtterances):
         return {
             "id": [item["id"] for item in items],
             "split": self.split,
+            "corrupt": [item["sample"].corrupt for item in items],
             "nsentences": len(items),
             "ntokens": int((~batch.padding_mask).sum()),
             # Not a container that fairseq knows: it leaves the inputs in float32, for the teacher.

@@ -351,9 +351,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_but_not_under_a_loss_scaler(
     model.student.heads.shared.bias.data.fill_(torch.nan)
     data = task.datasets["train"]
     sample = data.collater([data[0]])
-    with pytest.raises(InputError, match="the loss is nan after 0 updates"):
-        criterion(model, sample)
-    loss, _, _ = criterion(model.half(), sample)
+    optimizer = Namespace(backward=torch.Tensor.backward)
+    with pytest.raises(InputError, match="the loss is nan after 3 updates"):
+        task.train_step(sample, model, criterion, optimizer, 3)
+    loss, _, _ = task.train_step(sample, model.half(), criterion, optimizer, 3)
     assert loss.isnan()
 
 

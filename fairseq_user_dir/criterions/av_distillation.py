@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from avhubert_ext.distillation import distil_batch
 
-from ..precision import check_finite
-
 COUNTS = ("ntokens", "nsentences", "sample_size")
 
 
@@ -25,15 +23,12 @@ class AVDistillationCriterion(FairseqCriterion):
 
         The trainer divides the gradient by the frames of all processes and accumulated batches:
         what is minimised is the mean over the frames of the global batch, however it is spread.
-        Raises InputError where the training loss is not finite.
         """
         device = next(model.parameters()).device
         config, teacher = self.task.distillation, self.task.teacher.to(device)
         loss, terms = distil_batch(
             config, teacher, model, sample["batch"].to(device), training=model.training
         )
-        if model.training:
-            check_finite(loss, model, self.task.updates)
         frames = sample["ntokens"]
         sums = {name: value.detach() * frames for name, value in {"loss": loss, **terms}.items()}
         counts = {"ntokens": frames, "nsentences": sample["nsentences"], "sample_size": frames}

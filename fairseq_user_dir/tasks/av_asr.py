@@ -12,7 +12,6 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.optim import FairseqOptimizer
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
@@ -26,7 +25,6 @@ from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 from .. import loading, scoring
 from ..base import AVTask, AVTaskConfig
 from ..data import AVSpeechDataset
-from ..precision import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,6 @@ class AVASRTask(AVTask):
     def __init__(self, cfg: AVASRConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
-        self.corrupt: dict[str, CorruptUtterances] = {}
         self.valid_generator: SequenceGenerator | None = None
 
     @classmethod
@@ -112,22 +109,6 @@ class AVASRTask(AVTask):
             search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
             self.valid_generator = super().build_generator([model], search)
         return model
-
-    def train_step(
-        self,
-        sample: dict[str, Any],
-        model: torch.nn.Module,
-        criterion: FairseqCriterion,
-        optimizer: FairseqOptimizer,
-        update_num: int,
-        ignore_grad: bool = False,
-    ) -> tuple:
-        self.corrupt[sample["split"]].add([r for reasons in sample["corrupt"] for r in reasons])
-        loss, *rest = super().train_step(
-            sample, model, criterion, optimizer, update_num, ignore_grad
-        )
-        check_finite(loss, model, update_num)
-        return loss, *rest
 
     def valid_step(
         self, sample: dict[str, Any], model: torch.nn.Module, criterion: FairseqCriterion

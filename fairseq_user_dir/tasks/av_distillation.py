@@ -98,8 +98,6 @@ class AVDistillationTask(AVTask):
         check_choice("noise_for", cfg.noise_for, RECEIVERS)
         self.distillation = distillation_config(cfg)
         self.teacher: Teacher | None = None
-        self.corrupt: dict[str, CorruptUtterances] = {}
-        self.updates = 0
 
     def data_config(self, split: str) -> DataConfig:
         config = super().data_config(split)
@@ -126,19 +124,6 @@ class AVDistillationTask(AVTask):
         self.teacher = self.distillation.new_teacher(load_avhubert(self.distillation.teacher))
         return super().build_criterion(cfg, from_checkpoint)
 
-    def train_step(
-        self,
-        sample: dict[str, Any],
-        model: torch.nn.Module,
-        criterion: FairseqCriterion,
-        optimizer: FairseqOptimizer,
-        update_num: int,
-        ignore_grad: bool = False,
-    ) -> tuple:
-        self._report_corrupt(sample)
-        self.updates = update_num
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
-
     def optimizer_step(
         self, optimizer: FairseqOptimizer, model: torch.nn.Module, update_num: int
     ) -> None:
@@ -153,10 +138,5 @@ class AVDistillationTask(AVTask):
     def valid_step(
         self, sample: dict[str, Any], model: torch.nn.Module, criterion: FairseqCriterion
     ) -> tuple:
-        self._report_corrupt(sample)
+        self.report_corrupt(sample)
         return super().valid_step(sample, model, criterion)
-
-    def _report_corrupt(self, sample: dict[str, Any]) -> None:
-        # Each process reports what it meets, and the 1% that stops the run is of all utterances:
-        # with several processes the run may go on until one of them has met so many.
-        self.corrupt[sample["split"]].add(sample["batch"].corrupt)
