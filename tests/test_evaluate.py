@@ -123,7 +123,7 @@ def test_report(evaluated: Path) -> None:
     cell = f"{statistics.mean(even):.2f} ± {statistics.stdev(even):.2f}"
     assert row.split() == [
         "teacher", "resnet", "transformer", "12", "128", "512", "2.74M", "21.6", *cell.split(),
-        f"{clean:.2f}",
+        f"{clean:.2f}", f"{statistics.mean([*loud, *even]):.2f}",
     ]  # fmt: skip
     for name in ("table_1.md", "table_1.html"):
         page = (evaluated / name).read_text()
@@ -146,8 +146,8 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
     write_decoded(tmp_path / "7/talker_0dB/pass-0.jsonl", noisy)
     rows = [line.split() for line in noise_report.report(tmp_path).splitlines()[2:4]]
     assert [(row[0], row[8:]) for row in rows] == [
-        ("teacher", ["-", "50.00"]),
-        ("7", ["100.00", "±", "0.00", "62.50"]),
+        ("teacher", ["-", "50.00", "-"]),
+        ("7", ["100.00", "±", "0.00", "62.50", "100.00"]),
     ]
     assert "1 unreadable utterances" in (tmp_path / "table_1.md").read_text()
 

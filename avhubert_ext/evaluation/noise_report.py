@@ -77,6 +77,11 @@ class Result:
         found = {snr: c for c in self.passes for k, snr in [parse_condition(c)] if k == kind}
         return dict(sorted(found.items()))
 
+    def mean_over_levels(self, kind: str) -> float | None:
+        """The mean of the levels' means in one kind of noise, None without it."""
+        means = [self.mean(condition) for condition in self.curve(kind).values()]
+        return statistics.mean(means) if means else None
+
 
 def parse_condition(condition: str) -> tuple[str, float | None]:
     """`babble_-5dB` -> (babble, -5.0); `clean` -> (clean, None)."""
@@ -177,9 +182,13 @@ def as_csv(results: list[Result]) -> str:
 
 
 def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of Table 1: network, cost, WER in % at 0 dB of each kind of noise, clean."""
+    """Header and rows of Table 1: network, cost, WER in % at 0 dB of each kind of noise, clean.
+
+    Then the means over all levels, which paper A tells in its text.
+    """
     header = ["model", "visual frontend", "type", "N", "D", "C", "parameters", "MFLOPs/frame"]
     header += [f"{kind} {TABLE_SNR:g} dB" for kind in kinds] + [CLEAN]
+    header += [f"{kind}, all levels" for kind in kinds]
     rows = []
     for result in results:
         e = result.encoder
@@ -187,7 +196,9 @@ def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list
         cost = [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
         conditions = [result.curve(kind).get(TABLE_SNR) for kind in kinds] + [CLEAN]
         rates = [_cell(result, condition) for condition in conditions]
-        rows.append([result.model, *network, *cost, *rates])
+        overall = [result.mean_over_levels(kind) for kind in kinds]
+        means = ["-" if mean is None else f"{mean:.2f}" for mean in overall]
+        rows.append([result.model, *network, *cost, *rates, *means])
     return header, rows
 
 
