@@ -357,6 +357,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         max_frames=args.max_frames,
         cache=args.cache_dir,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        subword_model=args.subword_model,
     )
     evaluate([(name, Path(file)) for name, file in args.model], config, args.out)
     print(noise_report.report(args.out))
@@ -392,6 +393,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-len-b", type=int, default=0, help="tokens more")
     parser.add_argument("--max-frames", type=positive, default=2000, help="in a batch")
     parser.add_argument("--cache-dir", type=Path, help="folder for decoded frames and features")
+    parser.add_argument(
+        "--subword-model", type=Path, help="sentencepiece model, if not the one in the data folder"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; without it a GPU where there is one")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True, help="folder to write results to")

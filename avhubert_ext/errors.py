@@ -25,8 +25,9 @@ def show_input_errors_plainly() -> None:
             # Progress bars in there are drawn a last time when they go: not after the error.
             traceback.clear_frames(trace)
             print(f"error: {line.removeprefix(_QUALIFIED)}", file=sys.stderr)
-        elif isinstance(error, OSError) and error.filename:
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            print(f"error: {told}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

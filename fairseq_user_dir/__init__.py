@@ -6,14 +6,20 @@ Importing it registers the tasks, models and criterions below; fairseq imports `
 
 import argparse
 import logging
+import os
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import options
+from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.file_io import PathManager
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
 
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import show_input_errors_plainly
@@ -24,9 +30,26 @@ from .criterions import av_distillation  # noqa: F401 (fairseq does not look int
 loading.install()
 scoring.install()
 show_input_errors_plainly()
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else hydra shows a traceback of its own
 
-# torch >= 2.6 loads tensors and plain containers only; fairseq stores its arguments as well.
-torch.serialization.add_safe_globals([argparse.Namespace])
+# torch >= 2.6 loads tensors and plain containers only. fairseq also stores its arguments, and sends
+# its configuration from the first process to the others when they load a checkpoint.
+torch.serialization.add_safe_globals(
+    [
+        argparse.Namespace,
+        AnyNode,
+        ContainerMetadata,
+        DictConfig,
+        ListConfig,
+        Metadata,
+        _TensorPlaceholder,
+        Any,
+        defaultdict,
+        dict,
+        int,
+        list,
+    ]
+)
 
 # torchaudio reports at DEBUG every FFmpeg version it did not find.
 logging.getLogger("torio").setLevel(logging.WARNING)

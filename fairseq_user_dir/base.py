@@ -60,6 +60,7 @@ class AVTaskConfig(FairseqDataclass):
         metadata={"help": "keep worker processes over epochs; they would not see the epoch change"},
     )
     seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
 
 
 class AVTask(FairseqTask):
@@ -82,14 +83,17 @@ class AVTask(FairseqTask):
         return None
 
     def data_config(self, split: str) -> DataConfig:
-        """How the utterances of a split are read; only `train` is augmented."""
+        """How the utterances of a split are read; only what is trained on is augmented."""
         return DataConfig(
             modalities=self.cfg.modalities,
-            augment=split == "train",
+            augment=self.is_training(split),
             noise=self._noise(),
             cache=Path(self.cfg.cache_dir) if self.cfg.cache_dir else None,
             seed=self.cfg.noise_seed,
         )
+
+    def is_training(self, split: str) -> bool:
+        return split in self.cfg.train_subset.split(",")
 
     def _noise(self) -> NoiseConfig | None:
         if not self.cfg.noise_manifests:
@@ -133,7 +137,7 @@ class AVTask(FairseqTask):
         return loss, *rest
 
     def report_corrupt(self, sample: dict[str, Any]) -> None:
-        """Name what could not be read of a batch; more than 1% of a split end the run.
+        """Name what of a training batch was replaced; more than 1% of a split end the run.
 
         Each process reports what it meets, and the 1% is of all utterances: with several processes
         the run may go on until one of them has met so many.

@@ -6,14 +6,22 @@ That is fairseq's own checkpoints, the official AV-HuBERT's finetuned ones, and 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from omegaconf import DictConfig, OmegaConf
 
 from avhubert_ext.models.avhubert import FINETUNED, PRETRAINED
-from avhubert_ext.models.checkpoint import effective_batch, fairseq_state, load_avhubert_asr
+from avhubert_ext.models.checkpoint import (
+    effective_batch,
+    fairseq_state,
+    load_avhubert_asr,
+    read_origin,
+)
 
 _load_checkpoint = checkpoint_utils.load_checkpoint_to_cpu
 
@@ -28,10 +36,24 @@ def load_any_checkpoint(
     global trained_with
     state = _own_checkpoint(path, arg_overrides, load_on_all_ranks)
     if state is None:
-        state = fairseq_state(load_avhubert_asr(Path(path)))
-        state["cfg"] = OmegaConf.create(state["cfg"])
-    trained_with = effective_batch(state["cfg"] or {})
+        state = fairseq_state(load_avhubert_asr(Path(path)), read_origin(Path(path)))
+    config = state["cfg"] or {}
+    if "criterion" not in config:
+        state["cfg"] = config = complete(config, arg_overrides or {})
+    trained_with = effective_batch(config)
     return state
+
+
+def complete(config: Mapping[str, Any], overrides: dict[str, Any]) -> DictConfig:
+    """The configuration of a file that no training wrote, with fairseq's defaults for the rest."""
+    parts = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), resolve=False)
+    task = OmegaConf.to_container(OmegaConf.structured(TASK_DATACLASS_REGISTRY["av_asr"]()))
+    merged = parts | OmegaConf.to_container(OmegaConf.create(config))
+    merged["task"] = task | merged["task"]
+    merged["criterion"] = {"_name": "cross_entropy", "sentence_avg": True}
+    found = OmegaConf.create(merged, flags={"allow_objects": True})
+    checkpoint_utils.overwrite_args_by_name(found, overrides)
+    return found
 
 
 def _own_checkpoint(path: str, *args: Any) -> dict[str, Any] | None:

@@ -5,8 +5,14 @@ Nobody can compare rates without them.
 
 from __future__ import annotations
 
+import logging
+
 from fairseq.scoring import SCORER_REGISTRY
 from fairseq.scoring.wer import WerScorer
+
+from avhubert_ext.data.text import join_pieces
+
+logger = logging.getLogger(__name__)
 
 # Of the decoding that is going on. The scorer, which fairseq makes, knows nothing of it.
 conditions: list[str] = []
@@ -16,10 +22,18 @@ unreadable: list[str] = []
 class ConditionedWer(WerScorer):
     """fairseq's word error rate: total edits over total reference words, as AV-HuBERT's."""
 
+    def add_string(self, ref: str, pred: str) -> None:
+        """Also without --post-process sentencepiece it is words that are scored."""
+        if "\u2581" in ref:
+            ref, pred = (join_pieces(text.split()) for text in (ref, pred))
+        super().add_string(ref, pred)
+
     def result_string(self) -> str:
         counts = f"{self.distance} edits in {self.ref_length} words"
         left_out = f"{len(unreadable)} utterances unreadable and counted as deleted"
-        return f"{super().result_string()} ({', '.join([counts, left_out, *conditions])})"
+        result = f"{super().result_string()} ({', '.join([counts, left_out, *conditions])})"
+        logger.info(result)  # fairseq's own line goes to a file where there is --results-path
+        return result
 
 
 def install() -> None:

@@ -224,7 +224,7 @@ def test_text_fits_and_shows_the_papers_numbers_beside(capsys):
     assert code == 0 and max(map(len, lines)) <= 100
     assert lines[2].split() == ["teacher", "102,620,288", "103M", "815.0", "875", "-6.9", "%"]
     assert lines[3].split() == ["7", "22,035,412", "22M", "108.1", "107", "+1.1", "%"]
-    assert lines[4].split() == ["tiny-7", "1,415,536", "-", "13.3", "-", "-"]
+    assert lines[4].split() == ["tiny-7", "680,080", "-", "11.8", "-", "-"]
     assert "nobody reproduces" in printed
     assert "  visual frontend       11,580,672          633.10" in lines
     _, printed, _ = run(capsys, "--checkpoint", str(TINY_TEACHER))

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import pytest
+import soundfile
 from conftest import ROOT
 
 from avhubert_ext.cli import main
+from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation import noise_report
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
+from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 
@@ -87,6 +92,66 @@ def test_other_settings_do_not_mix_with_old_results(
         evaluate([("teacher", TEACHER)], replace(config, **change), evaluated)
 
 
+def test_other_data_or_noise_under_the_same_name_does_not_mix(
+    config: EvaluationConfig, evaluated: Path, noise: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "babble"
+    shutil.copytree(noise / "music", other)
+    with pytest.raises(InputError, match="another noise babble; delete it"):
+        evaluate([("teacher", TEACHER)], replace(config, noise=(other,)), evaluated)
+    data = tmp_path / "data"
+    shutil.copytree(config.data, data)
+    lines = (data / "test.wrd").read_text().splitlines()
+    (data / "test.wrd").write_text("\n".join(["red", *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match="another data, data_sha256; delete it"):
+        evaluate([("teacher", TEACHER)], replace(config, data=data), evaluated)
+    evaluate([("teacher", TEACHER)], replace(config, noise=()), evaluated)  # less is no other
+
+
+def test_a_moved_model_is_the_same_and_stays_on_the_page(
+    config: EvaluationConfig, evaluated: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(TEACHER.read_bytes())
+    evaluate([("teacher", moved)], config, evaluated)
+    assert json.loads((evaluated / "teacher/model.json").read_text())["file"] == str(moved)
+    moved.unlink()
+    assert "2.74M" in noise_report.report(evaluated)
+
+
+def test_a_failing_noise_is_no_unreadable_clip(config: EvaluationConfig, tmp_path: Path) -> None:
+    """Nor does a pass with it count as done."""
+    folder = tmp_path / "hum"
+    folder.mkdir()
+    soundfile.write(folder / "hum.wav", np.ones(44100, np.int16), 44100)
+    (folder / "test.tsv").write_text(f"{folder}/hum.wav\n")
+    with pytest.raises(InputError, match=r"hum\.wav: sample rate is 44100"):
+        evaluate([("t", TEACHER)], replace(config, noise=(folder,)), tmp_path / "out")
+    assert not list(tmp_path.glob("out/t/hum*/*"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ""])
+def test_names_that_are_no_folders(config: EvaluationConfig, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="it becomes a folder"):
+        evaluate([(name, TEACHER)], config, tmp_path)
+
+
+def test_the_same_subwords_in_another_order_are_refused(
+    config: EvaluationConfig, tmp_path: Path
+) -> None:
+    """Of a model that knows its dictionary, as one that was trained here does."""
+    data = tmp_path / "data"
+    shutil.copytree(config.data, data)
+    pieces = (data / "dict.wrd.txt").read_text().splitlines()
+    model = tmp_path / "model.safetensors"
+    origin = {"dictionary": dictionary_digest([*SPECIAL_SYMBOLS, *(p[:-2] for p in pieces)])}
+    save_model(model, load_avhubert_asr(TEACHER), origin=origin)
+    evaluate([("t", model)], replace(config, noise=()), tmp_path / "out")
+    (data / "dict.wrd.txt").write_text("\n".join(reversed(pieces)) + "\n")
+    with pytest.raises(InputError, match="or in another order"):
+        evaluate([("t", model)], replace(config, data=data), tmp_path / "other")
+
+
 def test_another_file_under_the_same_name_is_refused(
     config: EvaluationConfig, evaluated: Path, tmp_path: Path
 ) -> None:
@@ -122,13 +187,19 @@ def test_report(evaluated: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("teacher "))
     cell = f"{statistics.mean(even):.2f} ± {statistics.stdev(even):.2f}"
     assert row.split() == [
-        "teacher", "resnet", "transformer", "12", "128", "512", "2.74M", "21.6", *cell.split(),
-        f"{clean:.2f}", f"{statistics.mean([*loud, *even]):.2f}",
+        "teacher", "-", "-", "-", "resnet", "transformer", "12", "128", "512", "2.74M", "21.6",
+        *cell.split(), f"{clean:.2f}", f"{statistics.mean([*loud, *even]):.2f}",
     ]  # fmt: skip
     for name in ("table_1.md", "table_1.html"):
         page = (evaluated / name).read_text()
         assert cell in page and f"{clean:.2f}" in page and "wer_babble.png" in page
-        for told in ("beam 5", "length penalty 1", "noise seed 1", "2 passes", "modalities audio"):
+        for told in (
+            "beam 5",
+            "length penalty 1",
+            "noise seed 1",
+            "babble_-10dB 2",
+            "modalities audio",
+        ):
             assert told in page, told
     assert (evaluated / "wer_babble.png").read_bytes().startswith(b"\x89PNG")
 
@@ -145,9 +216,9 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
     noisy = [replace(clip, hypothesis="", noise={"snr_db": 0})]
     write_decoded(tmp_path / "7/talker_0dB/pass-0.jsonl", noisy)
     rows = [line.split() for line in noise_report.report(tmp_path).splitlines()[2:4]]
-    assert [(row[0], row[8:]) for row in rows] == [
-        ("teacher", ["-", "50.00", "-"]),
-        ("7", ["100.00", "±", "0.00", "62.50", "100.00"]),
+    assert [(row[:4], row[11:]) for row in rows] == [
+        (["teacher", "-", "-", "-"], ["-", "50.00", "-"]),
+        (["7", "task-specific", "scratch", "8,12"], ["100.00", "62.50", "100.00"]),
     ]
     assert "1 unreadable utterances" in (tmp_path / "table_1.md").read_text()
 

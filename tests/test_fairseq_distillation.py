@@ -112,7 +112,9 @@ def logged(log: str, kind: str) -> list[dict[str, float]]:
 
 
 def new_task(settings: dict[str, Any], **changes: Any) -> AVDistillationTask:
-    return AVDistillationTask.setup_task(AVDistillationConfig(**settings | changes, seed=3))
+    return AVDistillationTask.setup_task(
+        AVDistillationConfig(**settings | changes, seed=3, train_subset="train")
+    )
 
 
 def new_criterion(task: AVDistillationTask) -> FairseqCriterion:

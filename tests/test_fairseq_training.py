@@ -16,6 +16,7 @@ from conftest import ROOT, run, run_well
 from fairseq import options as fairseq_options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import import_user_module
+from omegaconf import OmegaConf
 from test_fairseq import train_command
 
 from avhubert_ext.data.manifest import read_manifest, write_manifest
@@ -44,11 +45,10 @@ def stored(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
 
 
 def new_task(data: Path, **changes: Any) -> AVASRTask:
-    return AVASRTask.setup_task(
-        AVASRConfig(
-            data=str(data), seed=3, best_checkpoint_metric="loss", results_path=None, **changes
-        )
-    )
+    interpolated = {
+        "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
+    }  # fmt: skip
+    return AVASRTask.setup_task(AVASRConfig(data=str(data), **interpolated | changes))
 
 
 def new_model(task: AVASRTask, **changes: Any) -> AVASRSeq2Seq:
@@ -233,6 +233,51 @@ def stored_start(manifests: Path, folder: Path, settings: tuple) -> dict[str, to
     return stored(folder / "start")["model"]
 
 
+def test_two_processes_go_on_where_they_stopped(manifests: Path, tmp_path: Path) -> None:
+    """The other process gets the checkpoint from the first: fairseq sends it its objects."""
+    settings = ("--encoder-changes", SHALLOW, "--batch-size", 3, "--disable-validation")
+    for folder, updates in (("stopped", 1), ("stopped", 2), ("straight", 2)):
+        command = train_command(
+            manifests, tmp_path / folder, *settings, "--max-update", updates, *TWO_PROCESSES
+        )
+        log = run_well("torchrun", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD)
+        assert ("@ 1 updates" in log) == (updates == 2 and folder == "stopped") or updates == 1
+    found, expected = (stored(tmp_path / name)["model"] for name in ("stopped", "straight"))
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name].float(), tensor.float(), atol=1e-6), name
+
+
+def test_what_is_trained_on_is_augmented_whatever_its_name(manifests: Path) -> None:
+    task = new_task(manifests, train_subset="valid")
+    for split in ("train", "valid"):
+        task.load_dataset(split)
+    augmented = {s: d.dataset.config.augment for s, d in task.datasets.items()}
+    corrupt = {s: d.dataset.config.corrupt for s, d in task.datasets.items()}
+    assert augmented == {"train": False, "valid": True}
+    assert corrupt == {"train": "blank", "valid": "replace"}
+
+
+def test_a_bad_clip_of_the_validation_is_named_once(
+    manifests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("dict.wrd.txt", "spm_bpe64.model", "valid.wrd"):
+        (tmp_path / name).write_bytes((manifests / name).read_bytes())
+    first, *others = read_manifest(manifests / "valid.tsv")
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(b"not a video")
+    write_manifest(tmp_path / "valid.tsv", [replace(first, video=torn), *others])
+    task = new_task(tmp_path, best_checkpoint_metric="wer")
+    network = {"_name": "av_asr_seq2seq", "encoder": "student-tiny-3", "decoder": "tiny"}
+    model = task.build_model(OmegaConf.create(network))
+    sample = batch(task, "valid", count=len(others) + 1)
+    loss = {"_name": "cross_entropy", "sentence_avg": True}
+    criterion = task.build_criterion(OmegaConf.create(loss))
+    for _ in range(2):
+        _, _, log = task.valid_step(sample, model, criterion)
+    assert caplog.text.count(f"left blank, its words count as deleted: {torn}") == 1
+    assert log["wer_edits"] >= len(task.text(sample["target"][0]).split())
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(
     manifests: Path, tmp_path: Path
 ) -> None:
@@ -253,7 +298,8 @@ def test_hydra_trains_with_the_paper_configuration(
         "model.encoder=student-tiny-7", "model.decoder=tiny", "common.fp16=false",
         "common.cpu=true", "dataset.num_workers=0", "optimization.max_update=2",
         "optimization.update_freq=[1]", f"checkpoint.save_dir={tmp_path}",
-        "dataset.disable_validation=true", "model.freeze_encoder_updates=1", **ONE_THREAD,
+        "dataset.disable_validation=true", "model.freeze_encoder_updates=1",
+        f"hydra.run.dir={tmp_path}", "hydra.job.chdir=false", **ONE_THREAD,
     )  # fmt: skip
     state = stored(tmp_path)
     assert state["cfg"]["task"]["noise_prob"] == 0.25

@@ -46,9 +46,12 @@ def audio_length(path: Path | str) -> int:
     if not Path(path).is_file():
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
-        return soundfile.info(path).frames
+        samples = soundfile.info(path).frames
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path}: not a readable audio file ({error})") from None
+    if not samples:
+        raise InputError(f"{path}: no samples; remove it from its list")
+    return samples
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
@@ -64,11 +67,14 @@ def write_wav(path: Path, samples: np.ndarray) -> None:
 
 def check_samples(samples: np.ndarray, name: str) -> None:
     """Raise an InputError for what is not int16 [N]: another scale would go unnoticed."""
-    if samples.dtype != np.int16 or samples.ndim != 1:
+    found = np.asarray(samples)
+    if not isinstance(samples, np.ndarray) or found.dtype != np.int16 or found.ndim != 1:
         raise InputError(
-            f"{name} is {samples.dtype} {list(samples.shape)}, expected int16 [samples]: multiply "
-            "samples in -1 to 1 by 32767 and cast them"
+            f"{name} is {type(samples).__name__} of {found.dtype} {list(found.shape)}, expected an "
+            "array of int16 [samples]: multiply samples in -1 to 1 by 32767 and cast them"
         )
+    if not found.size:
+        raise InputError(f"{name} has no samples")
 
 
 def audio_features(
@@ -84,6 +90,8 @@ def audio_features(
     if sample_rate != SAMPLE_RATE:
         raise InputError(f"sample rate is {sample_rate} Hz, expected 16000 Hz: resample first")
     check_samples(waveform, "waveform")
+    if n_frames is not None and n_frames < 1:
+        raise InputError(f"n_frames is {n_frames}: expected at least 1")
     return features_of(waveform, n_frames)
 
 

@@ -13,6 +13,7 @@ from avhubert_ext.data.audio import FEATURES, audio_features, load_audio
 from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import check_corrupt
+from avhubert_ext.data.files import make_folder
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_generator
 from avhubert_ext.data.video import CROP, centre_crop, normalise, random_crop_and_flip
@@ -109,6 +110,8 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         self.utterances = read_manifest(folder / f"{split}.tsv")
         self.config = config
         self.mixer = NoiseMixer(config.noise, split, config.seed) if config.noise else None
+        if config.cache is not None:
+            make_folder(config.cache)  # a wrong one is no fault of the first utterance
         self.by_length = np.argsort([u.frames for u in self.utterances], kind="stable")
 
     def __len__(self) -> int:
@@ -131,11 +134,12 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             return self._readable(index, pass_index)
         draw = self._draw(self.utterances[index], pass_index)
         try:
-            return self._sample(index, self._read(index, draw), draw, pass_index)
+            streams = self._read(index, draw)
         except InputError as error:
             if self.config.corrupt == "raise":
                 raise
             return self._blank(index, str(error))
+        return self._sample(index, streams, draw, pass_index)
 
     def _readable(self, index: int, pass_index: int) -> Sample:
         """Utterance `index`, or the first one after it that can be read."""

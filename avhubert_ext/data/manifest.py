@@ -28,7 +28,10 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file; an InputError names the file if it is not there."""
     if not path.is_file():
         raise InputError(f"{path} not found: make it with `avhubert-ext prepare`, or mend the path")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); convert it") from None
 
 
 def read_manifest(path: Path) -> list[Utterance]:

@@ -30,16 +30,18 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     clean: int16 [N]; noise: int16 [M], repeated if shorter, its first N samples if longer.
     Returns int16 [N]; where the sum leaves the int16 range it is scaled down to just fit
     (AV-HuBERT's arithmetic, float32, truncated). Silent speech or noise leaves `clean` as it is.
-    Raises InputError for another kind of array.
+    Raises InputError for another kind of array, and for a level that is no number.
     """
     check_samples(clean, "clean")
     check_samples(noise, "noise")
+    if not _is_number(snr_db):
+        raise InputError(f"snr_db is {snr_db!r}: expected a number of dB")
     speech = clean.astype(np.float32)
     added = np.resize(noise, len(clean)).astype(np.float32)
     speech_rms = np.sqrt(np.mean(speech**2))
     noise_rms = np.sqrt(np.mean(added**2))
     if speech_rms == 0 or noise_rms == 0:
-        return clean
+        return clean.copy()
     mixed = speech + added * np.float32(speech_rms / 10 ** (snr_db / 20) / noise_rms)
     high, low = mixed.max(), mixed.min()
     if high > INT16.max or low < INT16.min:
@@ -161,8 +163,9 @@ def _snippet(path: Path, start: int, samples: int) -> np.ndarray:
 
 
 def speaker_of(utterance_id: str) -> str:
-    """The folder that an utterance is in, as in LRS3, `trainval/SPEAKER/CLIP`, or nothing."""
-    return PurePosixPath(utterance_id).parent.name
+    """The folder of an utterance, as LRS3 names them, `trainval/SPEAKER/CLIP`; else nothing."""
+    parts = PurePosixPath(utterance_id).parts
+    return parts[-2] if len(parts) > 2 else ""
 
 
 def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generator) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from collections.abc import Iterable
@@ -12,7 +13,8 @@ from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 
-SPECIALS = 4  # <s>, <pad>, </s>, <unk>: the first ids, as in fairseq
+SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")  # the first ids, as in fairseq
+SPECIALS = len(SPECIAL_SYMBOLS)
 PAD, EOS = 1, 2
 
 
@@ -103,8 +105,7 @@ class Vocabulary:
     """fairseq's dictionary file of subwords: one a line with its count, ids from SPECIALS on."""
 
     def __init__(self, path: Path) -> None:
-        self.pieces = ["<s>", "<pad>", "</s>", "<unk>"]
-        self.pieces += [line.rsplit(" ", 1)[0] for line in read_lines(path)]
+        self.pieces = [*SPECIAL_SYMBOLS, *(line.rsplit(" ", 1)[0] for line in read_lines(path))]
         self.known = set(self.pieces[SPECIALS:])
 
     def __len__(self) -> int:
@@ -122,6 +123,30 @@ class Vocabulary:
     def reference(self, pieces: list[str]) -> str:
         """A transcript as it is scored: what the dictionary lacks is `<<unk>>`, as in fairseq."""
         return join_pieces([p if p in self.known else "<<unk>>" for p in pieces])
+
+
+def dictionary_digest(symbols: list[str]) -> str:
+    """Of all symbols, the special ones first: another for other ones or another order."""
+    return hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+
+
+def check_dictionary(
+    path: Path, symbols: list[str], expected: int, expected_digest: str | None
+) -> None:
+    """Raise an InputError if a dictionary file is not the one a model was trained with.
+
+    expected: the model's number of symbols; expected_digest: None where it is not known.
+    """
+    known = expected_digest in (None, dictionary_digest(symbols))
+    if len(symbols) == expected and known:
+        return
+    found = f"{len(symbols)} subwords with the special ones, the model has {expected}"
+    if len(symbols) == expected:
+        found = "not the subwords that the model was trained with, or in another order"
+    raise InputError(
+        f"{path}: {found}: name the data folder whose dictionary it was trained with, or prepare "
+        "the data with --reuse-subwords"
+    )
 
 
 def join_pieces(pieces: list[str]) -> str:

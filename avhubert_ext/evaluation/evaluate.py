@@ -13,20 +13,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
-from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
+from avhubert_ext.data.text import Subwords, Vocabulary, check_dictionary, find_subword_model
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.hypotheses import Decoded, write_decoded
-from avhubert_ext.models.checkpoint import load_avhubert_asr, training_batch
+from avhubert_ext.models.checkpoint import (
+    load_avhubert,
+    load_avhubert_asr,
+    read_masks,
+    read_origin,
+    strip_prefix,
+)
 from avhubert_ext.models.decoder import AVRecognizer
+from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
+NETWORK = ("visual", "block", "layers", "dim", "ffn")  # of an encoder's configuration
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class EvaluationConfig:
     data: manifest folder. noise: folders with `SPLIT.tsv`, each a kind of noise. snr_db: levels.
     passes: of each condition with noise; clean speech is decoded once, all passes are the same.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
+    subword_model: sentencepiece model, None for the one in the data folder.
     """
 
     data: Path
@@ -49,6 +60,7 @@ class EvaluationConfig:
     max_frames: int = 2000
     cache: Path | None = None
     device: str = "cpu"
+    subword_model: Path | None = None
 
     def __post_init__(self) -> None:
         if self.passes < 1 or self.max_frames < 1:
@@ -56,6 +68,10 @@ class EvaluationConfig:
         names = [folder.name for folder in self.noise]
         if len(set(names)) < len(names) or CLEAN in names:
             raise InputError(f"noise folders {names}: the names of their kinds must differ")
+        if not self.data.is_dir():
+            raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device {self.device}: PyTorch finds no GPU; leave --device out")
 
     def conditions(self) -> dict[str, NoiseConfig | None]:
         """By name, `clean` and as `babble_-5dB`."""
@@ -66,15 +82,26 @@ class EvaluationConfig:
         }
         return {CLEAN: None} | noisy
 
+    def subwords(self) -> Path:
+        return self.subword_model or find_subword_model(self.data)
+
     def record(self) -> dict[str, Any]:
-        """What results depend on, for a JSON file."""
+        """What results depend on, for a JSON file; of files, what is in them."""
+        names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
+        files = [*(self.data / name for name in names), self.subwords()]
         return {
             "data": str(self.data.absolute()),
             "split": self.split,
+            "data_sha256": digest(*files),
             "noise_seed": self.seed,
             "modalities": self.modalities,
             "beam": asdict(self.beam),
         }
+
+    def noise_record(self) -> dict[str, dict[str, str]]:
+        """The list of each kind of noise, and what is in it."""
+        lists = {folder.name: folder / f"{self.split}.tsv" for folder in self.noise}
+        return {k: {"list": str(p.absolute()), "sha256": digest(p)} for k, p in lists.items()}
 
 
 class Evaluator:
@@ -82,7 +109,7 @@ class Evaluator:
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
-        self.subwords = Subwords(find_subword_model(config.data))
+        self.subwords = Subwords(config.subwords())
         self.vocabulary = Vocabulary(config.data / "dict.wrd.txt")
         # Everything the conditions need is opened now: what is missing must not be found out later.
         self.datasets = {
@@ -103,12 +130,12 @@ class Evaluator:
     def load(self, path: Path) -> AVRecognizer:
         """A model whose vocabulary is that of the data."""
         model = load_avhubert_asr(path, self.config.device)
-        if model.decoder.config.vocabulary != len(self.vocabulary):
-            raise InputError(
-                f"{path}: the model has {model.decoder.config.vocabulary} subwords, "
-                f"{self.config.data}/dict.wrd.txt {len(self.vocabulary)} with the special ones: "
-                "name the data folder whose dictionary it was trained with"
-            )
+        check_dictionary(
+            self.config.data / "dict.wrd.txt",
+            self.vocabulary.pieces,
+            model.decoder.config.vocabulary,
+            read_origin(path).get("dictionary"),
+        )
         return model
 
     def passes(self) -> list[tuple[str, int]]:
@@ -150,6 +177,9 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
 
     Raises InputError where `out` holds results of other settings or of another file by that name.
     """
+    for name, _ in models:
+        if name != Path(name).name or name in ("", ".", ".."):
+            raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
     evaluator = Evaluator(config)
     passes = evaluator.passes()
     with tqdm(total=len(models) * len(passes), unit="pass", desc="evaluate") as bar:
@@ -171,23 +201,57 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig) -> None:
     """Write `model.json`, what the results in `folder` depend on, or check that it is still so."""
     if not path.is_file():
         raise InputError(f"{path} not found: train a model first, or mend the path")
-    record = {
-        "file": str(path.absolute()),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "trained_with": training_batch(path),
-        **config.record(),
-    }
+    record = {"file": str(path.absolute()), "sha256": digest(path), **config.record()}
+    noise = config.noise_record()
     target = folder / "model.json"
     if not target.is_file():
-        write_text(target, json.dumps(record, indent=2) + "\n")
+        more = {"noise": noise, **describe_model(path)}
+        write_text(target, json.dumps(record | more, indent=2) + "\n")
         return
-    before = json.loads(target.read_text(encoding="utf-8"))
+    before = read_record(target)
     changed = [key for key in record if key != "file" and before.get(key) != record[key]]
+    known = before.get("noise", {})
+    changed += [f"noise {kind}" for kind in noise if kind in known and known[kind] != noise[kind]]
     if changed:
         raise InputError(
             f"{folder}: holds results with another {', '.join(changed)}; delete it, or choose "
             "another --out"
         )
+    now = before | record | {"noise": known | noise}
+    write_text(target, json.dumps(now, indent=2) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A `model.json`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path}: not whole; delete the folder and evaluate again") from None
+
+
+def digest(*paths: Path) -> str:
+    """Of the contents of files. Raises InputError for one that is not there."""
+    total = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} not found: mend the path, or make it anew")
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """The encoder's network and cost, parameters without pruned ones; its training's batch."""
+    encoder = load_avhubert(path)
+    masks = strip_prefix(read_masks(path), "encoder.")
+    network = {name: getattr(encoder.config, name) for name in NETWORK}
+    cost = {
+        "parameters": kept_parameters(encoder, masks),
+        "flops_per_frame": flops_per_frame(encoder),
+    }
+    return {
+        "encoder": network | cost,
+        "trained_with": read_origin(path).get("trained_with", "unknown"),
+    }
 
 
 def report_unreadable(decoded: list[Decoded]) -> None:

@@ -14,11 +14,9 @@ from typing import Any
 
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.evaluate import CLEAN
+from avhubert_ext.evaluation.evaluate import CLEAN, read_record
 from avhubert_ext.evaluation.hypotheses import read_decoded
-from avhubert_ext.models.checkpoint import load_avhubert, read_masks, strip_prefix
-from avhubert_ext.pruning import kept_parameters
+from avhubert_ext.models.presets import STUDENTS
 
 CONDITION = re.compile(r"(.+)_(-?[\d.]+)dB")
 TABLE_SNR = 0.0  # dB, of Table 1's columns
@@ -77,10 +75,12 @@ class Result:
         found = {snr: c for c in self.passes for k, snr in [parse_condition(c)] if k == kind}
         return dict(sorted(found.items()))
 
-    def mean_over_levels(self, kind: str) -> float | None:
-        """The mean of the levels' means in one kind of noise, None without it."""
-        means = [self.mean(condition) for condition in self.curve(kind).values()]
-        return statistics.mean(means) if means else None
+    def mean_over(self, kind: str, levels: set[float]) -> float | None:
+        """The mean of the means at these levels of one kind of noise, None if one is missing."""
+        curve = self.curve(kind)
+        if not levels or not levels <= curve.keys():
+            return None
+        return statistics.mean(self.mean(curve[level]) for level in levels)
 
 
 def parse_condition(condition: str) -> tuple[str, float | None]:
@@ -102,7 +102,7 @@ def read_results(out: Path) -> list[Result]:
 
 
 def _read_result(folder: Path) -> Result:
-    settings = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    settings = read_record(folder / "model.json")
     passes: dict[str, list[Pass]] = {}
     for path in sorted(folder.glob("*/pass-*.jsonl"), key=_place):
         decoded = read_decoded(path)
@@ -113,20 +113,12 @@ def _read_result(folder: Path) -> Result:
                 sum(d.unreadable is not None for d in decoded),
             )
         )
-    return Result(folder.name, _describe(Path(settings["file"])), settings, passes)
+    return Result(folder.name, Encoder(**settings.pop("encoder")), settings, passes)
 
 
 def _place(path: Path) -> tuple[str, int]:
     """Condition and number of a pass."""
     return path.parent.name, int(path.stem.rpartition("-")[2])
-
-
-def _describe(path: Path) -> Encoder:
-    encoder = load_avhubert(path)
-    masks = strip_prefix(read_masks(path), "encoder.")
-    c = encoder.config
-    parameters = kept_parameters(encoder, masks)
-    return Encoder(c.visual, c.block, c.layers, c.dim, c.ffn, parameters, flops_per_frame(encoder))
 
 
 def report(out: Path) -> str:
@@ -186,48 +178,60 @@ def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list
 
     Then the means over all levels, which paper A tells in its text.
     """
-    header = ["model", "visual frontend", "type", "N", "D", "C", "parameters", "MFLOPs/frame"]
+    header = ["model", "teacher", "init", "targets", "visual frontend", "type", "N", "D", "C"]
+    header += ["parameters", "MFLOPs/frame"]
     header += [f"{kind} {TABLE_SNR:g} dB" for kind in kinds] + [CLEAN]
     header += [f"{kind}, all levels" for kind in kinds]
+    levels = {kind: {snr for r in results for snr in r.curve(kind)} for kind in kinds}
     rows = []
     for result in results:
         e = result.encoder
-        network = [e.visual, e.block, str(e.layers), str(e.dim), str(e.ffn)]
+        network = [*recipe(result.model), e.visual, e.block, str(e.layers), str(e.dim), str(e.ffn)]
         cost = [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
         conditions = [result.curve(kind).get(TABLE_SNR) for kind in kinds] + [CLEAN]
         rates = [_cell(result, condition) for condition in conditions]
-        overall = [result.mean_over_levels(kind) for kind in kinds]
+        overall = [result.mean_over(kind, levels[kind]) for kind in kinds]
         means = ["-" if mean is None else f"{mean:.2f}" for mean in overall]
         rows.append([result.model, *network, *cost, *rates, *means])
     return header, rows
+
+
+def recipe(model: str) -> list[str]:
+    """Table 1's teacher, initialisation and targets of the students that go by its names."""
+    student = STUDENTS.get(model)
+    if student is None:
+        return ["-", "-", "-"]
+    teacher = "generic" if model.removeprefix("tiny-") == "1" else "task-specific"
+    start = "teacher" if student.from_teacher else "scratch"
+    return [teacher, start, ",".join(map(str, student.targets))]
 
 
 def _cell(result: Result, condition: str | None) -> str:
     if condition is None:
         return "-"
     mean = f"{result.mean(condition):.2f}"
-    return f"{mean} ± {result.spread(condition):.2f}" if condition != CLEAN else mean
+    several = len(result.passes[condition]) > 1
+    return f"{mean} ± {result.spread(condition):.2f}" if several else mean
 
 
 def notes_on(results: list[Result]) -> list[str]:
     """What the rates were measured under, a line each; models may differ in it."""
     lines = [
-        "WER in %: total word edits over total reference words, mean and standard deviation of"
+        "WER in %: total word edits over total reference words, mean and standard deviation of the "
+        "passes, each with other noise snippets; parameters and FLOPs are the encoder's."
     ]
-    lines[0] += (
-        " the passes, each with other noise snippets; parameters and FLOPs are the encoder's."
-    )
     for result in results:
         s = result.settings
-        passes = max(len(p) for c, p in result.passes.items())
+        passes = ", ".join(f"{c} {len(p)}" for c, p in result.passes.items())
+        noise = ", ".join(f"{kind} {found['list']}" for kind, found in s["noise"].items())
         unreadable = sum(p.unreadable for ps in result.passes.values() for p in ps)
         words = result.passes[CLEAN][0].words
         lines.append(
             f"{result.model}: split {s['split']} of {s['data']} ({words} words), modalities "
             f"{s['modalities']}, beam {s['beam']['beam']}, length penalty "
-            f"{s['beam']['length_penalty']:g}, noise seed {s['noise_seed']}, {passes} passes, "
-            f"trained with {s['trained_with']}, {unreadable} unreadable utterances in all passes "
-            "(counted as deleted)"
+            f"{s['beam']['length_penalty']:g}, noise {noise or 'none'}, noise seed "
+            f"{s['noise_seed']}, passes: {passes}; trained with {s['trained_with']}; {unreadable} "
+            "unreadable utterances in all passes (counted as deleted)"
         )
     return lines
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from avhubert_ext.data.audio import FEATURES as AUDIO_FEATURES
-from avhubert_ext.data.text import SPECIALS
+from avhubert_ext.data.text import SPECIALS, dictionary_digest
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.torch_file import read_torch_file, section, state_of
 
@@ -101,13 +101,24 @@ def subwords(path: Path) -> tuple[list[str], bytes]:
     Raises InputError where they are not in it, as in a pretrained one.
     """
     task = section(read_torch_file(path), "task_state")
-    symbols = state_of(task.get("target_dictionary")).get("symbols")
+    symbols = _symbols(task)
     processor = state_of(task.get("s2s_tokenizer")).get("sp")
     state = getattr(processor, "state", None)  # its model, or a dict with that; as by its version
     model = state.get("model_proto") if isinstance(state, dict) else state
     if not isinstance(model, bytes) or not isinstance(symbols, list):
         raise InputError(f"{path}: no subwords in it: name a finetuned checkpoint of AV-HuBERT")
     return [str(symbol) for symbol in symbols[SPECIALS:]], model
+
+
+def dictionary(path: Path) -> str | None:
+    """The `dictionary_digest` of a finetuned file's subwords, None where they are not in it."""
+    symbols = _symbols(section(read_torch_file(path), "task_state"))
+    return dictionary_digest([str(s) for s in symbols]) if isinstance(symbols, list) else None
+
+
+def _symbols(task_state: dict[str, Any]) -> object:
+    """The special symbols, then the subwords."""
+    return state_of(task_state.get("target_dictionary")).get("symbols")
 
 
 def _nested_encoder(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ from avhubert_ext.models.student import HeadsConfig, Student
 from avhubert_ext.models.torch_file import read_torch_file, section
 
 METADATA_KEY = "avhubert_ext"
+
+# What else is known of a recogniser, in safetensors' metadata and in fairseq's cfg.model:
+# `effective_batch` of its training, `dictionary_digest` of its subwords.
+ORIGIN = ("trained_with", "dictionary")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 SPARSE_TASK = "SparseMaskTask"  # the key under which fairseq stores that task's masks
 
 # fairseq's model nests the parts of a recogniser in its own encoder and decoder classes.
@@ -68,10 +74,13 @@ def build(description: dict[str, Any]) -> nn.Module:
     return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
 
 
-def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
+def save_model(
+    path: Path, model: nn.Module, half: bool = False, origin: Mapping[str, str] = NOTHING
+) -> None:
     """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16.
 
-    Raises InputError if its tensors are not those of its configuration, as after `fuse`.
+    origin: as `read_origin` gives it. Raises InputError if its tensors are not those of its
+    configuration, as after `fuse`.
     """
     from safetensors.torch import save
 
@@ -89,7 +98,7 @@ def save_model(path: Path, model: nn.Module, half: bool = False) -> None:
             f"{path}: a changed model, fused or other, cannot be saved; save the original"
         )
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(description)}))
+        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(description), **origin}))
 
 
 def load_model(path: Path | str) -> nn.Module:
@@ -204,26 +213,33 @@ def effective_batch(config: Mapping[str, Any]) -> str:
 
     As `800 frames x 2 batches x 8 processes = 12800 frames`; unknown for files without it.
     """
-    dataset, optimization, distributed = (
-        config.get(part) or {} for part in ("dataset", "optimization", "distributed_training")
+    model, dataset, optimization, distributed = (
+        config.get(part) or {}
+        for part in ("model", "dataset", "optimization", "distributed_training")
     )
     update_freq = optimization.get("update_freq")
     unit = "frames" if dataset.get("max_tokens") else "utterances"
     size = dataset.get("max_tokens") or dataset.get("batch_size")
     if not size or not update_freq:
-        return "unknown"
+        return model.get("trained_with") or "unknown"
     batches, processes = update_freq[0], distributed.get("distributed_world_size", 1)
     total = size * batches * processes
     return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
 
 
-def training_batch(path: Path) -> str:
-    """The `effective_batch` of a model file; unknown where it does not say."""
-    if path.suffix != ".pt":
-        return "unknown"
-    stored = read_torch_file(path)
-    parts = ("dataset", "optimization", "distributed_training")
-    return effective_batch({part: section(stored, "cfg", part) for part in parts})
+def read_origin(path: Path) -> dict[str, str]:
+    """`trained_with` and `dictionary` of a model file, as far as it tells them."""
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+    else:
+        config = section(read_torch_file(path), "cfg")
+        found = section(config, "model") | {"trained_with": effective_batch(config)}
+        if found.get("_name") == avhubert.FINETUNED:
+            found["dictionary"] = avhubert.dictionary(path)
+    return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
 
 
 def read_masks(path: Path) -> dict[str, Tensor]:
@@ -285,12 +301,13 @@ def _load_exactly(
     model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
 
 
-def fairseq_state(model: AVRecognizer) -> dict[str, Any]:
+def fairseq_state(model: AVRecognizer, origin: Mapping[str, str] = NOTHING) -> dict[str, Any]:
     """A recogniser as the content of a fairseq checkpoint."""
+    description = json.dumps(describe(model))
     return {
         "args": None,
         "cfg": {
-            "model": {"_name": "av_asr_seq2seq", "description": json.dumps(describe(model))},
+            "model": {"_name": "av_asr_seq2seq", "description": description, **origin},
             "task": {"_name": "av_asr"},
         },
         "model": to_fairseq_names(model.state_dict()),
@@ -302,25 +319,26 @@ def fairseq_state(model: AVRecognizer) -> dict[str, Any]:
     }
 
 
-def save_fairseq(path: Path, model: AVRecognizer) -> None:
+def save_fairseq(path: Path, model: AVRecognizer, origin: Mapping[str, str] = NOTHING) -> None:
     """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
     # By way of memory: torch.save would write the temporary file's name into the file.
     buffer = io.BytesIO()
-    torch.save(fairseq_state(model), buffer)
+    torch.save(fairseq_state(model, origin), buffer)
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
 def convert(source: Path, target: Path, half: bool = False) -> str:
     """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
-    return _save(target, load_model(newest_state(source) if source.is_dir() else source), half)
+    source = newest_state(source) if source.is_dir() else source
+    return _save(target, load_model(source), read_origin(source), half)
 
 
-def _save(target: Path, model: nn.Module, half: bool = False) -> str:
+def _save(target: Path, model: nn.Module, origin: Mapping[str, str], half: bool = False) -> str:
     if target.suffix == ".safetensors":
-        save_model(target, model, half)
+        save_model(target, model, half, origin)
     elif target.suffix == ".pt" and isinstance(model, AVRecognizer) and not half:
-        save_fairseq(target, model)
+        save_fairseq(target, model, origin)
     else:
         raise InputError(
             f"{target}: expected .safetensors, or .pt for a whole recogniser in float32"
@@ -336,6 +354,12 @@ def average(sources: list[Path], target: Path) -> str:
     """
     if len(sources) < 2:
         raise InputError("one checkpoint is its own average: name two or more")
+    if target.exists():
+        raise InputError(f"{target} is there already: name a new file for the average last")
+    if sparse := [path for path in sources if read_masks(path)]:
+        raise InputError(
+            f"{sparse[0]}: a pruned model; the mean of such would no longer be known as pruned"
+        )
     models = [load_model(path) for path in sources]
     for path, model in zip(sources, models, strict=True):
         if describe(model) != describe(models[-1]):
@@ -348,7 +372,8 @@ def average(sources: list[Path], target: Path) -> str:
         for name, last in states[-1].items()
     }
     models[-1].load_state_dict(averaged)
-    return f"{_save(target, models[-1])}, mean of {len(sources)} checkpoints"
+    saved = _save(target, models[-1], read_origin(sources[-1]))
+    return f"{saved}, mean of {len(sources)} checkpoints"
 
 
 def newest_state(folder: Path) -> Path:

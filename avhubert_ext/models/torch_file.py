@@ -68,6 +68,8 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     A name outside FOREIGN_PACKAGES, FOREIGN_TYPES and torch's own safe ones makes the file an
     InputError, and so does a truncated file.
     """
+    if not path.is_file():
+        raise InputError(f"{path} not found: mend the path")
     allowed_here = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()  # what this process allowed for others is real code
     try:

@@ -17,6 +17,7 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import build, describe, load_avhubert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
@@ -62,6 +63,12 @@ class AVASRSeq2SeqConfig(FairseqDataclass):
     )
     description: Optional[str] = field(
         default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
+    )
+    dictionary: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
+    )
+    trained_with: Optional[str] = field(
+        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
     )
 
 
@@ -170,13 +177,12 @@ class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
             recognizer = build(json.loads(cfg.description))
         else:
             recognizer = new_recognizer(cfg, len(dictionary))
-        vocabulary = recognizer.decoder.config.vocabulary
-        if vocabulary != len(dictionary):
-            raise InputError(
-                f"{task.cfg.data}/dict.wrd.txt: {len(dictionary)} subwords with the special ones, "
-                f"the model has {vocabulary}: name the data folder whose dictionary it was trained "
-                "with, or prepare the data with --reuse-subwords"
-            )
+        check_dictionary(
+            Path(task.cfg.data) / "dict.wrd.txt",
+            dictionary.symbols,
+            recognizer.decoder.config.vocabulary,
+            cfg.dictionary,
+        )
         return cls(recognizer, dictionary, cfg.freeze_encoder_updates, cfg.frozen_encoder)
 
     def forward(

@@ -14,12 +14,13 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING
+from omegaconf import II, MISSING, open_dict
 
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, read_transcripts
 from avhubert_ext.data.manifest import read_lines
-from avhubert_ext.data.text import Subwords, find_subword_model
+from avhubert_ext.data.text import Subwords, dictionary_digest, find_subword_model
+from avhubert_ext.decoding import BeamConfig
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
 from .. import loading, scoring
@@ -74,7 +75,7 @@ class AVASRTask(AVTask):
     def data_config(self, split: str) -> DataConfig:
         """An utterance that cannot be read is replaced in training; elsewhere it must count."""
         config = super().data_config(split)
-        corrupt = "replace" if split == "train" else "blank"
+        corrupt = "replace" if self.is_training(split) else "blank"
         return replace(config, pass_index=self.cfg.noise_pass, corrupt=corrupt)
 
     def load_dataset(self, split: str, **kwargs: Any) -> None:
@@ -95,7 +96,7 @@ class AVASRTask(AVTask):
             targets,
             self.dictionary,
             split,
-            max_frames=self.cfg.max_train_frames if split == "train" else None,
+            max_frames=self.cfg.max_train_frames if self.is_training(split) else None,
         )
 
     def text(self, tokens: torch.Tensor, reference: bool = False) -> str:
@@ -105,7 +106,10 @@ class AVASRTask(AVTask):
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)
+        with open_dict(cfg):
+            cfg.dictionary = dictionary_digest(self.dictionary.symbols)
         if self.cfg.best_checkpoint_metric == "wer":
+            BeamConfig(self.cfg.valid_beam)  # complains about a value that makes no sense
             search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
             self.valid_generator = super().build_generator([model], search)
         return model
@@ -113,6 +117,7 @@ class AVASRTask(AVTask):
     def valid_step(
         self, sample: dict[str, Any], model: torch.nn.Module, criterion: FairseqCriterion
     ) -> tuple:
+        self._report_blank(sample)
         loss, size, log = super().valid_step(sample, model, criterion)
         if self.valid_generator is not None:
             decoded = self._decode(self.valid_generator, [model], sample)[1]
@@ -165,14 +170,19 @@ class AVASRTask(AVTask):
         sample: dict[str, Any],
         **kwargs: Any,
     ) -> list[list[dict[str, Any]]]:
+        self._report_blank(sample)
         hypotheses, decoded = self._decode(generator, models, sample, **kwargs)
-        for utterance in decoded:
-            if utterance.unreadable:
-                logger.warning(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
-                scoring.unreadable.append(utterance.id)
         if self.cfg.results_path:
             append_decoded(self.decoded_path, decoded)
         return hypotheses
+
+    def _report_blank(self, sample: dict[str, Any]) -> None:
+        """Name, once, what could not be read of a batch that is not trained on, and count it."""
+        for reasons in sample["corrupt"]:
+            for reason in reasons:
+                if reason not in scoring.unreadable:
+                    logger.warning(f"left blank, its words count as deleted: {reason}")
+                    scoring.unreadable.append(reason)
 
     def _decode(
         self,
