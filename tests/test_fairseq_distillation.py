@@ -112,9 +112,8 @@ def logged(log: str, kind: str) -> list[dict[str, float]]:
 
 
 def new_task(settings: dict[str, Any], **changes: Any) -> AVDistillationTask:
-    return AVDistillationTask.setup_task(
-        AVDistillationConfig(**settings | changes, seed=3, train_subset="train")
-    )
+    interpolated = {"seed": 3, "train_subset": "train"}
+    return AVDistillationTask.setup_task(AVDistillationConfig(**settings | interpolated | changes))
 
 
 def new_criterion(task: AVDistillationTask) -> FairseqCriterion:
