@@ -9,10 +9,13 @@
 # can be set, JOBS=2 models be decoded at once (a thread each). Killed? Run it again: it goes on; so it
 # does with other passes or levels, and models evaluated earlier stay on the page.
 set -euo pipefail
+start=$PWD
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 if [ $# -lt 2 ]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
-work=$1
+# Paths as seen from where this was started.
+here() { case $1 in /*) echo "$1" ;; *) echo "$start/$1" ;; esac; }
+work=$(here "$1")
 shift
 
 evaluate() {
@@ -23,12 +26,14 @@ evaluate() {
 export -f evaluate
 export work
 
+models=()
+for model in "$@"; do models+=("${model%%=*}=$(here "${model#*=}")"); done
 if [ "${JOBS:-1}" = 1 ]; then
-  models=()
-  for model in "$@"; do models+=(--model "${model%%=*}" "${model#*=}"); done
-  evaluate "${models[@]}"
+  named=()
+  for model in "${models[@]}"; do named+=(--model "${model%%=*}" "${model#*=}"); done
+  evaluate "${named[@]}"
 else
-  printf '%s\n' "$@" | OMP_NUM_THREADS=1 xargs -P "$JOBS" -I {} bash -c \
+  printf '%s\n' "${models[@]}" | OMP_NUM_THREADS=1 xargs -P "$JOBS" -I {} bash -c \
     'model=$1; evaluate --threads 1 --model "${model%%=*}" "${model#*=}"' _ {} > /dev/null
   evaluate
 fi

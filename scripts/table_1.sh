@@ -8,25 +8,29 @@
 #   scripts/table_1.sh --preset quick [MODEL...]     the same with a few updates: numbers mean nothing
 #
 # MODEL: teacher, 1 ... 7; without any, all. LRS3 is a folder with trainval/ and test/, 96x96 mouth
-# regions. WORK=DIR takes another folder. Killed? Run it again: it goes on. Once the teacher is
-# there, other models can be made side by side by starting it once for each.
+# regions. WORK=DIR takes another folder, SEED=2 another seed (and folder). Killed? Run it again: it
+# goes on. Once the teacher is there, other models can be made side by side by starting it once for
+# each.
 set -euo pipefail
+for name in LRS3 MUSAN GENERIC TEACHER WORK; do   # as seen from where this was started
+  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
+done
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ "${1:-}" = --preset ] || usage
 kinds="babble music noise talker"   # the paper's four
 
-distill_quickly="" train_quickly=() passes=10 valid=
+distill_quickly="" train_quickly=() passes=10 valid= seed_suffix=${SEED:+_$SEED}
 case "${2:-}" in
   tiny)
-    work=${WORK:-runs/table_1} speakers=40 utterances=40 curve_passes=3 ;;
+    work=${WORK:-runs/table_1$seed_suffix} speakers=40 utterances=40 curve_passes=3 ;;
   quick)
-    work=${WORK:-runs/table_1_quick} speakers=10 utterances=2 passes=2 curve_passes=1
+    work=${WORK:-runs/table_1_quick$seed_suffix} speakers=10 utterances=2 passes=2 curve_passes=1
     valid="--valid-fraction 0.25" distill_quickly=$quick_distillation
     train_quickly=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
   lrs3)
-    work=${WORK:-runs/table_1_lrs3} curve_passes=10
+    work=${WORK:-runs/table_1_lrs3$seed_suffix} curve_passes=10
     corpus=${LRS3:?name the folder of LRS3} musan=${MUSAN:?name the folder of MUSAN}
     # The teacher's decoder knows its own subwords only.
     avhubert-ext subwords "${TEACHER:?name the finetuned AV-HuBERT base}" "$work/subwords"
@@ -78,10 +82,12 @@ student() {
   if [ "$1" = 1 ]; then make_generic; its_teacher=$generic; else make_teacher; fi
   sed -e "s|^student: [^ ]*|student: $prefix$1|" -e "s|^teacher: [^ ]*|teacher: $its_teacher|" \
     $distill_model > "$work/model-$1.yaml"
-  distill_model=$work/model-$1.yaml teacher=$its_teacher distil "distil-$1" "$distill_quickly"
+  distill_model=$work/model-$1.yaml teacher=$its_teacher distil "distil-$1" \
+    "$distill_quickly${SEED:+,,config.pretrain_expert.datarc.seed=$SEED}" ${SEED:+--seed "$SEED"}
   avhubert-ext convert "$work/distil-$1" "$work/student-$1.safetensors"
   train "finetuned-$1" av_asr $(options $config/finetune.args) \
-    --encoder-checkpoint "$work/student-$1.safetensors" ${train_quickly[@]+"${train_quickly[@]}"}
+    --encoder-checkpoint "$work/student-$1.safetensors" ${SEED:+--seed "$SEED"} \
+    ${train_quickly[@]+"${train_quickly[@]}"}
 }
 
 evaluated=()
