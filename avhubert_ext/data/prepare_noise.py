@@ -29,10 +29,10 @@ def prepare_noise(musan: Path, out: Path, seed: int = 1, manifests: Path | None 
     Who speaks in a babble: `OUT/babble/SPLIT/talkers.tsv`, its wav file, then those of the talkers.
     manifests: a corpus' manifest folder; with it also `OUT/talker`, a second talker as noise.
     """
+    talkers = _by_split(_files(musan, "speech"), seed)
     kinds = {kind: _by_split(_files(musan, kind), seed) for kind in ("music", "noise")}
     if manifests is not None:
         kinds["talker"] = {s: _second_talkers(manifests / f"{s}.tsv") for s in SPLITS}
-    talkers = _by_split(_files(musan, "speech"), seed)
     kinds["babble"] = {s: _babble(talkers[s], seed, out / "babble" / s) for s in SPLITS}
     for kind, splits in kinds.items():
         for split, files in splits.items():
