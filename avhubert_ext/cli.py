@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from avhubert_ext.errors import InputError
 
@@ -165,12 +166,20 @@ def _add_complexity(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def _benchmark(args: argparse.Namespace) -> None:
+def _show(text: str, report: dict[str, Any], out: Path) -> None:
+    """What every benchmark ends with: its table on the terminal, all of it in a JSON file."""
     import json
 
+    from avhubert_ext.data.files import write_text
+
+    print(text)
+    write_text(out, json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {out}")
+
+
+def _benchmark(args: argparse.Namespace) -> None:
     import torch
 
-    from avhubert_ext.data.files import write_text
     from avhubert_ext.evaluation.benchmark import BACKENDS, benchmark, text_table
     from avhubert_ext.models.presets import TABLE_1
 
@@ -183,9 +192,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         getattr(torch, args.dtype),
         args.rounds,
     )
-    print(text_table(report))
-    write_text(args.out, json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten: {args.out}")
+    _show(text_table(report), report, args.out)
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
@@ -213,9 +220,6 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_distillation(args: argparse.Namespace) -> None:
-    import json
-
-    from avhubert_ext.data.files import write_text
     from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, text_table
 
     report = benchmark_distillation(
@@ -227,9 +231,7 @@ def _benchmark_distillation(args: argparse.Namespace) -> None:
         args.rounds,
         args.teacher_precision,
     )
-    print(text_table(report))
-    write_text(args.out, json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten: {args.out}")
+    _show(text_table(report), report, args.out)
 
 
 def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
@@ -255,16 +257,11 @@ def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_data(args: argparse.Namespace) -> None:
-    import json
-
-    from avhubert_ext.data.files import write_text
     from avhubert_ext.evaluation.benchmark_data import benchmark_data, text_table
 
     noise = tuple(map(Path, args.noise_manifests.split(","))) if args.noise_manifests else ()
     report = benchmark_data(args.data, args.split, noise, args.rounds)
-    print(text_table(report))
-    write_text(args.out, json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten: {args.out}")
+    _show(text_table(report), report, args.out)
 
 
 def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
@@ -286,9 +283,6 @@ def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_decoding(args: argparse.Namespace) -> None:
-    import json
-
-    from avhubert_ext.data.files import write_text
     from avhubert_ext.evaluation.benchmark_decoding import benchmark_decoding, text_table
 
     report = benchmark_decoding(
@@ -300,9 +294,7 @@ def _benchmark_decoding(args: argparse.Namespace) -> None:
         args.rounds,
         args.decoder,
     )
-    print(text_table(report))
-    write_text(args.out, json.dumps(report, indent=2) + "\n")
-    print(f"\nwritten: {args.out}")
+    _show(text_table(report), report, args.out)
 
 
 def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:

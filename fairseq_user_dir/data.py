@@ -41,11 +41,12 @@ def stop_reading_ahead() -> None:
 
 
 class AVUtterances(FairseqDataset):
-    """Utterances whose sizes are video frames; in training in random order (`shuffle`)."""
+    """A split's utterances; sizes are video frames. In training their order is random."""
 
-    def __init__(self, dataset: AVDataset, shuffle: bool) -> None:
+    def __init__(self, dataset: AVDataset, split: str) -> None:
         self.dataset = dataset
-        self.shuffle = shuffle
+        self.split = split
+        self.training = dataset.config.augment
         self.sizes = dataset.frames()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -57,15 +58,12 @@ class AVUtterances(FairseqDataset):
     def num_tokens(self, index: int) -> int:
         return int(self.sizes[index])
 
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.sizes[indices]
-
     def size(self, index: int) -> int:
         return int(self.sizes[index])
 
     def ordered_indices(self) -> np.ndarray:
-        """Longest first; equal lengths in random order when shuffling."""
-        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        """Longest first; equal lengths in random order in training."""
+        order = np.random.permutation(len(self)) if self.training else np.arange(len(self))
         return np.lexsort((order, -self.sizes))
 
     def batch_by_size(
@@ -97,7 +95,7 @@ class AVUtterances(FairseqDataset):
         return False  # the augmentation's draws belong to the epoch
 
     def set_epoch(self, epoch: int) -> None:
-        if self.shuffle:
+        if self.training:
             self.dataset.set_pass(epoch)
 
 
@@ -107,16 +105,15 @@ class AVSpeechDataset(AVUtterances):
     def __init__(
         self,
         dataset: AVDataset,
+        split: str,
         targets: list[Tensor],
         dictionary: Dictionary,
-        split: str,
         max_frames: int | None,
     ) -> None:
         """targets: per utterance int64 [L], ending in eos. max_frames: leave out longer ones."""
-        super().__init__(dataset, shuffle=dataset.config.augment)
+        super().__init__(dataset, split)
         self.targets = targets
         self.dictionary = dictionary
-        self.split = split
         self.fitting = np.ones(len(dataset), bool)
         if max_frames is not None:
             self.fitting = self.sizes <= max_frames
@@ -171,10 +168,6 @@ class AVSpeechDataset(AVUtterances):
 
 class DistillationUtterances(AVUtterances):
     """Utterances without targets, in the library's own batches."""
-
-    def __init__(self, dataset: AVDataset, split: str, shuffle: bool) -> None:
-        super().__init__(dataset, shuffle)
-        self.split = split
 
     def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         if not items:

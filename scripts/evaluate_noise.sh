@@ -9,14 +9,10 @@
 # can be set, JOBS=2 models be decoded at once (a thread each). Killed? Run it again: it goes on; so it
 # does with other passes or levels, and models evaluated earlier stay on the page.
 set -euo pipefail
-start=$PWD
-source "$(dirname "$(readlink -f "$0")")/common.sh"
-
 if [ $# -lt 2 ]; then sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; fi
-# Paths as seen from where this was started.
-here() { case $1 in /*) echo "$1" ;; *) echo "$start/$1" ;; esac; }
-work=$(here "$1")
-shift
+work=$(realpath -m "$1") models=()   # as seen from where this was started
+for model in "${@:2}"; do models+=("${model%%=*}=$(realpath -m "${model#*=}")"); done
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 evaluate() {
   avhubert-ext evaluate --data "$work/data" --noise "$work/noise/babble" "$work/noise/talker" \
@@ -26,8 +22,6 @@ evaluate() {
 export -f evaluate
 export work
 
-models=()
-for model in "$@"; do models+=("${model%%=*}=$(here "${model#*=}")"); done
 if [ "${JOBS:-1}" = 1 ]; then
   named=()
   for model in "${models[@]}"; do named+=(--model "${model%%=*}" "${model#*=}"); done

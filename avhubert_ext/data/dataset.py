@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,10 +165,11 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         clean = audio if self.config.keep_clean else None
         return Sample(audio, video, frames, clean, None, (reason,), index)
 
-    def _no_longer_than(self, index: int) -> np.ndarray:
+    def _no_longer_than(self, index: int) -> Iterator[int]:
         """All utterances from `index` on to shorter ones; the longest follow the shortest."""
+        yield index  # nearly always the only one: the order of all others is not needed
         rank = int(np.flatnonzero(self.by_length == index)[0])
-        return np.roll(self.by_length[::-1], rank + 1 - len(self))
+        yield from np.roll(self.by_length[::-1], rank + 1 - len(self))[1:].tolist()
 
     def _draw(self, utterance: Utterance, pass_index: int) -> NoiseDraw | None:
         """The noise that the utterance gets in this pass, if any."""

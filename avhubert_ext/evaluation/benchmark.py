@@ -219,6 +219,18 @@ def _timings(times: dict[tuple[str, str], list[float]], clip_seconds: float) -> 
     return timings
 
 
+def time_in_turn(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in tqdm(range(rounds + 1), desc="rounds", unit="round"):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def machine() -> dict[str, str]:
     found = {"cpu": _cpu(), "platform": platform.platform()}
     for package in PACKAGES:

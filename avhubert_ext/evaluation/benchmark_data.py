@@ -28,8 +28,7 @@ from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, hashed_generator
 from avhubert_ext.data.video import CROP, MEAN, STD
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark import machine
-from avhubert_ext.evaluation.benchmark_distillation import time_in_turn
+from avhubert_ext.evaluation.benchmark import machine, time_in_turn
 
 
 def plain_sample(dataset: AVDataset, key: PassIndex) -> tuple[Tensor, Tensor]:

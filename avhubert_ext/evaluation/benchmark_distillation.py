@@ -8,22 +8,18 @@ softmax and an autograd graph, gradients summed over the utterances.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
-from tqdm import tqdm
 
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.video import CROP
 from avhubert_ext.distillation import DistillationConfig, distil_batch
-from avhubert_ext.evaluation.benchmark import machine, plain_hidden_states
+from avhubert_ext.evaluation.benchmark import machine, plain_hidden_states, time_in_turn
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import encoder_preset, full_name
 from avhubert_ext.models.student import Student
@@ -110,18 +106,6 @@ def benchmark_distillation(
         "parts": {name: parts[name] for name in PARTS},
         "operations": {e.key: e.self_cpu_time_total / 1e6 for e in operations[:OPERATIONS]},
     }
-
-
-def time_in_turn(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in tqdm(range(rounds + 1), desc="rounds", unit="round"):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def text_table(report: dict[str, Any]) -> str:

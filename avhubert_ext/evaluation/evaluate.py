@@ -36,7 +36,19 @@ from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
-NETWORK = ("visual", "block", "layers", "dim", "ffn")  # of an encoder's configuration
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What Table 1 tells about an encoder; parameters without pruned ones."""
+
+    visual: str
+    block: str
+    layers: int
+    dim: int
+    ffn: int
+    parameters: int
+    flops_per_frame: float
 
 
 @dataclass(frozen=True)
@@ -242,14 +254,11 @@ def digest(*paths: Path) -> str:
 def describe_model(path: Path) -> dict[str, Any]:
     """The encoder's network and cost, parameters without pruned ones; its training's batch."""
     encoder = load_avhubert(path)
-    masks = strip_prefix(read_masks(path), "encoder.")
-    network = {name: getattr(encoder.config, name) for name in NETWORK}
-    cost = {
-        "parameters": kept_parameters(encoder, masks),
-        "flops_per_frame": flops_per_frame(encoder),
-    }
+    c = encoder.config
+    parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
+    cost = (parameters, flops_per_frame(encoder))
     return {
-        "encoder": network | cost,
+        "encoder": asdict(Encoder(c.visual, c.block, c.layers, c.dim, c.ffn, *cost)),
         "trained_with": read_origin(path).get("trained_with", "unknown"),
     }
 

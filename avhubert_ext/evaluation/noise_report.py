@@ -14,7 +14,7 @@ from typing import Any
 
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.evaluate import CLEAN, read_record
+from avhubert_ext.evaluation.evaluate import CLEAN, Encoder, read_record
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.models.presets import STUDENTS
 
@@ -38,19 +38,6 @@ class Pass:
     def wer(self) -> float:
         """In percent."""
         return 100 * self.edits / self.words
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What Table 1 tells about an encoder; parameters without pruned ones."""
-
-    visual: str
-    block: str
-    layers: int
-    dim: int
-    ffn: int
-    parameters: int
-    flops_per_frame: float
 
 
 @dataclass(frozen=True)

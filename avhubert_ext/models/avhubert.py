@@ -110,9 +110,9 @@ def subwords(path: Path) -> tuple[list[str], bytes]:
     return [str(symbol) for symbol in symbols[SPECIALS:]], model
 
 
-def dictionary(path: Path) -> str | None:
+def dictionary(task_state: dict[str, Any]) -> str | None:
     """The `dictionary_digest` of a finetuned file's subwords, None where they are not in it."""
-    symbols = _symbols(section(read_torch_file(path), "task_state"))
+    symbols = _symbols(task_state)
     return dictionary_digest([str(s) for s in symbols]) if isinstance(symbols, list) else None
 
 

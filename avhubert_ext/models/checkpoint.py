@@ -235,10 +235,11 @@ def read_origin(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
     else:
-        config = section(read_torch_file(path), "cfg")
+        stored = read_torch_file(path)
+        config = section(stored, "cfg")
         found = section(config, "model") | {"trained_with": effective_batch(config)}
         if found.get("_name") == avhubert.FINETUNED:
-            found["dictionary"] = avhubert.dictionary(path)
+            found["dictionary"] = avhubert.dictionary(section(stored, "task_state"))
     return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
 
 

@@ -80,8 +80,7 @@ class AVASRTask(AVTask):
 
     def load_dataset(self, split: str, **kwargs: Any) -> None:
         folder = Path(self.cfg.data)
-        config = self.data_config(split)
-        dataset = AVDataset(folder, split, config)
+        dataset = AVDataset(folder, split, self.data_config(split))
         subword_model = self.cfg.subword_model
         subwords = Subwords(Path(subword_model) if subword_model else find_subword_model(folder))
         targets = [
@@ -93,9 +92,9 @@ class AVASRTask(AVTask):
         self.corrupt[split] = CorruptUtterances(len(dataset))
         self.datasets[split] = AVSpeechDataset(
             dataset,
+            split,
             targets,
             self.dictionary,
-            split,
             max_frames=self.cfg.max_train_frames if self.is_training(split) else None,
         )
 
@@ -121,8 +120,8 @@ class AVASRTask(AVTask):
         loss, size, log = super().valid_step(sample, model, criterion)
         if self.valid_generator is not None:
             decoded = self._decode(self.valid_generator, [model], sample)[1]
-            log |= {"wer_edits": sum(d.edits for d in decoded)}
-            log |= {"wer_words": sum(d.words for d in decoded)}
+            log["wer_edits"] = sum(d.edits for d in decoded)
+            log["wer_words"] = sum(d.words for d in decoded)
         return loss, size, log
 
     def reduce_metrics(

@@ -109,10 +109,9 @@ class AVDistillationTask(AVTask):
         )
 
     def load_dataset(self, split: str, **kwargs: Any) -> None:
-        config = self.data_config(split)
-        dataset = AVDataset(Path(self.cfg.data), split, config)
+        dataset = AVDataset(Path(self.cfg.data), split, self.data_config(split))
         self.corrupt[split] = CorruptUtterances(len(dataset))
-        self.datasets[split] = DistillationUtterances(dataset, split, shuffle=config.augment)
+        self.datasets[split] = DistillationUtterances(dataset, split)
 
     def new_student(self) -> Student:
         """The student at the start of its training."""
