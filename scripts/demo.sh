@@ -20,7 +20,7 @@ case "$*" in
     distill_quickly=$quick_distillation
     train_quickly=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
   *)
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,/^set/s/^# \{0,1\}//p' scripts/demo.sh >&2
     exit 2 ;;
 esac
 scripts/setup.sh

@@ -17,7 +17,7 @@ for name in LRS3 MUSAN GENERIC TEACHER WORK; do   # as seen from where this was 
 done
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/table_1.sh >&2; exit 2; }
 [ "${1:-}" = --preset ] || usage
 kinds="babble music noise talker"   # the paper's four
 
