@@ -27,7 +27,8 @@ def decode(folder: Path, wrong: int) -> Path:
     for condition in CONDITIONS:
         (folder / condition).mkdir(parents=True)
         (folder / condition / "generate-test.txt").write_text(
-            f"T-0\t{' '.join(['a'] * 10)}\nD-0\t-1.0\t{hypothesis}\nGenerate test: WER: 0\n"
+            f"T-0\t{' '.join(['a'] * 10)}\nD-0\t-1.0\t{hypothesis}\n"
+            "Generate test: WER: 0 (beam 5)\n"
         )
     return folder
 
@@ -48,6 +49,7 @@ def test_mean_spread_and_curves(tmp_path: Path) -> None:
     table = compare(runs, [distillation], tmp_path / "out")
     spread = statistics.stdev([10.0, 20.0, 60.0])
     assert f"30.00 +- {spread:.2f}" in table and "50.00 +- 0.00" in table
+    assert table.count("one, clean: beam 5\n") == 3 and "two, babble_0db: beam 5\n" in table
     content = json.loads((tmp_path / "out/compare.json").read_text())
     assert content["wer"]["one"]["clean"] == [10.0, 20.0, 60.0]
     assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")

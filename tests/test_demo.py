@@ -58,6 +58,16 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     assert teacher["wer_clean"] < 25, "the shipped teacher recognises unseen speakers"
     assert student["flops_per_frame"] == sparse["flops_per_frame"] < teacher["flops_per_frame"]
     assert "student-sparse-50" in printed and "results.png" in printed
+    # Every rate is printed with what it was measured under.
+    told = (
+        f"noise babble at 0 dB in 100% from {work}/noise/babble, noise seed 1, pass 0, trained with"
+    )
+    for model, batch in (
+        ("teacher", "unknown"),
+        ("student", "800 frames x 1 batches x 1 processes"),
+    ):
+        line = next(x for x in printed.splitlines() if x.startswith(f"{model}, babble_0db: "))
+        assert "beam 5, length penalty 1" in line and f"{told} {batch}" in line
     assert (work / "results.png").read_bytes().startswith(b"\x89PNG")
 
     start = time.monotonic()

@@ -57,7 +57,7 @@ def decoded(teacher_data: Path, noise: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def test_printed_rate_and_conditions(decoded: Path, teacher_data: Path) -> None:
+def test_printed_rate_and_conditions(decoded: Path, teacher_data: Path, noise: Path) -> None:
     rate, details = WER.search((decoded / "generate-test.txt").read_text()).groups()
     found = read_decoded(decoded / "decoded-test.jsonl")
     assert {d.id for d in found} == {u.id for u in read_manifest(teacher_data / "test.tsv")}
@@ -68,7 +68,7 @@ def test_printed_rate_and_conditions(decoded: Path, teacher_data: Path) -> None:
     assert details == (
         f"{edits} edits in {sum(len(r.split()) for r in references)} words, 0 utterances "
         "unreadable and counted as deleted, beam 3, length penalty 0.5, noise babble at -10 dB in "
-        "100%, noise seed 1, pass 1, trained with unknown"
+        f"100% from {noise}/babble, noise seed 1, pass 1, trained with unknown"
     )
 
 

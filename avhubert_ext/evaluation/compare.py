@@ -11,7 +11,7 @@ from typing import Any
 
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.report import CONDITIONS, read_hypotheses
+from avhubert_ext.evaluation.report import CONDITIONS, measured_under, read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
 
 LABELS = ("clean", "babble 0 dB", "babble 0 dB, no video")
@@ -143,4 +143,4 @@ def compare(decoded: list[tuple[str, Path]], distillations: list[Path], out: Pat
     }
     write_text(out / "compare.json", json.dumps(content, indent=2) + "\n")
     plot(models, metrics, out / "compare.png")
-    return text_table(models)
+    return text_table(models) + "\n" + measured_under(decoded)

@@ -47,6 +47,17 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
     return [(reference, hypotheses[key]) for key, reference in references.items()]
 
 
+def measured_under(decoded: list[tuple[str, Path]]) -> str:
+    """What `fairseq-generate` printed beside each rate: a line for each model and condition."""
+    lines = ["", "Measured under, as fairseq-generate told:"]
+    for model, folder in decoded:
+        for condition in CONDITIONS:
+            text = (folder / condition / "generate-test.txt").read_text(encoding="utf-8")
+            told = re.search(r"^Generate .* WER: \S+ \((.*)\)$", text, flags=re.MULTILINE)
+            lines.append(f"{model}, {condition}: {told[1] if told else 'not told'}")
+    return "\n".join(lines)
+
+
 def make_row(name: str, checkpoint: Path, decoded: Path) -> Row:
     """The row of one model; `decoded` holds a folder for each condition."""
     encoder = load_avhubert(checkpoint)
@@ -124,4 +135,4 @@ def report(models: list[tuple[str, Path, Path]], out: Path) -> str:
     rows = [make_row(*model) for model in models]
     write_text(out / "results.json", json.dumps([asdict(r) for r in rows], indent=2) + "\n")
     plot(rows, out / "results.png")
-    return text_table(rows)
+    return text_table(rows) + "\n" + measured_under([(name, text) for name, _, text in models])

@@ -143,7 +143,10 @@ class AVASRTask(AVTask):
     ) -> SequenceGenerator:
         """fairseq's generator; also notes what the decoding that begins is measured under."""
         noise = self._noise()
-        share = f"{noise.condition} in {noise.probability:.0%}" if noise else "none"
+        share = "none"
+        if noise:
+            lists = self.cfg.noise_manifests
+            share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
         scoring.unreadable.clear()
         scoring.conditions[:] = [
             f"beam {args.beam}",
