@@ -3,7 +3,7 @@
 # tiny task-specific teacher (scripts/teacher.sh made it), finetune it with a decoder, prune it to
 # 50%, decode all three clean and in babble. Results: runs/demo/results.{json,png}.
 #
-#   scripts/demo.sh            about 11 minutes on two cores after set-up
+#   scripts/demo.sh            about 14 minutes on two cores after set-up
 #   scripts/demo.sh --quick    a few updates only, to see that everything runs (numbers mean nothing)
 #
 # WORK=DIR takes another folder. Killed? Run it again: finished steps are skipped, a training goes on

@@ -111,8 +111,8 @@ def plot(rows: list[Row], path: Path) -> None:
         size = r.parameters / 1e6
         sizes.plot(size, r.wer_babble_0db, "o", markersize=9, color=colours[1])
         sizes.plot(size, r.wer_clean, "o", markersize=9, color=colours[0])
-        sizes.annotate(r.model, (size, r.wer_babble_0db), (0, 9), textcoords="offset points",
-                       ha="center", fontsize=8)  # fmt: skip
+        sizes.annotate(r.model, (size, r.wer_babble_0db), (8, 0), textcoords="offset points",
+                       va="center", fontsize=8)  # fmt: skip
     sizes.set_xlim(0, 1.25 * max(r.parameters for r in rows) / 1e6)
     sizes.set_ylim(0, 1.25 * max(r.wer_babble_0db for r in rows))
     sizes.set_ylabel("WER (%)")
