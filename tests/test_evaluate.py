@@ -228,6 +228,8 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
     [
         ({"noise": (Path("a/babble"), Path("b/babble"))}, "must differ"),
         ({"passes": 0}, "at least 1"),
+        ({"device": "gpu"}, "device 'gpu': PyTorch has none such"),
+        ({"device": "cuda:99"}, "device 'cuda:99': PyTorch has none such"),
         ({"modalities": "smell"}, "expected both, audio or video"),
         ({"split": "tset"}, r"tset\.tsv not found"),
         ({"noise": (Path("nowhere"),)}, r"nowhere/test\.tsv not found"),

@@ -82,8 +82,12 @@ class EvaluationConfig:
             raise InputError(f"noise folders {names}: the names of their kinds must differ")
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device {self.device}: PyTorch finds no GPU; leave --device out")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):
+            raise InputError(
+                f"device '{self.device}': PyTorch has none such here; leave --device out"
+            ) from None
 
     def conditions(self) -> dict[str, NoiseConfig | None]:
         """By name, `clean` and as `babble_-5dB`."""

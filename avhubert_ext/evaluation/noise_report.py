@@ -103,9 +103,10 @@ def _read_result(folder: Path) -> Result:
     return Result(folder.name, Encoder(**settings.pop("encoder")), settings, passes)
 
 
-def _place(path: Path) -> tuple[str, int]:
-    """Condition and number of a pass."""
-    return path.parent.name, int(path.stem.rpartition("-")[2])
+def _place(path: Path) -> tuple[str, float, int]:
+    """Kind of noise, level and number of a pass."""
+    kind, snr = parse_condition(path.parent.name)
+    return kind, snr or 0.0, int(path.stem.rpartition("-")[2])
 
 
 def report(out: Path) -> str:
