@@ -91,6 +91,23 @@ def _add_noise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
 
 
+def _noise_preview(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.noise_preview import noise_preview
+
+    noise_preview(args.video, args.out, args.frame, args.seed)
+    print(f"written: {args.out}")
+
+
+def _add_noise_preview(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "noise-preview", _noise_preview, "picture of a frame in all visual noise"
+    )
+    parser.add_argument("--video", type=Path, required=True, help="a clip of the mouth region")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--frame", type=int, help="from 0; without it the middle one")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same noise")
+
+
 def _convert(args: argparse.Namespace) -> None:
     from avhubert_ext.models.checkpoint import convert
 
@@ -470,6 +487,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_synth(commands)
     _add_prepare(commands)
     _add_noise(commands)
+    _add_noise_preview(commands)
     _add_convert(commands)
     _add_average(commands)
     _add_subwords(commands)
