@@ -24,6 +24,7 @@ setup(
         "sentencepiece",
         "soundfile",
         "av",
+        "opencv-python-headless",  # visual noise; headless: no window system needed
         "safetensors",
         "tqdm",
     ],
@@ -32,13 +33,7 @@ setup(
         "prepare": ["mediapipe==0.10.21"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "plot": ["matplotlib"],
-        "dev": [
-            "pytest",
-            "ruff",
-            "jiwer",
-            "opencv-python-headless",
-            "avhubert-ext[synth,export,plot]",
-        ],
+        "dev": ["pytest", "ruff", "jiwer", "avhubert-ext[synth,export,plot]"],
     },
     entry_points={"console_scripts": ["avhubert-ext=avhubert_ext.cli:main"]},
 )
