@@ -53,7 +53,8 @@ def _plot(frames: np.ndarray, title: str, path: Path) -> None:
     whole = np.array([LEFT + width, TOP + height])
     figure = plt.figure(figsize=whole / DPI, dpi=DPI)
     axes = figure.add_axes((LEFT / whole[0], 0, width / whole[0], height / whole[1]))
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    # As RGB: a colour map would round.
+    axes.imshow(np.stack([sheet] * 3, axis=-1), interpolation="nearest")
     rows, columns = (
         (np.arange(number) + 0.5) * (side + GAP)
         for number, side in zip(frames.shape[:2], frames.shape[2:], strict=True)
