@@ -127,7 +127,7 @@ def test_conformer_block_is_the_macaron_formula():
 
 
 def test_resnet_block_formula():
-    block = randomise(BasicBlock(4, 6, stride=2))
+    block = randomise(BasicBlock(4, 6, stride=2, activation=nn.PReLU))
     x = torch.randn(2, 4, 8, 8)
 
     def norm(y: torch.Tensor, bn: nn.BatchNorm2d) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Multi-head attention on `scaled_dot_product_attention`, with an optional key/value cache."""
+"""Multi-head attention on `scaled_dot_product_attention`: cached, or with relative positions."""
 
 from __future__ import annotations
 
@@ -56,6 +56,56 @@ class MultiheadAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class RelativeAttention(MultiheadAttention):
+    """Self-attention with relative positions (Dai et al. 2019, section 3.3).
+
+    The score of a query q at i and a key k at j is ((q + u) k + (q + v) W p[i - j]) / sqrt(d), with
+    d = D / heads, the sinusoid p of the distance, and u and v learnt for each head.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, heads, dropout)
+        self.pos_proj = nn.Linear(dim, dim, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(heads, dim // heads))
+        self.pos_bias_v = nn.Parameter(torch.empty(heads, dim // heads))
+        nn.init.xavier_uniform_(self.pos_bias_u)
+        nn.init.xavier_uniform_(self.pos_bias_v)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None, positions: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; positions: [2T-1, D], of the distances T-1 ... 1-T.
+
+        padding_mask: [B, T] bool, True = padding, or None.
+        """
+        queries = self._split(self.q_proj(x))
+        keys, values = self.project_memory(x)
+        distances = self._split(self.pos_proj(positions)[None])
+        scale = queries.shape[-1] ** -0.5
+        bias = (queries + self.pos_bias_v[:, None]) @ distances.transpose(2, 3)
+        scores = shift_to_keys(bias) * scale
+        if padding_mask is not None:
+            scores = scores.masked_fill(padding_mask[:, None, None, :], -torch.inf)
+        attended = F.scaled_dot_product_attention(
+            queries + self.pos_bias_u[:, None],
+            keys,
+            values,
+            attn_mask=scores,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=scale,
+        )
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def shift_to_keys(scores: Tensor) -> Tensor:
+    """Scores by distance, [..., T, 2T-1] for T-1 ... 1-T, -> by key, [..., T, T].
+
+    Query i finds key j at column T-1-i+j, so each row has to move by one against the row above it:
+    it does where rows of 2T values are read as rows of 2T-1.
+    """
+    time = scores.shape[-2]
+    flat = F.pad(scores, (0, 1)).flatten(-2)[..., time - 1 : time - 1 + time * (2 * time - 1)]
+    return flat.unflatten(-1, (time, 2 * time - 1))[..., :time]
 
 
 def append(past: KeyValue | None, new: KeyValue) -> KeyValue:

@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avhubert_ext.models.attention import MultiheadAttention
+from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
+
+NORM_EPS = 1e-12  # of every layer norm of Auto-AVSR's networks
+
+
+def set_norm_eps(model: nn.Module) -> None:
+    """Give the layer norms in a model Auto-AVSR's epsilon."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = NORM_EPS
 
 
 class TransformerBlock(nn.Module):
@@ -42,6 +51,8 @@ class TransformerBlock(nn.Module):
 class ConformerFeedForward(nn.Module):
     """LayerNorm, linear, SiLU, linear: half of the macaron pair."""
 
+    activation = staticmethod(F.silu)
+
     def __init__(self, dim: int, ffn: int, dropout: float) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(dim)
@@ -50,33 +61,37 @@ class ConformerFeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(F.silu(self.fc1(self.layer_norm(x))))))
+        y = self.dropout(self.activation(self.fc1(self.layer_norm(x))))
+        return self.dropout(self.fc2(y))
 
 
 class ConformerConvolution(nn.Module):
-    """LayerNorm, pointwise, GLU, depthwise, BatchNorm, SiLU, pointwise; no biases.
+    """LayerNorm, pointwise, GLU, depthwise, BatchNorm, SiLU, pointwise.
 
     Padding is set to zero before the depthwise convolution, so a clip gives the same result alone
     and inside a padded batch.
     """
 
-    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+    def __init__(self, dim: int, kernel: int, dropout: float, bias: bool = False) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(dim)
-        self.pointwise1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.pointwise1 = nn.Conv1d(dim, 2 * dim, 1, bias=bias)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=bias)
         self.batch_norm = nn.BatchNorm1d(dim)
-        self.pointwise2 = nn.Conv1d(dim, dim, 1, bias=False)
+        self.pointwise2 = nn.Conv1d(dim, dim, 1, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        # Pointwise convolutions as matrix products: Conv1d is slower, for a CPU has no fast kernel
-        # for one of batch size 1.
-        y = F.glu(F.linear(self.layer_norm(x), self.pointwise1.weight[..., 0]), dim=-1)
+        y = F.glu(_pointwise(self.pointwise1, self.layer_norm(x)), dim=-1)
         if padding_mask is not None:
             y = y.masked_fill(padding_mask[..., None], 0.0)
         y = F.silu(self.batch_norm(self.depthwise(y.transpose(1, 2))))
-        return self.dropout(F.linear(y.transpose(1, 2), self.pointwise2.weight[..., 0]))
+        return self.dropout(_pointwise(self.pointwise2, y.transpose(1, 2)))
+
+
+def _pointwise(convolution: nn.Conv1d, x: Tensor) -> Tensor:
+    """[B, T, D] -> [B, T, E]: on a CPU Conv1d is slower than a product for a batch of one."""
+    return F.linear(x, convolution.weight[..., 0], convolution.bias)
 
 
 class ConformerBlock(nn.Module):
@@ -105,6 +120,50 @@ class ConformerBlock(nn.Module):
         y = self.self_attn_layer_norm(x)
         x = x + self.dropout(self.self_attn(y, self.self_attn.project_memory(y), padding_mask))
         x = x + self.conv(x, padding_mask)
+        x = x + 0.5 * self.ffn2(x)
+        return self.final_layer_norm(x)
+
+
+class ReluFeedForward(ConformerFeedForward):
+    """The same with ReLU."""
+
+    activation = staticmethod(F.relu)
+
+
+class RelativeConformerBlock(nn.Module):
+    """Conformer block with relative positions, biases in its convolutions, and ReLU: paper B's.
+
+    mask_padding: whether its convolution sees zeros at padding, or whatever is there, which is what
+    Auto-AVSR does: a clip then depends on what it is batched with.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float,
+        kernel: int,
+        mask_padding: bool,
+    ) -> None:
+        super().__init__()
+        self.mask_padding = mask_padding
+        self.ffn1 = ReluFeedForward(dim, ffn, dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn = RelativeAttention(dim, heads, attention_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.conv = ConformerConvolution(dim, kernel, dropout, bias=True)
+        self.ffn2 = ReluFeedForward(dim, ffn, dropout)
+        self.final_layer_norm = nn.LayerNorm(dim)
+        self.ffn2.load_state_dict(self.ffn1.state_dict())  # as the peer: both start alike
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None, positions: Tensor) -> Tensor:
+        """positions: [2T-1, D], see `RelativeAttention`."""
+        x = x + 0.5 * self.ffn1(x)
+        y = self.self_attn_layer_norm(x)
+        x = x + self.dropout(self.self_attn(y, padding_mask, positions))
+        x = x + self.conv(x, padding_mask if self.mask_padding else None)
         x = x + 0.5 * self.ffn2(x)
         return self.final_layer_norm(x)
 
@@ -167,3 +226,13 @@ def sinusoidal_positions(start: int, length: int, dim: int, device: torch.device
     rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / (half - 1)))
     angles = torch.arange(start, start + length, device=device)[:, None] * rates[None]
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
+
+
+def interleaved_positions(positions: Tensor, dim: int) -> Tensor:
+    """Sinusoids of positions [L], Vaswani et al.'s layout: sines at even places, cosines at odd.
+
+    Returns float32 [L, dim].
+    """
+    rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10000.0) / dim))
+    angles = positions[:, None].float() * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :dim]

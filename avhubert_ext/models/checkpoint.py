@@ -1,7 +1,7 @@
 """One file a model: safetensors with the configuration in its metadata; no pickles.
 
 Also reads what training leaves behind, fairseq checkpoints and s3prl states, and the checkpoints
-of the official AV-HuBERT.
+of the official AV-HuBERT and of Auto-AVSR.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
-from avhubert_ext.models import avhubert
+from avhubert_ext.models import auto_avsr, avhubert
+from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
@@ -39,16 +40,18 @@ FAIRSEQ_PREFIXES = {
     "encoder.bridge.": "bridge.",
     "decoder.network.": "decoder.",
 }
-# Its model of a student holds the library's whole.
+# Its models of a student and of a lip reader hold the library's whole.
 FAIRSEQ_STUDENT = "av_student"
 FAIRSEQ_STUDENT_PREFIXES = {"student.": ""}
+FAIRSEQ_VSR = "vsr_ctc_attention"
+FAIRSEQ_VSR_PREFIXES = {"recognizer.": ""}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an AVHubertEncoder, AVRecognizer or Student."""
-    if isinstance(model, AVRecognizer):
+    """The configuration that rebuilds an encoder, recogniser or student."""
+    if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         return {
-            "kind": "recognizer",
+            "kind": "recognizer" if isinstance(model, AVRecognizer) else "ctc_attention",
             "encoder": asdict(model.encoder.config),
             "decoder": asdict(model.decoder.config),
         }
@@ -65,6 +68,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 def build(description: dict[str, Any]) -> nn.Module:
     """The inverse of `describe`, with fresh weights."""
+    if description["kind"] == "ctc_attention":
+        return CTCAttentionRecognizer(
+            ConformerConfig(**description["encoder"]), DecoderConfig(**description["decoder"])
+        )
     encoder = EncoderConfig(**description["encoder"])
     if description["kind"] == "encoder":
         return AVHubertEncoder(encoder)
@@ -102,12 +109,12 @@ def save_model(
 
 
 def load_model(path: Path | str) -> nn.Module:
-    """The AVHubertEncoder or AVRecognizer in a file of any kind.
+    """The AVHubertEncoder, AVRecognizer or CTCAttentionRecognizer in a file of any kind.
 
     `.safetensors` of this project; fairseq `.pt` of this project or of the official AV-HuBERT,
-    pretrained or finetuned; s3prl `.ckpt`. A student's prediction heads are dropped. Weights come
-    back as float32 on the CPU, the model in eval mode. Raises InputError if the file is missing,
-    truncated, none of these, or does not hold exactly the network's tensors.
+    pretrained or finetuned; s3prl `.ckpt`; `.pth` of Auto-AVSR. A student's prediction heads are
+    dropped. Weights come back as float32 on the CPU, the model in eval mode. Raises InputError if
+    the file is missing, truncated, none of these, or does not hold exactly the network's tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -120,16 +127,44 @@ def load_model(path: Path | str) -> nn.Module:
 
 
 def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
-    """The encoder in a file that `load_model` reads, without the decoder if it has one."""
+    """The encoder in a file that `load_model` reads, without the decoder if it has one.
+
+    InputError for one of Auto-AVSR's family, whose encoder takes other inputs.
+    """
     model = load_model(path)
+    if isinstance(model, CTCAttentionRecognizer):
+        raise InputError(f"{path} holds a CTC/attention recogniser: load it with load_auto_avsr")
     encoder = model.encoder if isinstance(model, AVRecognizer) else model
     return encoder.to(map_location)
 
 
 def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu") -> AVRecognizer:
     """The encoder and decoder in a file that `load_model` reads; InputError without a decoder."""
+    model = load_recognizer(path, map_location)
+    if isinstance(model, CTCAttentionRecognizer):
+        raise InputError(f"{path} holds a CTC/attention recogniser: load it with load_auto_avsr")
+    return model
+
+
+def load_auto_avsr(
+    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool = True
+) -> CTCAttentionRecognizer:
+    """A CTC/attention recogniser in a file that `load_model` reads, Auto-AVSR's own for one.
+
+    mask_padding: without it padding leaks into the clips of a batch, as in Auto-AVSR's own code.
+    """
     model = load_model(path)
-    if not isinstance(model, AVRecognizer):
+    if not isinstance(model, CTCAttentionRecognizer):
+        raise InputError(f"{path} holds no CTC/attention recogniser: name another file")
+    return model.set_mask_padding(mask_padding).to(map_location)
+
+
+def load_recognizer(
+    path: Path | str, map_location: torch.device | str = "cpu"
+) -> AVRecognizer | CTCAttentionRecognizer:
+    """The recogniser in a file that `load_model` reads, of either family."""
+    model = load_model(path)
+    if isinstance(model, AVHubertEncoder):
         raise InputError(f"{path} holds an encoder only: finetune it, or name a finetuned model")
     return model.to(map_location)
 
@@ -163,13 +198,19 @@ def _read_torch(path: Path) -> Contents:
         unused, prefixes = avhubert.UNUSED[config["_name"]], avhubert.PREFIXES[config["_name"]]
         used = {n: t for n, t in state.items() if n not in unused}
         return avhubert.description(path, config, state), used, prefixes
+    if (peer := auto_avsr.tensors_of(stored)) is not None:
+        state = auto_avsr.renamed(_tensors(path, peer))
+        return auto_avsr.description(path, state), state, {}
     if config.get("description"):
-        student = config.get("_name") == FAIRSEQ_STUDENT
-        prefixes = FAIRSEQ_STUDENT_PREFIXES if student else FAIRSEQ_PREFIXES
+        wholes = {
+            FAIRSEQ_STUDENT: FAIRSEQ_STUDENT_PREFIXES,
+            FAIRSEQ_VSR: FAIRSEQ_VSR_PREFIXES,
+        }
+        prefixes = wholes.get(config.get("_name"), FAIRSEQ_PREFIXES)
         return config["description"], _tensors(path, stored.get("model")), prefixes
     raise InputError(
-        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student or "
-        "distiller_av"
+        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student, "
+        "vsr_ctc_attention, distiller_av or Auto-AVSR"
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avhubert_ext.models.attention import KeyValue, MultiheadAttention, append
-from avhubert_ext.models.blocks import sinusoidal_positions
+from avhubert_ext.models.blocks import interleaved_positions, set_norm_eps, sinusoidal_positions
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
 
 FIRST_POSITION = 2  # fairseq counts positions from padding_idx + 1
@@ -27,7 +28,7 @@ class DecoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.1
-    padding_idx: int = 1
+    padding_idx: int | None = 1
 
 
 @dataclass
@@ -84,7 +85,8 @@ class TransformerDecoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocabulary, config.dim, config.padding_idx)
         nn.init.normal_(self.embed_tokens.weight, std=config.dim**-0.5)
-        nn.init.zeros_(self.embed_tokens.weight[config.padding_idx].data)
+        if config.padding_idx is not None:
+            nn.init.zeros_(self.embed_tokens.weight[config.padding_idx].data)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.dim)
@@ -101,10 +103,7 @@ class TransformerDecoder(nn.Module):
         tokens: [B, L] int64, padded at the end (logits there mean nothing); with a cache only those
         not yet decoded. memory: [B, T, D]; memory_padding: [B, T] bool, True = padding.
         """
-        start = FIRST_POSITION + (cache.length if cache else 0)
-        positions = sinusoidal_positions(start, tokens.shape[1], self.config.dim, tokens.device)
-        x = self.embed_tokens(tokens)
-        x = self.dropout(x + positions.to(x.dtype))
+        x = self.dropout(self.embed(tokens, cache.length if cache else 0))
         for i, layer in enumerate(self.layers):
             if cache is None:
                 x, _ = layer(x, None, layer.encoder_attn.project_memory(memory), memory_padding)
@@ -115,7 +114,36 @@ class TransformerDecoder(nn.Module):
             x, cache.self_attention[i] = layer(x, past, cache.encoder_attention[i], memory_padding)
         if cache is not None:
             cache.length += tokens.shape[1]
-        return F.linear(self.layer_norm(x), self.embed_tokens.weight)
+        return self.predict(self.layer_norm(x))
+
+    def embed(self, tokens: Tensor, start: int) -> Tensor:
+        """[B, L] -> [B, L, D]; `start` tokens were decoded before."""
+        x = self.embed_tokens(tokens)
+        first = FIRST_POSITION + start
+        positions = sinusoidal_positions(first, tokens.shape[1], self.config.dim, tokens.device)
+        return x + positions.to(x.dtype)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> logits [B, L, V]."""
+        return F.linear(x, self.embed_tokens.weight)
+
+
+class UntiedDecoder(TransformerDecoder):
+    """The same blocks with an output layer of its own and scaled embeddings: paper B's decoder."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        nn.init.normal_(self.embed_tokens.weight)
+        self.output = nn.Linear(config.dim, config.vocabulary)
+        set_norm_eps(self)
+
+    def embed(self, tokens: Tensor, start: int) -> Tensor:
+        x = self.embed_tokens(tokens) * math.sqrt(self.config.dim)
+        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        return x + interleaved_positions(positions, self.config.dim).to(x.dtype)
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.output(x)
 
 
 class AVRecognizer(nn.Module):

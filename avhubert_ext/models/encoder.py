@@ -203,10 +203,21 @@ def drop_modality(
 
 def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None) -> None:
     """Raise an InputError that names the expected shape if the inputs do not fit."""
-    if audio is None and video is None:
-        raise InputError("audio and video are both None: give at least one of them")
     if audio is not None and (audio.dim() != 3 or audio.shape[1] != AUDIO_FEATURES):
         raise InputError(f"audio has shape {list(audio.shape)}: expected [B, {AUDIO_FEATURES}, T]")
+    frames = None if audio is None else (audio.shape[0], audio.shape[2])
+    check_streams(audio, frames, video, padding_mask)
+
+
+def check_streams(
+    audio: Tensor | None,
+    audio_frames: tuple[int, int] | None,
+    video: Tensor | None,
+    padding_mask: Tensor | None,
+) -> None:
+    """As `check_inputs` for audio of any kind that has so many (clips, frames)."""
+    if audio is None and video is None:
+        raise InputError("audio and video are both None: give at least one of them")
     frame = (FRAME_SIZE, FRAME_SIZE)
     if video is not None and (
         video.dim() != 5 or video.shape[1] != 1 or tuple(video.shape[3:]) != frame
@@ -216,7 +227,9 @@ def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tenso
         )
     if any(x is not None and not x.is_floating_point() for x in (audio, video)):
         raise InputError("audio and video must be floating-point numbers, as the weights are")
-    sizes = [(x.shape[0], x.shape[2]) for x in (audio, video) if x is not None]
+    sizes = [] if audio_frames is None else [audio_frames]
+    if video is not None:
+        sizes.append((video.shape[0], video.shape[2]))
     if sizes[0] != sizes[-1]:
         raise InputError(
             f"audio is {sizes[0]} and video {sizes[1]} (clips, frames): they must be the same"

@@ -6,6 +6,8 @@ so that their weights load without a key map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,17 +57,25 @@ class Stem3d(nn.Sequential):
         return pool(activation(norm(x)))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a residual; PReLU per channel as in AV-HuBERT."""
+Activation = Callable[[int], nn.Module]  # made for a number of channels
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+
+def silu(channels: int) -> nn.Module:
+    """Auto-AVSR's activation; it has no parameters."""
+    return nn.SiLU()
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a residual, and two activations."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.PReLU(outputs)
+        self.relu1 = activation(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu2 = nn.PReLU(outputs)
+        self.relu2 = activation(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
@@ -79,17 +89,20 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Conv3d stem and a ResNet-18 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C]."""
+    """Conv3d stem and a ResNet-18 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C].
 
-    def __init__(self, width: float = 1.0) -> None:
+    AV-HuBERT has PReLU with a slope a channel, Auto-AVSR SiLU.
+    """
+
+    def __init__(self, width: float = 1.0, activation: Activation = nn.PReLU) -> None:
         super().__init__()
         channels = scaled_channels(RESNET_CHANNELS, width)
-        self.frontend3D = Stem3d(channels[0], nn.PReLU(channels[0]))
+        self.frontend3D = Stem3d(channels[0], activation(channels[0]))
         self.trunk = nn.Sequential()
         inputs = channels[0]
         for i, outputs in enumerate(channels, start=1):
-            first = BasicBlock(inputs, outputs, stride=1 if i == 1 else 2)
-            layer = nn.Sequential(first, BasicBlock(outputs, outputs, stride=1))
+            first = BasicBlock(inputs, outputs, 1 if i == 1 else 2, activation)
+            layer = nn.Sequential(first, BasicBlock(outputs, outputs, 1, activation))
             self.trunk.add_module(f"layer{i}", layer)
             inputs = outputs
         self.out_channels = inputs
@@ -179,6 +192,53 @@ class VideoFrontend(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         return self.proj(self.get_submodule(self.trunk_name)(video))
+
+
+class BasicBlock1d(nn.Module):
+    """Two convolutions of kernel 3 over time with a residual, SiLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm1d(outputs)
+        self.conv2 = nn.Conv1d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm1d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x if self.downsample is None else self.downsample(x)
+        return F.silu(self.bn2(self.conv2(F.silu(self.bn1(self.conv1(x))))) + residual)
+
+
+class WaveformResNet18(nn.Module):
+    """Auto-AVSR's ResNet-18 over a waveform of 16 kHz, SiLU. [B, 1, 640 T] -> [B, T, C].
+
+    A first convolution of 80 samples every 4, then strides 1, 2, 2, 2, then means over 20.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        channels = scaled_channels(RESNET_CHANNELS, width)
+        self.trunk = nn.Module()  # for the sake of the checkpoint names `trunk.conv1` ...
+        self.trunk.conv1 = nn.Conv1d(1, channels[0], 80, stride=4, padding=38, bias=False)
+        self.trunk.bn1 = nn.BatchNorm1d(channels[0])
+        inputs = channels[0]
+        for i, outputs in enumerate(channels, start=1):
+            first = BasicBlock1d(inputs, outputs, 1 if i == 1 else 2)
+            layer = nn.Sequential(first, BasicBlock1d(outputs, outputs, 1))
+            self.trunk.add_module(f"layer{i}", layer)
+            inputs = outputs
+        self.out_channels = inputs
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        trunk = self.trunk
+        x = F.silu(trunk.bn1(trunk.conv1(waveform)))
+        x = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(x))))
+        return F.avg_pool1d(x, 20).transpose(1, 2)
 
 
 class AudioFrontend(nn.Module):

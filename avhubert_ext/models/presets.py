@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig
 
@@ -80,6 +81,58 @@ DECODERS = {
     "base": DecoderConfig(),
     "tiny": DecoderConfig(dim=TINY_WIDTH, ffn=512, heads=4),
 }
+
+AUTO_AVSR_OUTPUTS = 5049
+
+
+@dataclass(frozen=True)
+class VSRPreset:
+    """A recogniser of paper B, section 3.3: conformer encoder and decoder of the same widths."""
+
+    encoder: ConformerConfig
+    decoder: DecoderConfig
+
+
+def _vsr(dim: int, ffn: int, heads: int, width: float = 1.0, fusion: int = 8192) -> VSRPreset:
+    return VSRPreset(
+        ConformerConfig(dim=dim, ffn=ffn, heads=heads, width=width, fusion=fusion),
+        DecoderConfig(
+            AUTO_AVSR_OUTPUTS,
+            dim=dim,
+            ffn=ffn,
+            heads=heads,
+            attention_dropout=0.1,
+            padding_idx=None,
+        ),
+    )
+
+
+VSR = {
+    "base-s": _vsr(256, 2048, 4),
+    "base-l": _vsr(768, 3072, 12),
+    "tiny": _vsr(64, 256, 4, width=0.125, fusion=256),
+}
+
+
+def build_vsr(
+    name: str,
+    modality: str = "video",
+    vocabulary: int = AUTO_AVSR_OUTPUTS,
+    mask_padding: bool = True,
+) -> CTCAttentionRecognizer:
+    """A recogniser of paper B with fresh weights: "base-s", "base-l", or "tiny" for two CPU cores.
+
+    modality: video, audio (a ResNet-18 over the waveform), or both (a conformer each).
+    vocabulary: outputs, blank and the end of a sentence included.
+    mask_padding: without it padding leaks into the clips of a batch, as in Auto-AVSR's own code.
+    Raises InputError if a name is unknown.
+    """
+    chosen = preset(VSR, name, "VSR")
+    return CTCAttentionRecognizer(
+        replace(chosen.encoder, modality=modality, mask_padding=mask_padding),
+        replace(chosen.decoder, vocabulary=vocabulary),
+    )
+
 
 # The rows of paper A's Table 1, by the short names that `full_name` knows.
 TABLE_1 = ("teacher", "1", "2", "3", "4", "5", "6", "7")

@@ -1,0 +1,219 @@
+"""Auto-AVSR's recogniser, which SparseVSR prunes: conformer encoder, CTC layer, decoder.
+
+Ma et al. 2021 and 2023; paper B, section 3.3. Lip reading, and the same on audio or on both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avhubert_ext.data.audio import SAMPLES_PER_FRAME
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.blocks import RelativeConformerBlock, interleaved_positions, set_norm_eps
+from avhubert_ext.models.decoder import DecoderConfig, UntiedDecoder
+from avhubert_ext.models.encoder import check_streams
+from avhubert_ext.models.frontends import ResNet18, WaveformResNet18, silu
+
+BLANK, UNKNOWN = 0, 1  # the first outputs; the last one begins and ends a sentence
+MODALITIES = ("video", "audio", "both")
+
+
+@dataclass(frozen=True)
+class ConformerConfig:
+    """Widths, depth and dropout; the defaults are BASE-L's.
+
+    modality: video, audio, or both, each with a conformer of its own.
+    width: multiplies the channel counts of the ResNet-18. fusion: hidden units where both meet.
+    mask_padding: see `RelativeConformerBlock`.
+    Raises InputError where a value makes no sense.
+    """
+
+    modality: str = "video"
+    layers: int = 12
+    dim: int = 768
+    ffn: int = 3072
+    heads: int = 12
+    kernel: int = 31
+    width: float = 1.0
+    fusion: int = 8192
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    mask_padding: bool = True
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise InputError(f"modality '{self.modality}': expected one of {', '.join(MODALITIES)}")
+        for name in ("layers", "dim", "ffn", "heads", "kernel", "fusion"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} {value!r}: expected a whole number, at least 1")
+        if self.kernel % 2 == 0:
+            raise InputError(f"kernel {self.kernel}: expected an odd number of frames")
+        if self.dim % self.heads:
+            raise InputError(f"dim {self.dim}: expected a multiple of heads ({self.heads})")
+        for name in (field.name for field in fields(self) if "dropout" in field.name):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: expected a probability")
+
+
+class Conformer(nn.Module):
+    """A frontend, its projection to the width, and blocks with relative positions."""
+
+    def __init__(self, config: ConformerConfig, frontend: nn.Module) -> None:
+        super().__init__()
+        c = config
+        self.frontend = frontend
+        self.projection = nn.Linear(frontend.out_channels, c.dim)
+        self.dropout = nn.Dropout(c.dropout)
+        self.layers = nn.ModuleList(
+            RelativeConformerBlock(
+                c.dim, c.ffn, c.heads, c.dropout, c.attention_dropout, c.kernel, c.mask_padding
+            )
+            for _ in range(c.layers)
+        )
+        self.layer_norm = nn.LayerNorm(c.dim)
+        set_norm_eps(self)
+
+    def forward(self, stream: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """What the frontend takes -> [B, T, D]; padding_mask: [B, T] bool, True = padding."""
+        x = self.projection(self.frontend(stream))
+        time, dim = x.shape[1:]
+        distances = torch.arange(time - 1, -time, -1, device=x.device)
+        positions = self.dropout(interleaved_positions(distances, dim).to(x.dtype))
+        x = self.dropout(x * math.sqrt(dim))
+        for layer in self.layers:
+            x = layer(x, padding_mask, positions)
+        return self.layer_norm(x)
+
+
+class Fusion(nn.Module):
+    """Two streams become one: linear, batch norm, ReLU, linear. [B, T, 2D] -> [B, T, D]."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(2 * dim, hidden)
+        self.bn1 = nn.BatchNorm1d(hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.bn1(self.fc1(x).transpose(1, 2)).transpose(1, 2)
+        return self.fc2(F.relu(hidden))
+
+
+class ConformerEncoder(nn.Module):
+    """Video, waveform or both in, one vector a video frame (25 Hz) out."""
+
+    def __init__(self, config: ConformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.video = self.audio = self.fusion = None
+        if config.modality != "audio":
+            self.video = Conformer(config, ResNet18(config.width, silu))
+        if config.modality != "video":
+            self.audio = Conformer(config, WaveformResNet18(config.width))
+        if config.modality == "both":
+            self.fusion = Fusion(config.dim, config.fusion)
+
+    def forward(
+        self, video: Tensor | None, padding_mask: Tensor | None = None, audio: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, D]; inputs as `CTCAttentionRecognizer.encode`."""
+        if (self.video is None) != (video is None) or (self.audio is None) != (audio is None):
+            wanted = {"both": "video and audio"}.get(self.config.modality, self.config.modality)
+            raise InputError(f"the model takes {wanted}: give it that and nothing else")
+        check_streams(audio, waveform_frames(audio), video, padding_mask)
+        streams = []
+        if self.video is not None:
+            streams.append(self.video(video, padding_mask))
+        if self.audio is not None:
+            streams.append(self.audio(audio, padding_mask))
+        return streams[0] if self.fusion is None else self.fusion(torch.cat(streams, dim=-1))
+
+    def fuse(self) -> ConformerEncoder:
+        """A copy for inference: the same outputs up to rounding, in less time (see `fuse.py`)."""
+        from avhubert_ext.models.fuse import fused
+
+        return fused(self)
+
+
+def waveform_frames(audio: Tensor | None) -> tuple[int, int] | None:
+    """(clips, video frames) of waveforms [B, 1, 640 T]; InputError for another shape."""
+    if audio is None:
+        return None
+    if audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % SAMPLES_PER_FRAME:
+        raise InputError(
+            f"audio has shape {list(audio.shape)}: expected [B, 1, {SAMPLES_PER_FRAME} T], 16 kHz"
+        )
+    return audio.shape[0], audio.shape[2] // SAMPLES_PER_FRAME
+
+
+class CTCAttentionRecognizer(nn.Module):
+    """Conformer encoder with a CTC layer and a transformer decoder over the same outputs.
+
+    Outputs: blank 0, unknown 1, the subwords, and last the one that begins and ends a sentence.
+    """
+
+    def __init__(self, encoder: ConformerConfig, decoder: DecoderConfig) -> None:
+        super().__init__()
+        if encoder.dim != decoder.dim:
+            raise InputError(
+                f"encoder and decoder are {encoder.dim} and {decoder.dim} wide: choose one width"
+            )
+        self.encoder = ConformerEncoder(encoder)
+        self.decoder = UntiedDecoder(decoder)
+        self.ctc = nn.Linear(encoder.dim, decoder.vocabulary)
+        self.ctc_dropout = nn.Dropout(encoder.dropout)
+
+    @property
+    def eos(self) -> int:
+        """The output that begins and ends a sentence."""
+        return self.decoder.config.vocabulary - 1
+
+    def encode(
+        self,
+        video: Tensor | None,
+        padding_mask: Tensor | None = None,
+        audio: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The encoder's output [B, T, D], and the padding mask as it was given.
+
+        video: [B, 1, T, 88, 88] float; audio: [B, 1, 640 T] float; which of them is the
+        configuration's `modality`. padding_mask: [B, T] bool, True = padding, or None.
+        Raises InputError where the inputs do not fit.
+        """
+        return self.encoder(video, padding_mask, audio), padding_mask
+
+    def set_mask_padding(self, mask_padding: bool) -> CTCAttentionRecognizer:
+        """Switch `ConformerConfig.mask_padding` of a model that is there; returns the model."""
+        self.encoder.config = replace(self.encoder.config, mask_padding=mask_padding)
+        for module in self.encoder.modules():
+            if isinstance(module, RelativeConformerBlock):
+                module.mask_padding = mask_padding
+        return self
+
+    def ctc_log_probs(self, encoded: Tensor) -> Tensor:
+        """float32 [B, T, V] from the encoder's output."""
+        return self.ctc(self.ctc_dropout(encoded)).float().log_softmax(dim=-1)
+
+    def decode_logits(
+        self, prev_tokens: Tensor, encoded: Tensor, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, L, V] of the token after each of prev_tokens [B, L], the first being `eos`."""
+        return self.decoder(prev_tokens, encoded, padding_mask)
+
+    def forward(
+        self,
+        video: Tensor | None,
+        padding_mask: Tensor | None,
+        prev_tokens: Tensor,
+        audio: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """CTC log probabilities [B, T, V] and teacher-forced logits [B, L, V]."""
+        encoded, _ = self.encode(video, padding_mask, audio)
+        logits = self.decode_logits(prev_tokens, encoded, padding_mask)
+        return self.ctc_log_probs(encoded), logits
