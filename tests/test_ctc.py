@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avhubert_ext.ctc import BLANK, CTCPrefixScorer, accumulate
+from avhubert_ext.ctc import BLANK, CTCPrefixScorer
 
 FRAMES, VOCABULARY = 5, 4
 END = VOCABULARY - 1
@@ -131,15 +131,6 @@ def test_long_clips_keep_their_digits(name):
     assert scorer.scores()[0, 0].tolist() == pytest.approx(expected, rel=1e-12, abs=1e-8)
 
 
-def test_accumulate_is_the_recursion():
-    inflow, log_probs = random_log_probs(600, 2, scale=30.0).T
-    inflow[:3] = -math.inf
-    r = [-math.inf]
-    for flow, y in zip(inflow.tolist(), log_probs.tolist(), strict=True):
-        r.append(torch.logaddexp(torch.tensor(r[-1]), torch.tensor(flow)).item() + y)
-    assert accumulate(inflow[None], log_probs[None])[0].tolist() == pytest.approx(r, abs=1e-6)
-
-
 def test_hypotheses_and_utterances_are_chosen_and_padding_is_not_heard():
     """Utterance 1 leaves; each hypothesis scores as it does alone in its own clip."""
     lengths = [9, 4, 6]
@@ -147,10 +138,9 @@ def test_hypotheses_and_utterances_are_chosen_and_padding_is_not_heard():
     padding = torch.arange(9) >= torch.tensor(lengths)[:, None]
     spoiled = log_probs.masked_fill(padding[..., None], math.nan)
     scorer = CTCPrefixScorer(spoiled, padding)
-    scorer.extend(torch.arange(3), torch.zeros(3, 2, dtype=torch.int64), torch.tensor([[1, 2]] * 3))
-    scorer.extend(
-        torch.tensor([0, 2]), torch.tensor([[1, 1, 0]] * 2), torch.tensor([[2, 3, 4]] * 2)
-    )
+    scorer.extend(torch.arange(3), torch.tensor([[0, 0]] * 3), torch.tensor([[1, 2]] * 3))
+    left, parents = torch.tensor([0, 2]), torch.tensor([[1, 1, 0]] * 2)
+    scorer.extend(left, parents, torch.tensor([[2, 3, 4]] * 2))
     options = torch.tensor([[[4, 6, 2], [0, 3, 5], [1, 4, 6]]] * 2)
     for place, utterance in enumerate([0, 2]):
         clip = log_probs[utterance : utterance + 1, : lengths[utterance]]
