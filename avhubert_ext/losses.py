@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,69 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avhubert_ext.errors import InputError
+
+IGNORED = -1  # in targets: padding
+
+
+def label_smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Divergence of the outputs from smoothed targets, summed over all tokens (Auto-AVSR's).
+
+    logits: [B, L, V]; targets: [B, L] int64, IGNORED where there is none. The target puts
+    1 - smoothing on the label and smoothing / (V - 1) on each other output. float32 throughout.
+    """
+    valid = targets != IGNORED
+    log_probs, labels = logits[valid].float().log_softmax(dim=-1), targets[valid]
+    others = smoothing / (log_probs.shape[-1] - 1)
+    at_label = log_probs.gather(-1, labels[:, None]).sum()
+    cross_entropy = -((1 - smoothing - others) * at_label + others * log_probs.sum())
+    entropy = -(1 - smoothing) * _log(1 - smoothing) - smoothing * _log(others)
+    return cross_entropy - entropy * len(labels)
+
+
+def _log(probability: float) -> float:
+    """Natural logarithm; 0 at 0, where the term of an entropy is 0 whatever it is."""
+    return math.log(probability) if probability else 0.0
+
+
+def ctc_loss(
+    log_probs: Tensor, padding_mask: Tensor | None, targets: Tensor, blank: int = 0
+) -> Tensor:
+    """Negative log probability of the labels over all alignments, summed over the batch.
+
+    log_probs: [B, T, V] float32; padding_mask: [B, T] bool, True = padding, or None; targets: as in
+    `ctc_attention_loss`. An utterance with too few frames for its labels counts as 0.
+    """
+    frames = torch.full((len(log_probs),), log_probs.shape[1], device=log_probs.device)
+    if padding_mask is not None:
+        frames = (~padding_mask).sum(dim=1)
+    lengths = (targets != IGNORED).sum(dim=1) - 1  # without the end of the sentence
+    labels = torch.cat([row[:length] for row, length in zip(targets, lengths, strict=True)])
+    return F.ctc_loss(
+        log_probs.transpose(0, 1), labels, frames, lengths, blank, "sum", zero_infinity=True
+    )
+
+
+def ctc_attention_loss(
+    ctc_log_probs: Tensor,
+    logits: Tensor,
+    padding_mask: Tensor | None,
+    targets: Tensor,
+    ctc_weight: float = 0.1,
+    smoothing: float = 0.1,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Paper B's loss, summed over the utterances of the batch: what is minimised is its mean.
+
+    ctc_log_probs: [B, T, V] float32; logits: [B, L, V]; targets: [B, L] int64, labels and the end
+    of the sentence, then IGNORED. Returns ctc_weight * CTC + (1 - ctc_weight) * attention, and
+    without gradient, for the log, `loss_ctc`, `loss_attention` and the decoder's `accuracy`, all
+    sums (of tokens the last).
+    """
+    ctc = ctc_loss(ctc_log_probs, padding_mask, targets)
+    attention = label_smoothed_kl(logits, targets, smoothing)
+    right = (logits.argmax(dim=-1) == targets) & (targets != IGNORED)
+    terms = {"loss_ctc": ctc, "loss_attention": attention, "accuracy": right.sum()}
+    loss = ctc_weight * ctc + (1 - ctc_weight) * attention
+    return loss, {name: value.detach() for name, value in terms.items()}
 
 
 def distillation_loss(

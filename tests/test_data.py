@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.augment import random_crop_and_flip
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import CorruptUtterances
@@ -27,7 +28,6 @@ from avhubert_ext.data.video import (
     crop,
     load_video,
     normalise,
-    random_crop_and_flip,
 )
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark_data import plain_sample

@@ -20,8 +20,8 @@ from avhubert_ext.data.visual_noise import (  # noqa: E402
     UNSEEN_TYPES,
     VisualNoiseConfig,
     VisualNoiseDraw,
-    corrupt,
-    draw,
+    add_visual_noise,
+    draw_visual_noise,
     h264,
     line_kernel,
 )
@@ -60,7 +60,7 @@ def difference(left: np.ndarray, right: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_effect_grows_with_the_level(clip, kind):
-    noised = [corrupt(clip, kind, level, rng(0)) for level in range(LEVELS + 1)]
+    noised = [add_visual_noise(clip, kind, level, rng(0)) for level in range(LEVELS + 1)]
     assert all(n.shape == clip.shape and n.dtype == np.uint8 for n in noised)
     assert np.array_equal(noised[0], clip)
     effects = [difference(n, clip) for n in noised]
@@ -90,18 +90,18 @@ def test_first_and_last_level_are_the_reference_s():
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_same_key_same_noise(clip, kind):
-    noised = corrupt(clip, kind, 6, rng(1, "a"))
-    assert np.array_equal(noised, corrupt(clip, kind, 6, rng(1, "a")))
+    noised = add_visual_noise(clip, kind, 6, rng(1, "a"))
+    assert np.array_equal(noised, add_visual_noise(clip, kind, 6, rng(1, "a")))
     random = kind in ("block", "motion_blur", "gaussian_noise")
-    assert np.array_equal(noised, corrupt(clip, kind, 6, rng(1, "b"))) != random
+    assert np.array_equal(noised, add_visual_noise(clip, kind, 6, rng(1, "b"))) != random
 
 
 def test_h264_is_the_same_in_another_process(clip, tmp_path):
     np.save(tmp_path / "clip.npy", clip)
     code = (
         "import numpy as np, sys, zlib\n"
-        "from avhubert_ext.data.visual_noise import corrupt\n"
-        "noised = corrupt(np.load(sys.argv[1], mmap_mode='r'), 'compression', 7, None)\n"
+        "from avhubert_ext.data.visual_noise import add_visual_noise\n"
+        "noised = add_visual_noise(np.load(sys.argv[1], mmap_mode='r'), 'compression', 7, None)\n"
         "print(zlib.crc32(noised))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "clip.npy")]
@@ -114,7 +114,7 @@ def test_h264_is_the_same_in_another_process(clip, tmp_path):
 def test_any_size(kind, shape):
     frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     before = frames.copy()
-    noised = corrupt(frames, kind, LEVELS, rng(0))
+    noised = add_visual_noise(frames, kind, LEVELS, rng(0))
     assert noised.shape == shape and noised.dtype == np.uint8
     assert difference(noised, frames) > 0
     assert np.array_equal(frames, before)
@@ -124,14 +124,15 @@ def test_any_size(kind, shape):
 def test_a_mirrored_window_is_noised_like_its_copy(clip, kind):
     window = clip[:4, 4:92, 3:91][:, :, ::-1]
     assert np.array_equal(
-        corrupt(window, kind, 5, rng(0)), corrupt(np.ascontiguousarray(window), kind, 5, rng(0))
+        add_visual_noise(window, kind, 5, rng(0)),
+        add_visual_noise(np.ascontiguousarray(window), kind, 5, rng(0)),
     )
 
 
 def test_blocks_cover_their_share():
     frames = np.zeros((50, 96, 96), np.uint8)
     for level in range(1, LEVELS + 1):
-        noised = corrupt(frames, "block", level, rng(level))
+        noised = add_visual_noise(frames, "block", level, rng(level))
         assert set(np.unique(noised)) == {0, 128}
         covered = (noised == 128).mean(axis=(1, 2)) * 96 * 96 / 64
         assert covered.max() == level + 1  # no two overlap in some frame
@@ -144,7 +145,7 @@ def test_blocks_cover_their_share():
 
 def test_blocks_follow_the_size():
     share = TYPES["block"].parameters[LEVELS - 1]
-    noised = corrupt(np.zeros((20, 256, 256), np.uint8), "block", LEVELS, rng(0))
+    noised = add_visual_noise(np.zeros((20, 256, 256), np.uint8), "block", LEVELS, rng(0))
     assert share * 256**2 / 64 == 80
     middle = (noised[:, 8:-8, 8:-8] == 128).mean()
     assert middle == pytest.approx(1 - (1 - 64 / 249**2) ** 80, abs=0.002)
@@ -161,14 +162,14 @@ def test_gaussian_blur_is_a_convolution(smooth, level):
     for axis in (1, 2):
         blurred = np.apply_along_axis(np.convolve, axis, blurred, weights, "same")
     inner = np.s_[:, 12:-12, 12:-12]
-    found = corrupt(smooth, "gaussian_blur", level, rng(0))
+    found = add_visual_noise(smooth, "gaussian_blur", level, rng(0))
     assert np.abs(found[inner] - blurred[inner]).max() <= 1
 
 
 def test_motion_blur_is_a_mean_along_a_line(smooth):
     for level, length in enumerate(range(3, 22, 2), 1):
         angle = rng("motion").uniform(-45, 45)
-        found = corrupt(smooth, "motion_blur", level, rng("motion"))
+        found = add_visual_noise(smooth, "motion_blur", level, rng("motion"))
         margin = length // 2 + 1
         inner = np.s_[:, margin:-margin, margin:-margin]
         mean = np.zeros(smooth[inner].shape)
@@ -192,18 +193,18 @@ def test_line_kernel():
 def test_motion_is_the_same_in_all_frames():
     frame = np.random.default_rng(0).integers(256, size=(96, 96), dtype=np.uint8)
     still = np.tile(frame, (5, 1, 1))
-    noised = corrupt(still, "motion_blur", 5, rng(0))
+    noised = add_visual_noise(still, "motion_blur", 5, rng(0))
     assert np.array_equal(noised, np.tile(noised[0], (5, 1, 1)))
 
 
 def test_pixelation_takes_a_few_pixels_and_draws_lines_between_them():
     ramp = np.broadcast_to(np.arange(0, 192, 2, dtype=np.uint8), (1, 96, 96))
-    noised = corrupt(ramp, "pixelation", 1, rng(0)).astype(int)  # half the pixels
+    noised = add_visual_noise(ramp, "pixelation", 1, rng(0)).astype(int)  # half the pixels
     assert np.abs(noised - ramp).max() <= 2
     dots = np.zeros((1, 96, 96), np.uint8)
     dots[:, ::6, ::6] = 255
     # Each of 16x16 samples lies in the middle of 6x6 pixels, where no dot is.
-    assert corrupt(dots, "pixelation", LEVELS, rng(0)).max() == 0
+    assert add_visual_noise(dots, "pixelation", LEVELS, rng(0)).max() == 0
 
 
 def test_gaussian_noise_has_its_standard_deviation():
@@ -211,7 +212,7 @@ def test_gaussian_noise_has_its_standard_deviation():
     levels = (1, 4, 7)  # beyond, values are clipped
     for level in levels:
         p = np.interp(1 + (level - 1) * 4 / 9, range(1, 6), [0.001, 0.002, 0.005, 0.01, 0.05])
-        noised = corrupt(frames, "gaussian_noise", level, rng(level)).astype(float)
+        noised = add_visual_noise(frames, "gaussian_noise", level, rng(level)).astype(float)
         assert noised.std() == pytest.approx(255 * 1.1644 * p**0.5, rel=0.02)
         assert noised.mean() == pytest.approx(128, abs=0.3)
         assert abs(np.corrcoef(noised[0].ravel(), noised[1].ravel())[0, 1]) < 0.05
@@ -220,12 +221,12 @@ def test_gaussian_noise_has_its_standard_deviation():
 def test_contrast_is_a_factor(clip):
     for level in (1, 5, 10):
         factor = 0.85 - (level - 1) * 0.5 / 9
-        noised = corrupt(clip, "contrast", level, rng(0))
+        noised = add_visual_noise(clip, "contrast", level, rng(0))
         assert np.abs(noised - factor * clip).max() <= 0.5 + 1e-9
 
 
 def test_jpeg_is_that_of_opencv(clip):
-    noised = corrupt(clip[:1], "jpeg", 1, rng(0))[0]
+    noised = add_visual_noise(clip[:1], "jpeg", 1, rng(0))[0]
     coded = cv2.imencode(".jpg", clip[0], [cv2.IMWRITE_JPEG_QUALITY, 25])[1]
     assert np.array_equal(noised, cv2.imdecode(coded, cv2.IMREAD_UNCHANGED))
 
@@ -235,14 +236,16 @@ def test_h264_keeps_all_frames_in_order_and_saves_bits(clip):
     assert np.all(np.diff(bits) < 0), bits
     # Each frame of another brightness, over several groups of pictures.
     flat = np.broadcast_to((np.arange(300) * 37 % 251)[:, None, None], (300, 32, 32))
-    noised = corrupt(flat.astype(np.uint8), "compression", 1, rng(0))
+    noised = add_visual_noise(flat.astype(np.uint8), "compression", 1, rng(0))
     assert noised.shape == flat.shape
     assert np.abs(noised - flat).max() <= 8
 
 
 def test_draws_are_uniform():
     config = VisualNoiseConfig()
-    draws = [draw(config, rng(1, config.condition, f"clip-{i}", 0)) for i in range(5000)]
+    draws = [
+        draw_visual_noise(config, rng(1, config.condition, f"clip-{i}", 0)) for i in range(5000)
+    ]
     kinds = Counter(d.kind if d else None for d in draws)
     levels = Counter(d.level for d in draws if d)
     assert set(kinds) == {None, *TRAINING_TYPES} and set(levels) == set(range(1, LEVELS + 1))
@@ -254,15 +257,20 @@ def test_draws_are_uniform():
 
 def test_draws_depend_on_their_key_alone():
     config = VisualNoiseConfig(PAPER_TYPES)
-    first = [draw(config, rng(1, config.condition, f"clip-{i}", 0)) for i in range(50)]
-    again = [draw(config, rng(1, config.condition, f"clip-{i}", 0)) for i in reversed(range(50))]
-    other_pass = [draw(config, rng(1, config.condition, f"clip-{i}", 1)) for i in range(50)]
+    first = [draw_visual_noise(config, rng(1, config.condition, f"clip-{i}", 0)) for i in range(50)]
+    again = [
+        draw_visual_noise(config, rng(1, config.condition, f"clip-{i}", 0))
+        for i in reversed(range(50))
+    ]
+    other_pass = [
+        draw_visual_noise(config, rng(1, config.condition, f"clip-{i}", 1)) for i in range(50)
+    ]
     assert first == again[::-1] and first != other_pass
 
 
 def test_an_evaluation_is_of_one_type_and_level():
     config = VisualNoiseConfig(("contrast",), level=4, clean=False)
-    found = {draw(config, rng(i)) for i in range(20)}
+    found = {draw_visual_noise(config, rng(i)) for i in range(20)}
     assert found == {VisualNoiseDraw("contrast", 4)}
     assert found.pop().record() == {"kind": "contrast", "level": 4}
 
@@ -298,7 +306,7 @@ def test_names():
 )
 def test_input_that_is_refused(arguments, message):
     with pytest.raises(InputError) as error:
-        corrupt(*arguments, rng(0))
+        add_visual_noise(*arguments, rng(0))
     assert message in str(error.value)
 
 
@@ -332,7 +340,9 @@ def test_preview(clip, tmp_path, capsys, monkeypatch):
     for row, kind in enumerate(TYPES):
         for level in range(3):
             y, x = top + row * (60 + gap), left + level * (72 + gap)
-            expected = corrupt(frames, kind, level, hashed_generator("preview", 1, kind))[2]
+            expected = add_visual_noise(frames, kind, level, hashed_generator("preview", 1, kind))[
+                2
+            ]
             assert np.array_equal(sheet[y : y + 60, x : x + 72], expected), (kind, level)
     assert sheet[:, :left].min() < 100  # labels
     assert main([*command, "--frame", "6"]) == 1

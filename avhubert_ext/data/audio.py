@@ -108,3 +108,16 @@ def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
     mean = stacked.mean(axis=1, keepdims=True)
     variance = stacked.var(axis=1, keepdims=True)
     return (stacked - mean) / np.sqrt(variance + np.float32(1e-5))
+
+
+def waveform_input(samples: np.ndarray, n_frames: int) -> np.ndarray:
+    """int16 [N] -> float32 [n_frames, 640], zero mean and unit variance as Auto-AVSR's.
+
+    Cut, or filled up with zeros, to the length of the video.
+    """
+    check_samples(samples, "samples")
+    values = samples.astype(np.float32) / 32768
+    normalised = (values - values.mean()) / np.sqrt(values.var() + 1e-8)
+    fitted = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
+    fitted[: len(normalised)] = normalised[: len(fitted)]
+    return fitted.reshape(n_frames, SAMPLES_PER_FRAME)

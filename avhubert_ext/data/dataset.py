@@ -10,14 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avhubert_ext.data.audio import FEATURES, audio_features, load_audio
+from avhubert_ext.data.audio import (
+    FEATURES,
+    SAMPLE_RATE,
+    SAMPLES_PER_FRAME,
+    audio_features,
+    load_audio,
+    waveform_input,
+)
+from avhubert_ext.data.augment import mask_time, random_crop_and_flip
 from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import check_corrupt
 from avhubert_ext.data.files import make_folder
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_generator
-from avhubert_ext.data.video import CROP, centre_crop, normalise, random_crop_and_flip
+from avhubert_ext.data.video import CROP, FPS, centre_crop, normalise
+from avhubert_ext.data.visual_noise import (
+    VisualNoiseConfig,
+    VisualNoiseDraw,
+    add_visual_noise,
+    draw_visual_noise,
+)
 from avhubert_ext.errors import InputError
 
 CORRUPT = ("raise", "replace", "blank")
@@ -35,6 +49,8 @@ class DataConfig:
     corrupt: what to give for an utterance that cannot be read: `raise` an InputError, `replace` it
     by another utterance, or leave it `blank`, zeros of the length in the manifest.
     seed, pass_index: the draws follow from them and the utterance id alone.
+    visual_noise: visual noise to add, or None. time_mask: with `augment`, adaptive time masking too.
+    waveform: audio as the waveform that Auto-AVSR takes, not as AV-HuBERT's features.
     """
 
     modalities: str = "both"
@@ -46,6 +62,9 @@ class DataConfig:
     corrupt: str = "raise"
     seed: int = 1
     pass_index: int = 0
+    visual_noise: VisualNoiseConfig | None = None
+    time_mask: bool = False
+    waveform: bool = False
 
     def __post_init__(self) -> None:
         if self.modalities not in MODALITIES:
@@ -54,15 +73,17 @@ class DataConfig:
             raise InputError(f"max_frames {self.max_frames}: expected at least 1 video frame")
         if self.corrupt not in CORRUPT:
             raise InputError(f"corrupt '{self.corrupt}': expected one of {', '.join(CORRUPT)}")
+        if self.waveform and self.keep_clean:
+            raise InputError("keep_clean is for features: leave it out, or waveform")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One utterance of T frames: audio [104, T], video [1, T, 88, 88], None where not used.
 
-    clean_audio: the audio without the noise, None unless asked for. noise: what the audio was mixed
-    with. corrupt: why this utterance, or those in whose place it is given, cannot be read.
-    utterance: its number in the manifest.
+    Audio as a waveform is [1, 640 T]. clean_audio: the audio without the noise, None unless asked
+    for. noise, visual_noise: what was drawn. corrupt: why this utterance, or those in whose place
+    it is given, cannot be read. utterance: its number in the manifest.
     """
 
     audio: Tensor | None
@@ -70,6 +91,7 @@ class Sample:
     frames: int
     clean_audio: Tensor | None = None
     noise: NoiseDraw | None = None
+    visual_noise: VisualNoiseDraw | None = None
     corrupt: tuple[str, ...] = ()
     utterance: int = 0
 
@@ -160,10 +182,11 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
     def _blank(self, index: int, reason: str) -> Sample:
         frames = int(self.frames()[index])
         use_audio, use_video = MODALITIES[self.config.modalities]
-        audio = torch.zeros(FEATURES, frames) if use_audio else None
+        shape = (1, SAMPLES_PER_FRAME * frames) if self.config.waveform else (FEATURES, frames)
+        audio = torch.zeros(shape) if use_audio else None
         video = torch.zeros(1, frames, CROP, CROP) if use_video else None
         clean = audio if self.config.keep_clean else None
-        return Sample(audio, video, frames, clean, None, (reason,), index)
+        return Sample(audio, video, frames, clean, corrupt=(reason,), utterance=index)
 
     def _no_longer_than(self, index: int) -> Iterator[int]:
         """All utterances from `index` on to shorter ones; the longest follow the shortest."""
@@ -189,9 +212,9 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             )
         frames = utterance.frames if video is None else len(video)
         clean = waveform = None
-        if use_audio and (draw is None or c.keep_clean):
+        if use_audio and not c.waveform and (draw is None or c.keep_clean):
             clean = load_features_cached(utterance.audio, frames, c.cache)
-        if draw is not None:
+        if draw is not None or (use_audio and c.waveform):
             waveform = load_audio(utterance.audio)
         return _Streams(frames, clean, waveform, video)
 
@@ -204,29 +227,64 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         if c.max_frames is not None and streams.frames > c.max_frames:
             start = int(rng.integers(streams.frames - c.max_frames + 1))
             window = slice(start, start + c.max_frames)
-        audio = streams.clean
-        if draw is not None:
-            mixed = self.mixer.add(streams.waveform, draw)
-            audio = audio_features(mixed, n_frames=streams.frames)
-
-        def cut(features: np.ndarray | None) -> Tensor | None:
-            if features is None:
-                return None
-            # A copy in any case: entries of the cache cannot be written to.
-            return torch.from_numpy(np.array(features[window].T, order="C"))
-
+        audio = self._audio(streams, draw)
+        video = visual = None
+        if streams.video is not None:
+            noised, visual = self._noised(streams.video[window], index, pass_index)
+            video = self._video(noised, rng)
+        if c.waveform and audio is not None:
+            audio = audio[window].reshape(-1)
+            masked = mask_time(audio, rng, SAMPLE_RATE) if c.augment and c.time_mask else audio
+            audio = torch.from_numpy(masked)[None]
+        else:
+            audio = _cut(audio, window)
         return Sample(
-            cut(audio),
-            None if streams.video is None else self._video(streams.video[window], rng),
+            audio,
+            video,
             window.stop - window.start,
-            cut(streams.clean) if c.keep_clean else None,
+            _cut(streams.clean, window) if c.keep_clean else None,
             draw,
+            visual,
             utterance=index,
         )
 
+    def _audio(self, streams: _Streams, draw: NoiseDraw | None) -> np.ndarray | None:
+        """[T, 104], or [T, 640] as a waveform."""
+        if streams.waveform is None:
+            return streams.clean
+        mixed = streams.waveform if draw is None else self.mixer.add(streams.waveform, draw)
+        if self.config.waveform:
+            return waveform_input(mixed, streams.frames)
+        return audio_features(mixed, n_frames=streams.frames)
+
+    def _noised(
+        self, frames: np.ndarray, index: int, pass_index: int
+    ) -> tuple[np.ndarray, VisualNoiseDraw | None]:
+        """The mouth region before it is cropped, with visual noise, and what was drawn."""
+        c = self.config
+        if c.visual_noise is None:
+            return frames, None
+        utterance = self.utterances[index].id
+        condition = c.visual_noise.condition
+        rng = hashed_generator("visual", c.seed, condition, utterance, pass_index)
+        drawn = draw_visual_noise(c.visual_noise, rng)
+        if drawn is None:
+            return frames, None
+        return add_visual_noise(frames, drawn.kind, drawn.level, rng), drawn
+
     def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        cropped = random_crop_and_flip(frames, rng) if self.config.augment else centre_crop(frames)
-        return torch.from_numpy(normalise(cropped))[None]
+        c = self.config
+        cropped = random_crop_and_flip(frames, rng) if c.augment else centre_crop(frames)
+        masked = mask_time(cropped, rng, FPS) if c.augment and c.time_mask else cropped
+        return torch.from_numpy(normalise(masked))[None]
+
+
+def _cut(features: np.ndarray | None, window: slice) -> Tensor | None:
+    """[T, F] -> [F, T] of a window of frames."""
+    if features is None:
+        return None
+    # A copy in any case: entries of the cache cannot be written to.
+    return torch.from_numpy(np.array(features[window].T, order="C"))
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -239,7 +297,8 @@ def collate(samples: list[Sample]) -> Batch:
         if tensors[0] is None:
             return None
         shape = list(tensors[0].shape)
-        shape[1] = longest  # time is the second axis of audio and video alike
+        # Time is the second axis of audio and video alike; a waveform has more values a frame.
+        shape[1] = longest * (shape[1] // samples[0].frames)
         batch = torch.zeros(len(samples), *shape)
         for row, tensor in zip(batch, tensors, strict=True):
             row[:, : tensor.shape[1]] = tensor

@@ -16,6 +16,8 @@ from avhubert_ext.errors import InputError
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")  # the first ids, as in fairseq
 SPECIALS = len(SPECIAL_SYMBOLS)
 PAD, EOS = 1, 2
+# Around the subwords of a CTC/attention recogniser, as in Auto-AVSR: the first ids, and the last.
+CTC_FIRST, CTC_LAST = ("<blank>", "<unk>"), "<eos>"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ def write_subwords(pieces: list[str], model: bytes, folder: Path) -> None:
 
 
 class Subwords:
-    """Text to subwords and back, lower case as AV-HuBERT's labels."""
+    """Text to subwords, in the case that the model's subwords are in.
+
+    That is lower case as AV-HuBERT's labels, or upper case as Auto-AVSR's.
+    """
 
     def __init__(self, model: Path) -> None:
         import sentencepiece
@@ -96,17 +101,29 @@ class Subwords:
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
         self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        pieces = [
+            self.processor.id_to_piece(i)
+            for i in range(self.processor.get_piece_size())
+            if not (self.processor.is_control(i) or self.processor.is_unknown(i))
+        ]
+        self.case = str.upper if "".join(pieces).isupper() else str.lower
 
     def encode(self, text: str) -> list[str]:
-        return self.processor.encode(text.lower(), out_type=str)
+        return self.processor.encode(self.case(text), out_type=str)
 
 
 class Vocabulary:
-    """fairseq's dictionary file of subwords: one a line with its count, ids from SPECIALS on."""
+    """The subwords of fairseq's dictionary file, one a line with its count, as ids.
 
-    def __init__(self, path: Path) -> None:
-        self.pieces = [*SPECIAL_SYMBOLS, *(line.rsplit(" ", 1)[0] for line in read_lines(path))]
-        self.known = set(self.pieces[SPECIALS:])
+    `pieces` of a transformer decoder: fairseq's special symbols, then the subwords. Of a
+    CTC/attention recogniser (`ctc`): blank, unknown, the subwords, and the end of a sentence.
+    """
+
+    def __init__(self, path: Path, ctc: bool = False) -> None:
+        subwords = [line.rsplit(" ", 1)[0] for line in read_lines(path)]
+        self.pieces = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
+        self.eos = len(self.pieces) - 1 if ctc else EOS
+        self.known = set(subwords)
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -115,7 +132,7 @@ class Vocabulary:
         """The words that ids stand for, up to the end of the sentence."""
         pieces = []
         for token in tokens:
-            if token == EOS:
+            if token == self.eos:
                 break
             pieces.append(self.pieces[token])
         return join_pieces(pieces)
@@ -123,6 +140,11 @@ class Vocabulary:
     def reference(self, pieces: list[str]) -> str:
         """A transcript as it is scored: what the dictionary lacks is `<<unk>>`, as in fairseq."""
         return join_pieces([p if p in self.known else "<<unk>>" for p in pieces])
+
+
+def ctc_symbols(subwords: list[str]) -> list[str]:
+    """All outputs of a CTC/attention recogniser in the order of their ids."""
+    return [*CTC_FIRST, *subwords, CTC_LAST]
 
 
 def dictionary_digest(symbols: list[str]) -> str:

@@ -58,14 +58,6 @@ def centre_crop(frames: np.ndarray) -> np.ndarray:
     return crop(frames, (height - CROP) // 2, (width - CROP) // 2)
 
 
-def random_crop_and_flip(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One random window and one random flip for the whole clip."""
-    height, width = frames.shape[1:]
-    left = int(rng.integers(width - CROP + 1))
-    top = int(rng.integers(height - CROP + 1))
-    return crop(frames, top, left, flip=bool(rng.random() < 0.5))
-
-
 def normalise(frames: np.ndarray) -> np.ndarray:
     """uint8 [T, H, W] -> float32, normalised."""
     return (frames.astype(np.float32) / 255.0 - MEAN) / STD

@@ -29,7 +29,9 @@ GRAY = 128  # of a block
 STEEPEST = 45.0  # degrees from the horizontal, of motion
 
 
-def corrupt(frames: np.ndarray, kind: str, level: int, rng: np.random.Generator) -> np.ndarray:
+def add_visual_noise(
+    frames: np.ndarray, kind: str, level: int, rng: np.random.Generator
+) -> np.ndarray:
     """A whole clip with visual noise: uint8 [T, H, W] -> uint8 [T, H, W].
 
     kind: of TYPES. level: 0 (the frames as they are) to LEVELS. rng: draws blocks and Gaussian
@@ -282,11 +284,13 @@ class VisualNoiseDraw:
         return asdict(self)
 
 
-def draw(config: VisualNoiseConfig, rng: np.random.Generator) -> VisualNoiseDraw | None:
+def draw_visual_noise(
+    config: VisualNoiseConfig, rng: np.random.Generator
+) -> VisualNoiseDraw | None:
     """The visual noise of a clip, None if it stays clean.
 
     With `hashed_generator("visual", seed, config.condition, utterance_id, pass_index)` as `rng`,
-    here and then in `corrupt`, a clip's noise depends on that key alone.
+    here and then in `add_visual_noise`, a clip's noise depends on that key alone.
     """
     choice = rng.integers(len(config.types) + config.clean)
     if choice == len(config.types):

@@ -9,7 +9,7 @@ import numpy as np
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.data.video import load_video
-from avhubert_ext.data.visual_noise import LEVELS, TYPES, corrupt
+from avhubert_ext.data.visual_noise import LEVELS, TYPES, add_visual_noise
 from avhubert_ext.errors import InputError
 
 DPI = 100
@@ -29,7 +29,7 @@ def noise_preview(video: Path, out: Path, frame: int | None = None, seed: int = 
     # The whole clip each time, for H.264 looks at the frames around; the same draws at all levels.
     rows = [
         [
-            corrupt(frames, kind, level, hashed_generator("preview", seed, kind))[number]
+            add_visual_noise(frames, kind, level, hashed_generator("preview", seed, kind))[number]
             for level in range(LEVELS + 1)
         ]
         for kind in TYPES
