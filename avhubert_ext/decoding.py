@@ -95,7 +95,7 @@ def search(
     # with: the first step makes `beam` different ones of it.
     tokens = torch.full((batch, 1, 1), EOS, device=memory.device)  # [active, hypotheses, length]
     sums = torch.zeros(batch, 1, device=memory.device)
-    rows = _Rows(decoder, memory, padding_mask)
+    rows = DecoderRows(decoder, memory, padding_mask)
     for step in range(max(limits) + 1):
         log_probs = rows.log_probs(tokens[:, :, -1])
         last = [place for place, utterance in enumerate(active) if step == limits[utterance]]
@@ -124,6 +124,11 @@ def search(
         tokens = torch.cat([tokens[left[:, None], parents], chosen[..., None]], dim=2)
         rows.extend(left, parents)
         active = [active[place] for place in kept]
+    return best_first(found)
+
+
+def best_first(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    """The hypotheses of each utterance, sorted. Raises InputError if an utterance has none."""
     without = [place for place, hypotheses in enumerate(found) if not hypotheses]
     if without:
         raise InputError(
@@ -159,7 +164,7 @@ def candidates(sums: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Ten
     return best, index // vocabulary, index % vocabulary
 
 
-class _Rows:
+class DecoderRows:
     """The decoder and its cache with a row for each hypothesis, those of an utterance together."""
 
     def __init__(

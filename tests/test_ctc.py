@@ -113,12 +113,14 @@ def sure(frames: int, vocabulary: int, spoken: dict[int, int]) -> Tensor:
     return log_probs
 
 
+SEVERAL = torch.tensor([4, 5, 7])
 LONG = {
     "random": (random_log_probs(600, 8), [1, 2, 2, 3, 4, 1]),
     "peaked": (random_log_probs(600, 8, scale=20.0), [5, 2, 2, 3, 4, 1]),
     "sure of what is said": (sure(600, 8, {100: 1, 300: 2, 302: 2, 599: 3}), [1, 2, 2]),
     "sure of something else": (sure(600, 8, {100: 1, 300: 2, 302: 2}), [3, 3, 1]),
-    "probabilities of zero": (sure(600, 8, {9: 1}) + torch.tensor([0.0] * 7 + [-math.inf]), [1]),
+    "probabilities of zero": (sure(600, 8, {9: 1}).index_fill(1, SEVERAL, -math.inf), [1]),
+    "a unit that cannot be": (random_log_probs(600, 8).index_fill(1, SEVERAL, -math.inf), [1, 5]),
 }
 
 

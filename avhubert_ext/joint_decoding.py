@@ -1,0 +1,200 @@
+"""Beam search over what decoder and CTC say together: batched, cached, on any device.
+
+It finds what ESPnet's BatchBeamSearch finds as Auto-AVSR uses it, but for hypotheses that cannot be
+(see `joint_search`). Of the V units 0 is CTC's blank and V - 1 begins and ends a sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avhubert_ext.ctc import CTCPrefixScorer
+from avhubert_ext.decoding import DecoderRows, Hypothesis, best_first
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.decoder import TransformerDecoder
+
+# The search ends when the best hypotheses of this many lengths in a row are so much worse than the
+# best of all (Watanabe et al. 2017, equation 50).
+END_LENGTHS = 3
+END_MARGIN = 10.0
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How hypotheses are searched and scored; the defaults are Auto-AVSR's.
+
+    beam: hypotheses kept, and found at most, for each utterance.
+    ctc_weight: of CTC's log probability, the decoder's has the rest to 1; with 0 or 1 the other
+        has no say at all.
+    pre_beam: CTC scores int(pre_beam * beam) of the tokens that may come next: the decoder's best.
+    Raises InputError where a value makes no sense.
+    """
+
+    beam: int = 40
+    ctc_weight: float = 0.1
+    pre_beam: float = 1.5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.beam, bool) or not isinstance(self.beam, int) or self.beam < 1:
+            raise InputError(f"beam {self.beam!r}: expected a whole number, 1 or more")
+        for name, least, most in (("ctc_weight", 0, 1), ("pre_beam", 1, math.inf)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not least <= value <= most or value == math.inf:
+                upper = "or more" if most == math.inf else f"to {most}"
+                raise InputError(f"{name} {value!r}: expected a number, {least} {upper}")
+
+    def options(self, vocabulary: int) -> int:
+        """How many of the decoder's best tokens are looked at to extend a hypothesis."""
+        if self.ctc_weight == 1:
+            return vocabulary
+        # Without CTC nothing is reordered: more than `beam` of one hypothesis are never needed.
+        ratio = self.pre_beam if self.ctc_weight > 0 else 1
+        return min(int(ratio * self.beam), vocabulary)
+
+
+@torch.no_grad()
+def joint_search(
+    decoder: TransformerDecoder,
+    ctc_log_probs: Tensor,
+    memory: Tensor,
+    padding_mask: Tensor | None,
+    config: JointConfig,
+) -> list[list[Hypothesis]]:
+    """The hypotheses of each utterance, best first, with their weighted scores.
+
+    ctc_log_probs: [B, T, V]; memory: [B, T, D], what the decoder looks at; padding_mask: [B, T]
+    bool, True = padding, or None. An utterance of T frames gets at most T tokens; for those that
+    reach it the end of the sentence costs nothing, as in ESPnet. Hypotheses too long for CTC to
+    align are left out, where ESPnet lists them behind all others. Raises InputError if the shapes
+    do not fit or nothing is found.
+    """
+    check_shapes(decoder, ctc_log_probs, memory)
+    batch, frames, vocabulary = ctc_log_probs.shape
+    end = vocabulary - 1
+    limits = [frames] * batch if padding_mask is None else (~padding_mask).sum(dim=1).tolist()
+    found: list[list[Hypothesis]] = [[] for _ in range(batch)]
+    active = list(range(batch))  # utterances that are still extended, by their place in the batch
+    tokens = torch.full((batch, 1, 1), end, device=memory.device)  # [active, hypotheses, length]
+    rows = _JointRows(decoder, ctc_log_probs, memory, padding_mask, config)
+    for step in range(max(limits)):
+        scores, sums, parents, chosen = rows.candidates(tokens[:, :, -1])
+        ends = chosen == end
+        ends[[place for place, utterance in enumerate(active) if step + 1 == limits[utterance]]] = 1
+        places, ranks = (ends & (scores > -math.inf)).nonzero(as_tuple=True)
+        texts = tokens[places, parents[places, ranks], 1:].tolist()
+        news, values = chosen[places, ranks].tolist(), scores[places, ranks].tolist()
+        for place, text, new, score in zip(places.tolist(), texts, news, values, strict=True):
+            text = [*text, end] if new == end else [*text, new, end]
+            found[active[place]].append(Hypothesis(tuple(text), score))
+
+        scores = scores.masked_fill(ends, -math.inf)
+        running = (scores > -math.inf).sum(dim=1).tolist()
+        kept = [
+            place
+            for place, utterance in enumerate(active)
+            if running[place] and not settled(found[utterance], step)
+        ]
+        if not kept:
+            break
+        # The rows of a single utterance share its memory, of which others have copies: for them
+        # the number of rows is not changed, and some are without a hypothesis.
+        width = running[kept[0]] if len(kept) == 1 else scores.shape[1]
+        left = torch.tensor(kept, device=memory.device)
+        scores, ranks = scores[left].topk(width)
+        sums, parents, chosen = (x[left].gather(1, ranks) for x in (sums, parents, chosen))
+        tokens = torch.cat([tokens[left[:, None], parents], chosen[..., None]], dim=2)
+        rows.extend(left, parents, chosen, sums.masked_fill(scores == -math.inf, -math.inf))
+        active = [active[place] for place in kept]
+    return [hypotheses[: config.beam] for hypotheses in best_first(found)]
+
+
+def check_shapes(decoder: TransformerDecoder, ctc_log_probs: Tensor, memory: Tensor) -> None:
+    """Raises InputError unless there is a CTC probability of each unit at each frame."""
+    expected = (*memory.shape[:2], decoder.config.vocabulary)
+    if ctc_log_probs.shape != expected:
+        raise InputError(
+            f"CTC's log probabilities have the shape {tuple(ctc_log_probs.shape)}: expected "
+            f"{expected}, the frames of the memory and the units of the decoder"
+        )
+
+
+def settled(found: list[Hypothesis], step: int) -> bool:
+    """Whether longer hypotheses than those `found` up to this step (from 0) are not worth it.
+
+    As ESPnet's end detection, which looks at those that ended 2, 3 and 4 steps ago.
+    """
+    scores: dict[int, float] = {}
+    for hypothesis in found:
+        length = len(hypothesis.tokens)
+        scores[length] = max(scores.get(length, -math.inf), hypothesis.score)
+    margin = max(scores.values(), default=0.0) - END_MARGIN
+    newest = step - 1
+    lengths = range(newest, newest - END_LENGTHS, -1)
+    return all(length in scores and scores[length] < margin for length in lengths)
+
+
+class _JointRows:
+    """The hypotheses of each utterance as decoder and CTC know and score them."""
+
+    def __init__(
+        self,
+        decoder: TransformerDecoder,
+        ctc_log_probs: Tensor,
+        memory: Tensor,
+        padding_mask: Tensor | None,
+        config: JointConfig,
+    ) -> None:
+        """An empty hypothesis an utterance; what has no weight is left out."""
+        self.config = config
+        self.vocabulary = decoder.config.vocabulary
+        self.count = config.options(self.vocabulary)
+        self.decoder = DecoderRows(decoder, memory, padding_mask) if config.ctc_weight < 1 else None
+        self.ctc = CTCPrefixScorer(ctc_log_probs, padding_mask) if config.ctc_weight > 0 else None
+        # The decoder's log probabilities of the hypotheses, [B, K], -inf where a row has none.
+        self.sums = torch.zeros(len(memory), 1, dtype=torch.float64, device=memory.device)
+
+    def candidates(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best extensions of the hypotheses that end with `tokens` [B, K], best first.
+
+        Returns weighted scores, the decoder's sums, hypotheses extended and tokens, each
+        [B, beam], or less if there are not so many. The score is -inf for what cannot be.
+        """
+        sums, options = self._options(tokens)
+        scores = sums
+        if self.ctc is not None:
+            weight = self.config.ctc_weight
+            ctc_scores = self.ctc.scores(options if self.count < self.vocabulary else None)
+            scores = (1 - weight) * sums + weight * ctc_scores
+        scores = scores.masked_fill(scores.isnan(), -math.inf).flatten(1)
+        scores, index = scores.topk(min(self.config.beam, scores.shape[1]))
+        sums, chosen = (x.flatten(1).gather(1, index) for x in (sums, options))
+        return scores, sums, index // options.shape[2], chosen
+
+    def _options(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's sums with each token that is looked at, and those tokens: [B, K, P]."""
+        if self.decoder is None:
+            log_probs = self.sums.new_zeros(*tokens.shape, self.vocabulary)
+        else:
+            log_probs = self.decoder.log_probs(tokens)
+        if self.count == self.vocabulary:
+            options = torch.arange(self.vocabulary, device=tokens.device).expand_as(log_probs)
+            return self.sums[..., None] + log_probs, options
+        best, options = log_probs.topk(self.count)
+        # The end may come whatever the decoder thinks of it, but not twice.
+        end = self.vocabulary - 1
+        best = torch.cat([best.masked_fill(options == end, -math.inf), log_probs[..., -1:]], dim=2)
+        return self.sums[..., None] + best, F.pad(options, (0, 1), value=end)
+
+    def extend(self, utterances: Tensor, parents: Tensor, tokens: Tensor, sums: Tensor) -> None:
+        """Keep `utterances` [B'] and of each `parents`, with a token more: all else is [B', K']."""
+        self.sums = sums
+        if self.decoder is not None:
+            self.decoder.extend(utterances, parents)
+        if self.ctc is not None:
+            self.ctc.extend(utterances, parents, tokens)
