@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion
+from fairseq.data import FairseqDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
@@ -18,8 +19,10 @@ from omegaconf import II, MISSING, open_dict
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import DataConfig
 from avhubert_ext.data.noise import NoiseConfig, hashed_generator
+from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
 
+from . import schedule
 from .precision import check_finite
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,23 @@ class AVTaskConfig(FairseqDataclass):
     noise_seed: int = field(
         default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
     )
+    visual_noise: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "comma-separated types of visual noise; training: block,gaussian_blur,"
+            "motion_blur,pixelation"
+        },
+    )
+    visual_noise_level: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "1 to 10, for all utterances; without it type (clean is one more) and level "
+            "are drawn"
+        },
+    )
+    time_mask: bool = field(
+        default=False, metadata={"help": "adaptive time masking in training, up to 0.4 s each"}
+    )
     cache_dir: Optional[str] = field(
         default=None,
         metadata={"help": "folder for decoded frames and features, to decode a file once"},
@@ -61,6 +81,7 @@ class AVTaskConfig(FairseqDataclass):
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    update_freq: list[int] = field(default=II("optimization.update_freq"))
 
 
 class AVTask(FairseqTask):
@@ -90,6 +111,8 @@ class AVTask(FairseqTask):
             noise=self._noise(),
             cache=Path(self.cfg.cache_dir) if self.cfg.cache_dir else None,
             seed=self.cfg.noise_seed,
+            visual_noise=self._visual_noise(),
+            time_mask=self.cfg.time_mask,
         )
 
     def is_training(self, split: str) -> bool:
@@ -107,6 +130,19 @@ class AVTask(FairseqTask):
             self.cfg.noise_num,
             self.cfg.noise_start,
         )
+
+    def _visual_noise(self) -> VisualNoiseConfig | None:
+        if not self.cfg.visual_noise:
+            return None
+        types = tuple(self.cfg.visual_noise.split(","))
+        level = self.cfg.visual_noise_level
+        return VisualNoiseConfig(types, level, clean=level is None)
+
+    def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if self.is_training(dataset.split):
+            schedule.updates_per_epoch = -(-len(iterator) // self.cfg.update_freq[-1])
+        return iterator
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)

@@ -151,6 +151,7 @@ class AVSpeechDataset(AVUtterances):
             "id": torch.tensor([item["id"] for item in items]),
             "split": self.split,
             "noise": [item["sample"].noise for item in items],
+            "visual_noise": [item["sample"].visual_noise for item in items],
             "corrupt": [item["sample"].corrupt for item in items],
             "nsentences": len(items),
             "ntokens": sum(len(t) for t in targets),

@@ -49,7 +49,7 @@ class DataConfig:
     corrupt: what to give for an utterance that cannot be read: `raise` an InputError, `replace` it
     by another utterance, or leave it `blank`, zeros of the length in the manifest.
     seed, pass_index: the draws follow from them and the utterance id alone.
-    visual_noise: visual noise to add, or None. time_mask: with `augment`, adaptive time masking too.
+    visual_noise: to add, or None. time_mask: with `augment`, adaptive time masking too.
     waveform: audio as the waveform that Auto-AVSR takes, not as AV-HuBERT's features.
     """
 

@@ -19,6 +19,7 @@ class Decoded:
 
     noise: file, start and level of what the audio was mixed with, None for clean speech.
     unreadable: why the utterance could not be read; all its words then count as deleted.
+    visual_noise: type and level of the video's noise, None for clean video.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Decoded:
     score: float
     noise: dict[str, Any] | None = None
     unreadable: str | None = None
+    visual_noise: dict[str, Any] | None = None
 
     @property
     def edits(self) -> int:

@@ -72,6 +72,11 @@ class AVASRTask(AVTask):
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
 
+    @property
+    def outputs(self) -> list[str]:
+        """The symbols that a model's outputs stand for."""
+        return self.dictionary.symbols
+
     def data_config(self, split: str) -> DataConfig:
         """An utterance that cannot be read is replaced in training; elsewhere it must count."""
         config = super().data_config(split)
@@ -106,11 +111,11 @@ class AVASRTask(AVTask):
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)
         with open_dict(cfg):
-            cfg.dictionary = dictionary_digest(self.dictionary.symbols)
+            cfg.dictionary = dictionary_digest(self.outputs)
         if self.cfg.best_checkpoint_metric == "wer":
             BeamConfig(self.cfg.valid_beam)  # complains about a value that makes no sense
             search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
-            self.valid_generator = super().build_generator([model], search)
+            self.valid_generator = self.new_generator([model], search)
         return model
 
     def valid_step(
@@ -141,23 +146,33 @@ class AVASRTask(AVTask):
     def build_generator(
         self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
     ) -> SequenceGenerator:
-        """fairseq's generator; also notes what the decoding that begins is measured under."""
-        noise = self._noise()
+        """As `new_generator`; also notes what the decoding that begins is measured under."""
+        noise, visual = self._noise(), self._visual_noise()
         share = "none"
         if noise:
             lists = self.cfg.noise_manifests
             share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
         scoring.unreadable.clear()
         scoring.conditions[:] = [
-            f"beam {args.beam}",
-            f"length penalty {args.lenpen:g}",
+            *self.search_conditions(args),
             f"noise {share}",
+            f"visual noise {visual.condition if visual else 'none'}",
             f"noise seed {self.cfg.noise_seed}",
             f"pass {self.cfg.noise_pass}",
             f"trained with {loading.trained_with}",
         ]
         if self.cfg.results_path:
             self.decoded_path.unlink(missing_ok=True)
+        return self.new_generator(models, args, *rest, **kwargs)
+
+    def search_conditions(self, args: Any) -> list[str]:
+        """How hypotheses are searched, in words."""
+        return [f"beam {args.beam}", f"length penalty {args.lenpen:g}"]
+
+    def new_generator(
+        self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
+    ) -> SequenceGenerator:
+        """fairseq's generator."""
         return super().build_generator(models, args, *rest, **kwargs)
 
     @property
@@ -203,6 +218,7 @@ class AVASRTask(AVTask):
         for row, index in enumerate(sample["id"].tolist()):
             best = hypotheses[row][0]
             reasons, draw = sample["corrupt"][row], sample["noise"][row]
+            visual = sample["visual_noise"][row]
             if reasons:
                 best["tokens"], best["positional_scores"] = (
                     best[name][-1:] for name in ("tokens", "positional_scores")
@@ -216,6 +232,7 @@ class AVASRTask(AVTask):
                     float(best["score"]),
                     draw.record() if draw else None,
                     reasons[0] if reasons else None,
+                    visual.record() if visual else None,
                 )
             )
         return hypotheses, decoded

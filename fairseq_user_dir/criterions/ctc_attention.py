@@ -1,0 +1,71 @@
+"""`--criterion ctc_attention`: paper B's loss, the mean over the utterances of a batch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.losses import IGNORED, ctc_attention_loss
+
+
+@dataclass
+class CTCAttentionConfig(FairseqDataclass):
+    ctc_weight: float = field(
+        default=0.1,
+        metadata={"help": "of CTC in the loss and in the beam search; the rest is the decoder's"},
+    )
+    label_smoothing: float = field(
+        default=0.1, metadata={"help": "probability that the target gives to all other outputs"}
+    )
+
+
+@register_criterion("ctc_attention", dataclass=CTCAttentionConfig)
+class CTCAttentionCriterion(FairseqCriterion):
+    """The trainer divides the gradient by the utterances of all processes and batches."""
+
+    def __init__(self, task: FairseqTask, ctc_weight: float, label_smoothing: float) -> None:
+        super().__init__(task)
+        for name, value in (("ctc_weight", ctc_weight), ("label_smoothing", label_smoothing)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} {value}: expected 0 to 1")
+        self.ctc_weight = ctc_weight
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any]
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """The loss summed over the utterances, their number, and what is logged."""
+        ctc_log_probs, logits = model(**sample["net_input"])
+        padding = self.task.target_dictionary.pad()
+        loss, terms = ctc_attention_loss(
+            ctc_log_probs,
+            logits,
+            sample["net_input"]["padding_mask"],
+            sample["target"].masked_fill(sample["target"] == padding, IGNORED),
+            self.ctc_weight,
+            self.label_smoothing,
+        )
+        utterances = sample["nsentences"]
+        counts = {"ntokens": sample["ntokens"], "nsentences": utterances, "sample_size": utterances}
+        return loss, utterances, {"loss": loss.detach(), **terms, **counts}
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the losses per utterance, and the share of tokens that the decoder gets right."""
+
+        def total(name: str) -> float:
+            return sum(float(log[name]) for log in logging_outputs)
+
+        utterances, tokens = total("sample_size"), total("ntokens")
+        for name in ("loss", "loss_ctc", "loss_attention"):
+            metrics.log_scalar(name, total(name) / utterances, weight=utterances, round=4)
+        metrics.log_scalar("accuracy", total("accuracy") / tokens, weight=tokens, round=4)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

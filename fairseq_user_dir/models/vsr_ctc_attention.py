@@ -1,0 +1,100 @@
+"""`--arch vsr_ctc_attention`: SparseVSR's recognisers (paper B), of lips, audio or both."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from avhubert_ext.data.text import check_dictionary
+from avhubert_ext.models.auto_avsr import load_frontend
+from avhubert_ext.models.checkpoint import FAIRSEQ_VSR, build, describe
+from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.models.presets import build_vsr
+
+from ..precision import Float32Weights, Precision
+
+
+@dataclass
+class VSRConfig(FairseqDataclass):
+    network: str = field(default="base-s", metadata={"help": "preset: base-s, base-l, tiny"})
+    frontend_checkpoint: Optional[str] = field(
+        default=None,
+        metadata={"help": "start the visual frontend from an LRW or Auto-AVSR checkpoint"},
+    )
+    unmasked_padding: bool = field(
+        default=False,
+        metadata={"help": "let padding leak into the clips of a batch, as Auto-AVSR's own code"},
+    )
+    description: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
+    )
+    dictionary: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
+    )
+    trained_with: Optional[str] = field(
+        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
+    )
+
+
+@register_model(FAIRSEQ_VSR, dataclass=VSRConfig)
+class VSRCTCAttention(Float32Weights, BaseFairseqModel):
+    """A CTCAttentionRecognizer in fairseq's clothes."""
+
+    def __init__(self, recognizer: CTCAttentionRecognizer) -> None:
+        super().__init__()
+        self.recognizer = recognizer
+        self.description = json.dumps(describe(recognizer))
+        self.precision = Precision()
+
+    @classmethod
+    def build_model(cls, cfg: VSRConfig, task: FairseqTask) -> "VSRCTCAttention":
+        outputs = task.outputs
+        recognizer = new_recognizer(cfg, task.cfg.modalities, len(outputs))
+        check_dictionary(
+            Path(task.cfg.data) / "dict.wrd.txt",
+            outputs,
+            recognizer.decoder.config.vocabulary,
+            cfg.dictionary,
+        )
+        return cls(recognizer)
+
+    def forward(
+        self,
+        source: Tensor,
+        audio: Tensor | None,
+        video: Tensor | None,
+        padding_mask: Tensor,
+        prev_output_tokens: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As `CTCAttentionRecognizer.forward`; `source` is there for fairseq."""
+        end = self.recognizer.eos
+        # Padding is no output: what is decoded from it, an end of a sentence, is not looked at.
+        tokens = prev_output_tokens.clamp(max=end)
+        with self.precision.autocast(padding_mask.device):
+            return self.recognizer(video, padding_mask, tokens, audio)
+
+    def encode(self, net_input: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """CTC log probabilities [B, T, V] and the encoder's output [B, T, D] of a batch."""
+        mask = net_input["padding_mask"]
+        with self.precision.autocast(mask.device), torch.no_grad():
+            encoded, _ = self.recognizer.encode(net_input["video"], mask, net_input["audio"])
+            return self.recognizer.ctc_log_probs(encoded), encoded
+
+    def max_positions(self) -> None:
+        return None
+
+
+def new_recognizer(cfg: VSRConfig, modality: str, vocabulary: int) -> CTCAttentionRecognizer:
+    """From a checkpoint's description, or fresh, its visual frontend perhaps trained."""
+    if cfg.description:
+        return build(json.loads(cfg.description))
+    recognizer = build_vsr(cfg.network, modality, vocabulary, not cfg.unmasked_padding)
+    if cfg.frontend_checkpoint:
+        load_frontend(recognizer, cfg.frontend_checkpoint)
+    return recognizer

@@ -1,0 +1,49 @@
+"""`--task vsr`: lip reading with CTC and attention (paper B); audio, or both, as well."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.tasks import register_task
+
+from avhubert_ext.data.dataset import DataConfig
+from avhubert_ext.joint_decoding import JointConfig
+
+from ..dictionary import CTCDictionary
+from ..joint_generator import JointGenerator
+from .av_asr import AVASRConfig, AVASRTask
+
+
+@dataclass
+class VSRConfig(AVASRConfig):
+    modalities: str = field(default="video", metadata={"help": "video, audio or both"})
+    ctc_weight: float = field(
+        default=0.1,
+        metadata={"help": "of CTC in the loss and in the beam search; the rest is the decoder's"},
+    )
+
+
+@register_task("vsr", dataclass=VSRConfig)
+class VSRTask(AVASRTask):
+    """As `av_asr`, with the outputs of a CTC/attention recogniser and its own beam search."""
+
+    @classmethod
+    def setup_task(cls, cfg: VSRConfig, **kwargs: Any) -> "VSRTask":
+        return cls(cfg, CTCDictionary(Path(cfg.data) / "dict.wrd.txt"))
+
+    @property
+    def outputs(self) -> list[str]:
+        return self.dictionary.outputs
+
+    def data_config(self, split: str) -> DataConfig:
+        return replace(super().data_config(split), waveform=True)
+
+    def search_conditions(self, args: Any) -> list[str]:
+        return [f"beam {args.beam}", f"CTC weight {self.cfg.ctc_weight:g}", "no length penalty"]
+
+    def new_generator(
+        self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
+    ) -> JointGenerator:
+        """The joint beam search; of fairseq's options it knows `--beam`."""
+        return JointGenerator(self.dictionary.eos(), JointConfig(args.beam, self.cfg.ctc_weight))
