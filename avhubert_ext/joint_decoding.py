@@ -71,8 +71,8 @@ def joint_search(
     ctc_log_probs: [B, T, V]; memory: [B, T, D], what the decoder looks at; padding_mask: [B, T]
     bool, True = padding, or None. An utterance of T frames gets at most T tokens; for those that
     reach it the end of the sentence costs nothing, as in ESPnet. Hypotheses too long for CTC to
-    align are left out, where ESPnet lists them behind all others. Raises InputError if the shapes
-    do not fit or nothing is found.
+    align are left out: ESPnet takes them where it runs out of others, and their scores mean nothing
+    (they may even be the best). Raises InputError if the shapes do not fit or nothing is found.
     """
     check_shapes(decoder, ctc_log_probs, memory)
     batch, frames, vocabulary = ctc_log_probs.shape
@@ -85,7 +85,9 @@ def joint_search(
     for step in range(max(limits)):
         scores, sums, parents, chosen = rows.candidates(tokens[:, :, -1])
         ends = chosen == end
-        ends[[place for place, utterance in enumerate(active) if step + 1 == limits[utterance]]] = 1
+        ends[[place for place, utterance in enumerate(active) if step + 1 == limits[utterance]]] = (
+            True
+        )
         places, ranks = (ends & (scores > -math.inf)).nonzero(as_tuple=True)
         texts = tokens[places, parents[places, ranks], 1:].tolist()
         news, values = chosen[places, ranks].tolist(), scores[places, ranks].tolist()
