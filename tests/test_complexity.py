@@ -20,17 +20,20 @@ from avhubert_ext.evaluation.complexity import (
     checkpoint_cost,
     count_flops,
     decoder_parts,
+    encoder_parts,
     flops_per_frame,
     preset_cost,
 )
 from avhubert_ext.models.checkpoint import save_model
+from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import TABLE_1, encoder_preset
+from avhubert_ext.models.presets import TABLE_1, VSR, build_vsr, encoder_preset
 
 TINY_TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 KEYS = [
-    "model", "parameters", "flops_per_frame", "paper_parameters", "paper_flops_per_frame", "parts",
+    "model", "parameters", "flops_per_frame", "paper_parameters", "paper_flops_per_frame",
+    "model_parameters", "parts",
 ]  # fmt: skip
 ENCODER_PARTS = ["visual_frontend", "audio_frontend", "fusion", "positional", "blocks"]
 tiny = pytest.mark.parametrize("name", ["teacher-tiny", "student-tiny-7"])
@@ -169,6 +172,64 @@ def test_decoder_attention_is_what_the_counter_sees_of_a_first_token():
     assert seen == memory + token
 
 
+@pytest.mark.parametrize(
+    ("name", "dim", "ffn", "encoder", "whole"),
+    [
+        ("base-s", 256, 2048, 42_990_016, 56_350_770),
+        ("base-l", 768, 3072, 182_028_224, 250_383_410),
+    ],
+)
+def test_paper_bs_recognisers_against_a_count_by_hand(name, dim, ffn, encoder, whole):
+    """12 conformer blocks, 6 of the decoder, 5049 outputs; 100 frames have 199 distances."""
+    cost = preset_cost(name)
+    assert (cost.parameters, cost.model_parameters) == (encoder, whole)
+    square = dim * dim
+    visual = 44 * 44 * 64 * 5 * 7 * 7 + 22 * 22 * 4 * 64 * 64 * 9
+    for side, inputs, width in ((11, 64, 128), (6, 128, 256), (3, 256, 512)):
+        visual += side * side * (width * inputs * 9 + 3 * width * width * 9 + width * inputs)
+    attention = 4 * square + square * 199 / 100  # projections, the last one of the distances
+    convolution = 3 * square + 31 * dim
+    macs = {
+        "visual_frontend": visual,
+        "projection": 512 * dim,
+        "blocks": 12 * (4 * dim * ffn + attention + convolution),
+        "attention": 12 * (100 + 100 + 199) * dim,
+        "ctc": dim * 5049,
+        "decoder": 6 * 2 * square,
+    }
+    assert cost.parts.keys() == {*macs, "decoder_attention"}
+    for part, expected in macs.items():
+        assert cost.parts[part]["flops_per_frame"] == pytest.approx(2 * expected), part
+    per_token = 6 * (6 * square + 2 * dim * ffn) + dim * 5049
+    assert cost.parts["decoder"]["flops_per_token"] == 2 * per_token
+    assert sum(part["parameters"] for part in cost.parts.values()) == whole
+
+
+@pytest.mark.parametrize("modality", ["video", "audio", "both"])
+def test_conformer_encoders_of_every_modality(modality):
+    """The parts are the whole, and attention by formula is what the counter sees besides."""
+    config = replace(VSR["tiny"].encoder, modality=modality, layers=2)
+    with torch.device("meta"):
+        encoder = ConformerEncoder(config).eval()
+        video = None if modality == "audio" else torch.zeros(1, 1, FRAMES, 88, 88)
+        audio = None if modality == "video" else torch.zeros(1, 1, 640 * FRAMES)
+    parts = encoder_parts(config)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert sum(part["parameters"] for part in parts.values()) == parameters
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        encoder(video, None, audio)
+    seen = sum(counter.get_flop_counts()["Global"].values()) / FRAMES
+    assert seen == pytest.approx(
+        flops_per_frame(encoder) + attention_part(config)["flops_per_frame"], rel=1e-12
+    )
+
+
+def test_checkpoint_of_a_ctc_attention_recogniser(tmp_path):
+    path = tmp_path / "lips.safetensors"
+    save_model(path, build_vsr("tiny"))
+    assert checkpoint_cost(path) == replace(preset_cost("vsr-tiny"), model="lips")
+
+
 def run(capsys, *options: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `avhubert-ext complexity`."""
     code = main(["complexity", *options])
@@ -207,24 +268,34 @@ def test_a_file_named_like_a_student_is_not_compared_with_it(tmp_path):
     save_model(path, AVHubertEncoder(encoder_preset("student-tiny-7")))
     cost = checkpoint_cost(path)
     assert cost.model == "7" and cost.paper_parameters is None
+    assert cost.model_parameters is None
     assert "decoder" not in cost.parts and "heads" not in cost.parts
 
 
 @pytest.mark.parametrize(
     ("name", "same"),
-    [("teacher-base", "teacher"), ("student-7", "7"), ("student-tiny-7", "tiny-7")],
+    [
+        ("teacher-base", "teacher"),
+        ("student-7", "7"),
+        ("student-tiny-7", "tiny-7"),
+        ("vsr-base-l", "base-l"),
+    ],
 )
 def test_full_names_of_presets(name, same):
     assert preset_cost(name) == replace(preset_cost(same), model=name)
 
 
 def test_text_fits_and_shows_the_papers_numbers_beside(capsys):
-    code, printed, _ = run(capsys, "--preset", "teacher", "7", "tiny-7")
+    code, printed, _ = run(capsys, "--preset", "teacher", "7", "tiny-7", "base-s")
     lines = printed.splitlines()
     assert code == 0 and max(map(len, lines)) <= 100
-    assert lines[2].split() == ["teacher", "102,620,288", "103M", "815.0", "875", "-6.9", "%"]
-    assert lines[3].split() == ["7", "22,035,412", "22M", "108.1", "107", "+1.1", "%"]
-    assert lines[4].split() == ["tiny-7", "680,080", "-", "11.8", "-", "-"]
+    rows = [
+        "teacher 102,620,288 103M 815.0 875 -6.9 % 160,100,480",
+        "7 22,035,412 22M 108.1 107 +1.1 % 79,811,284",
+        "tiny-7 680,080 - 11.8 - - 2,404,112",
+        "base-s 42,990,016 - 697.2 - - 56,350,770",
+    ]
+    assert [line.split() for line in lines[2:6]] == [row.split() for row in rows]
     assert "nobody reproduces" in printed
     assert "  visual frontend       11,580,672          633.10" in lines
     _, printed, _ = run(capsys, "--checkpoint", str(TINY_TEACHER))
@@ -236,6 +307,7 @@ def test_text_fits_and_shows_the_papers_numbers_beside(capsys):
     ("options", "words"),
     [
         (("--preset", "9"), "student preset '9' is unknown: choose one of 1, 2"),
+        (("--preset", "vsr-huge"), "VSR preset 'huge' is unknown: choose one of base-s, base-l"),
         (("--preset", "teacher-huge"), "teacher preset 'huge' is unknown: choose one of base"),
         (("--checkpoint", "nowhere.safetensors"), "nowhere.safetensors not found"),
     ],

@@ -1,9 +1,9 @@
 """What a model costs: parameters, and FLOPs for each video frame, part by part.
 
 FLOPs are 2 x MACs of convolutions and matrix products, as PyTorch's own counter counts them on a
-clip of 100 frames. The two matrix products of attention stand apart and outside the totals, as
-paper A leaves them out, and so do prediction heads and decoder. Pruned weights count as any other:
-unstructured sparsity does not change what is computed.
+clip of 100 frames. The matrix products of attention stand apart and outside the totals, as paper A
+leaves them out, and so do prediction heads, CTC layer and decoder. Pruned weights count as any
+other: unstructured sparsity does not change what is computed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.data.audio import FEATURES
+from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
 from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.conformer import (
+    Conformer,
+    ConformerConfig,
+    ConformerEncoder,
+    CTCAttentionRecognizer,
+)
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import DECODERS, STUDENTS, encoder_preset, full_name
+from avhubert_ext.models.presets import DECODERS, STUDENTS, VSR, encoder_preset, full_name, preset
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
 FRAMES = 100  # length of the clip that is counted
@@ -38,20 +44,25 @@ PAPER = {
     "student-6": (32, 674),
     "student-7": (22, 107),
 }
-NOT_IN_TOTALS = ("attention", "heads", "decoder", "decoder_attention")
+NOT_IN_TOTALS = ("attention", "heads", "ctc", "decoder", "decoder_attention")
 NOTE = """\
-Encoder, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions and linear layers. Parts with
-* are not in the totals (attention: its two matrix products, by formula). Paper: Table 1 of paper A;
-nobody reproduces about 60 of its 875 and 734 MFLOPs and 6 of its 678, its authors' own recount
-included."""
+Parameters and FLOPs are the encoder's, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions
+and linear layers. Parts with * are not in the totals (attention: its matrix products, by formula).
+Whole model: parameters of encoder, CTC layer if it has one, and decoder, which for presets writes
+1000 subwords, or 5049 for base-s and base-l. Paper: Table 1 of paper A; nobody reproduces about 60
+of its 875 and 734 MFLOPs and 6 of its 678, its authors' own recount included."""
 
-Parts = dict[str, dict[str, float]]
+Encoder = AVHubertEncoder | ConformerEncoder
+AnyEncoderConfig = EncoderConfig | ConformerConfig
+Part = dict[str, float]
+Parts = dict[str, Part]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One model. Totals are of the encoder: the sums of its five parts.
+    """One model. `parameters` and `flops_per_frame` are the encoder's: the sums of its parts.
 
+    model_parameters: of encoder, CTC layer and decoder; None where there is no decoder.
     parts: name -> `parameters`, and `flops_per_frame`, `flops_per_token` or both.
     paper_...: None for a model that is not in Table 1.
     """
@@ -61,20 +72,25 @@ class Cost:
     flops_per_frame: float
     paper_parameters: int | None
     paper_flops_per_frame: int | None
+    model_parameters: int | None
     parts: Parts
 
 
-def flops_per_frame(encoder: AVHubertEncoder) -> float:
+def flops_per_frame(encoder: Encoder) -> float:
     """FLOPs of the whole encoder for one video frame, without attention's products."""
     return _total(encoder_parts(encoder.config), "flops_per_frame")
 
 
 def preset_cost(name: str) -> Cost:
-    """The cost of a preset: `teacher`, `teacher-NAME`, or a student with or without `student-`.
+    """The cost of a preset, see `full_name`.
 
-    Beside it that of the decoder it is finetuned with, for 1000 subwords.
+    Beside an encoder of AV-HuBERT's kind that of the decoder it is finetuned with, for 1000
+    subwords.
     """
     full = full_name(name)
+    if full.startswith("vsr-"):
+        chosen = preset(VSR, full.removeprefix("vsr-"), "VSR")
+        return _cost(name, chosen.encoder, decoder_parts(chosen.encoder, chosen.decoder))
     encoder = encoder_preset(full)
     others = {}
     if full.startswith("student-"):
@@ -87,22 +103,25 @@ def preset_cost(name: str) -> Cost:
 def checkpoint_cost(path: Path) -> Cost:
     """The cost of the model in a file that `load_model` reads."""
     model = load_model(path)
-    if isinstance(model, AVRecognizer):
+    if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         encoder, decoder = model.encoder.config, model.decoder.config
         return _cost(path.stem, encoder, decoder_parts(encoder, decoder))
     return _cost(path.stem, model.config, {})
 
 
 def _cost(
-    name: str, encoder: EncoderConfig, others: Parts, paper: tuple[int, int] | None = None
+    name: str, encoder: AnyEncoderConfig, others: Parts, paper: tuple[int, int] | None = None
 ) -> Cost:
     parts = encoder_parts(encoder)
+    parameters = _total(parts, "parameters")
+    beside = {part: cost for part, cost in others.items() if part != "heads"}
     return Cost(
         name,
-        _total(parts, "parameters"),
+        parameters,
         _total(parts, "flops_per_frame"),
         paper[0] * 10**6 if paper else None,
         paper[1] * 10**6 if paper else None,
+        parameters + _total(beside, "parameters") if beside else None,
         parts | {"attention": attention_part(encoder)} | others,
     )
 
@@ -111,22 +130,25 @@ def _total(parts: Parts, key: str) -> float:
     return sum(part[key] for part in parts.values())
 
 
-def encoder_parts(config: EncoderConfig) -> Parts:
-    """Parameters and FLOPs of the encoder's five parts."""
+def encoder_parts(config: AnyEncoderConfig) -> Parts:
+    """Parameters and FLOPs of the encoder, part by part."""
     with torch.device("meta"):
-        encoder = AVHubertEncoder(config).eval()
         audio = torch.zeros(1, FEATURES, FRAMES)
         video = torch.zeros(1, 1, FRAMES, CROP, CROP)
-    flops = count_flops(lambda: encoder(audio, video))
-    stack = encoder.encoder
-    parts = {
-        "visual_frontend": [encoder.feature_extractor_video],
-        "audio_frontend": [encoder.feature_extractor_audio],
-        "fusion": [encoder.layer_norm, encoder.post_extract_proj],
-        "positional": [] if stack.pos_conv is None else [stack.pos_conv],
-        "blocks": [*stack.layers, stack.layer_norm],
-    }
-    names = {module: f"AVHubertEncoder.{name}" for name, module in encoder.named_modules()}
+        waveform = torch.zeros(1, 1, FRAMES * SAMPLES_PER_FRAME)
+        if isinstance(config, EncoderConfig):
+            encoder = AVHubertEncoder(config).eval()
+            inputs, parts = {"audio": audio, "video": video}, _avhubert_parts(encoder)
+        else:
+            encoder = ConformerEncoder(config).eval()
+            inputs = {
+                "video": None if encoder.video is None else video,
+                "audio": None if encoder.audio is None else waveform,
+            }
+            parts = _conformer_parts(encoder)
+    flops = count_flops(lambda: encoder(**inputs))
+    root = type(encoder).__name__
+    names = {module: f"{root}.{name}" for name, module in encoder.named_modules()}
     return {
         part: {
             "parameters": sum(parameter_count(m) for m in modules),
@@ -136,47 +158,88 @@ def encoder_parts(config: EncoderConfig) -> Parts:
     }
 
 
-def attention_part(config: EncoderConfig) -> dict[str, float]:
-    """Scores and weighted sum of each block, 2 T D MACs a frame, by formula.
+def _avhubert_parts(encoder: AVHubertEncoder) -> dict[str, list[nn.Module]]:
+    stack = encoder.encoder
+    return {
+        "visual_frontend": [encoder.feature_extractor_video],
+        "audio_frontend": [encoder.feature_extractor_audio],
+        "fusion": [encoder.layer_norm, encoder.post_extract_proj],
+        "positional": [] if stack.pos_conv is None else [stack.pos_conv],
+        "blocks": [*stack.layers, stack.layer_norm],
+    }
 
-    The counter sees them on some devices only: PyTorch's fused attention on CPU counts as nothing.
+
+def _conformer_parts(encoder: ConformerEncoder) -> dict[str, list[nn.Module]]:
+    """Only the parts that there are; two streams have their projections and blocks together."""
+    parts: dict[str, list[nn.Module]] = {}
+    if encoder.video is not None:
+        parts["visual_frontend"] = [encoder.video.frontend]
+    if encoder.audio is not None:
+        parts["audio_frontend"] = [encoder.audio.frontend]
+    streams = [m for m in encoder.children() if isinstance(m, Conformer)]
+    parts["projection"] = [stream.projection for stream in streams]
+    parts["blocks"] = [m for stream in streams for m in (*stream.layers, stream.layer_norm)]
+    if encoder.fusion is not None:
+        parts["fusion"] = [encoder.fusion]
+    return parts
+
+
+def attention_part(config: AnyEncoderConfig) -> Part:
+    """The matrix products of each block's attention, by formula.
+
+    Scores and weighted sum, 2 T D MACs a frame; relative positions add the product of the queries
+    with 2T-1 distances. The counter sees them on some devices only: PyTorch's fused attention on
+    CPU counts as nothing.
     """
-    return {"parameters": 0, "flops_per_frame": float(config.layers * 4 * FRAMES * config.dim)}
+    macs = 2 * FRAMES * config.dim
+    if isinstance(config, ConformerConfig):
+        streams = 2 if config.modality == "both" else 1
+        macs = streams * (macs + (2 * FRAMES - 1) * config.dim)
+    return {"parameters": 0, "flops_per_frame": float(config.layers * 2 * macs)}
 
 
-def heads_part(dim: int, config: HeadsConfig) -> dict[str, float]:
+def heads_part(dim: int, config: HeadsConfig) -> Part:
     """The prediction heads, which distillation needs and recognition does not."""
     with torch.device("meta"):
-        heads = PredictionHeads(dim, config)
-        x = torch.zeros(1, FRAMES, dim)
-    flops = count_flops(lambda: heads(x))["Global"] / FRAMES
-    return {"parameters": parameter_count(heads), "flops_per_frame": flops}
+        return _frame_part(PredictionHeads(dim, config), dim)
 
 
-def decoder_parts(encoder: EncoderConfig, decoder: DecoderConfig) -> Parts:
-    """Bridge and decoder, with a cache of keys and values.
+def decoder_parts(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> Parts:
+    """CTC layer or bridge, and decoder with a cache of keys and values.
 
-    Per frame: the bridge, and keys and values of the encoder's output. Per token: all else. Its
-    attention is that of a first token on 100 frames; each token before it adds 4 D per block.
+    Per frame: the CTC layer, the bridge, and keys and values of the encoder's output. Per token:
+    all else. The decoder's attention is that of a first token on 100 frames; each token before it
+    adds 4 D per block.
     """
     with torch.device("meta"):
-        model = AVRecognizer(encoder, decoder).eval()
-        encoded = torch.zeros(1, FRAMES, encoder.dim)
+        if isinstance(encoder, ConformerConfig):
+            model = CTCAttentionRecognizer(encoder, decoder).eval()
+            parts = {"ctc": _frame_part(model.ctc, encoder.dim)}
+            bridge = _frame_part(nn.Identity(), encoder.dim)
+        else:
+            model = AVRecognizer(encoder, decoder).eval()
+            parts = {}
+            bridge = _frame_part(model.bridge, encoder.dim)
         memory = torch.zeros(1, FRAMES, decoder.dim)
         token = torch.zeros(1, 1, dtype=torch.int64)
     cache = DecoderCache()
-    bridge = count_flops(lambda: model.bridge(encoded)).get("Global", 0)
     first = count_flops(lambda: model.decoder(token, memory, cache=cache))["Global"]
     second = count_flops(lambda: model.decoder(token, memory, cache=cache))["Global"]
     attention = decoder.layers * 4 * (FRAMES + 1) * decoder.dim
-    return {
-        "decoder": {
-            "parameters": parameter_count(model.decoder) + parameter_count(model.bridge),
-            "flops_per_frame": (bridge + first - second) / FRAMES,
-            "flops_per_token": float(second),
-        },
-        "decoder_attention": {"parameters": 0, "flops_per_token": float(attention)},
+    parts["decoder"] = {
+        "parameters": parameter_count(model.decoder) + bridge["parameters"],
+        "flops_per_frame": bridge["flops_per_frame"] + (first - second) / FRAMES,
+        "flops_per_token": float(second),
     }
+    parts["decoder_attention"] = {"parameters": 0, "flops_per_token": float(attention)}
+    return parts
+
+
+def _frame_part(module: nn.Module, dim: int) -> Part:
+    """Cost of a module on the meta device that maps each frame [D] by itself."""
+    x = torch.zeros(1, FRAMES, dim, device="meta")
+    flops = count_flops(lambda: module(x)).get("Global", 0)
+    return {"parameters": parameter_count(module), "flops_per_frame": flops / FRAMES}
 
 
 @torch.no_grad()
@@ -196,8 +259,8 @@ def parameter_count(module: nn.Module) -> int:
 
 def text_table(costs: list[Cost]) -> str:
     """The costs for a terminal: a line a model beside the paper's, then each model's parts."""
-    header = f"{'model':<20}{'parameters':>14}{'paper':>8}{'MFLOPs/frame':>16}{'paper':>8}"
-    header += f"{'difference':>13}"
+    header = f"{'encoder of':<20}{'parameters':>14}{'paper':>8}{'MFLOPs/frame':>16}{'paper':>8}"
+    header += f"{'difference':>13}{'whole model':>16}"
     lines = [header, "-" * len(header), *map(_line, costs), "", NOTE]
     for cost in costs:
         lines += ["", *_part_lines(cost)]
@@ -210,9 +273,10 @@ def _line(c: Cost) -> str:
         paper_parameters = f"{c.paper_parameters / 1e6:.0f}M"
         paper_flops = f"{c.paper_flops_per_frame / 1e6:.0f}"
         difference = f"{100 * (c.flops_per_frame / c.paper_flops_per_frame - 1):+.1f} %"
+    whole = "-" if c.model_parameters is None else f"{c.model_parameters:,}"
     return (
         f"{c.model:<20}{c.parameters:>14,}{paper_parameters:>8}"
-        f"{c.flops_per_frame / 1e6:>16.1f}{paper_flops:>8}{difference:>13}"
+        f"{c.flops_per_frame / 1e6:>16.1f}{paper_flops:>8}{difference:>13}{whole:>16}"
     )
 
 

@@ -190,10 +190,12 @@ def check_fields(config: type, values: object, where: object) -> None:
 
 
 def full_name(name: str) -> str:
-    """`teacher` -> teacher-base, `7` -> student-7; full names stay."""
+    """`teacher` -> teacher-base, `7` -> student-7, `base-s` -> vsr-base-s; full names stay."""
     if name == "teacher":
         return "teacher-base"
-    return name if name.startswith(("teacher-", "student-")) else f"student-{name}"
+    if name in VSR and name != "tiny":
+        return f"vsr-{name}"
+    return name if name.startswith(("teacher-", "student-", "vsr-")) else f"student-{name}"
 
 
 def encoder_preset(name: str) -> EncoderConfig:
