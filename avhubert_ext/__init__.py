@@ -9,14 +9,17 @@ if TYPE_CHECKING:
     from avhubert_ext.data.audio import audio_features
     from avhubert_ext.data.noise import mix
     from avhubert_ext.data.video import load_video
-    from avhubert_ext.models.checkpoint import load_avhubert, load_avhubert_asr
+    from avhubert_ext.models.checkpoint import load_auto_avsr, load_avhubert, load_avhubert_asr
     from avhubert_ext.models.encoder import AVHubertEncoder
+    from avhubert_ext.models.presets import build_vsr
     from avhubert_ext.models.student import build_student
 
 __all__ = [
     "AVHubertEncoder",
     "audio_features",
     "build_student",
+    "build_vsr",
+    "load_auto_avsr",
     "load_avhubert",
     "load_avhubert_asr",
     "load_video",
@@ -28,6 +31,8 @@ _MODULES = {
     "AVHubertEncoder": "avhubert_ext.models.encoder",
     "audio_features": "avhubert_ext.data.audio",
     "build_student": "avhubert_ext.models.student",
+    "build_vsr": "avhubert_ext.models.presets",
+    "load_auto_avsr": "avhubert_ext.models.checkpoint",
     "load_avhubert": "avhubert_ext.models.checkpoint",
     "load_avhubert_asr": "avhubert_ext.models.checkpoint",
     "load_video": "avhubert_ext.data.video",

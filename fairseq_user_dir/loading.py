@@ -19,7 +19,7 @@ from avhubert_ext.models.avhubert import FINETUNED, PRETRAINED
 from avhubert_ext.models.checkpoint import (
     effective_batch,
     fairseq_state,
-    load_avhubert_asr,
+    load_recognizer,
     read_origin,
 )
 
@@ -36,7 +36,7 @@ def load_any_checkpoint(
     global trained_with
     state = _own_checkpoint(path, arg_overrides, load_on_all_ranks)
     if state is None:
-        state = fairseq_state(load_avhubert_asr(Path(path)), read_origin(Path(path)))
+        state = fairseq_state(load_recognizer(Path(path)), read_origin(Path(path)))
     config = state["cfg"] or {}
     if "criterion" not in config:
         state["cfg"] = config = complete(config, arg_overrides or {})
@@ -47,8 +47,9 @@ def load_any_checkpoint(
 def complete(config: Mapping[str, Any], overrides: dict[str, Any]) -> DictConfig:
     """The configuration of a file that no training wrote, with fairseq's defaults for the rest."""
     parts = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), resolve=False)
-    task = OmegaConf.to_container(OmegaConf.structured(TASK_DATACLASS_REGISTRY["av_asr"]()))
     merged = parts | OmegaConf.to_container(OmegaConf.create(config))
+    name = merged["task"]["_name"]
+    task = OmegaConf.to_container(OmegaConf.structured(TASK_DATACLASS_REGISTRY[name]()))
     merged["task"] = task | merged["task"]
     merged["criterion"] = {"_name": "cross_entropy", "sentence_avg": True}
     found = OmegaConf.create(merged, flags={"allow_objects": True})

@@ -27,6 +27,7 @@ from avhubert_ext.models.student import HeadsConfig, Student
 from avhubert_ext.models.torch_file import read_torch_file, section
 
 METADATA_KEY = "avhubert_ext"
+Recognizer = AVRecognizer | CTCAttentionRecognizer
 
 # What else is known of a recogniser, in safetensors' metadata and in fairseq's cfg.model:
 # `effective_batch` of its training, `dictionary_digest` of its subwords.
@@ -49,7 +50,7 @@ FAIRSEQ_VSR_PREFIXES = {"recognizer.": ""}
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """The configuration that rebuilds an encoder, recogniser or student."""
-    if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
+    if isinstance(model, Recognizer):
         return {
             "kind": "recognizer" if isinstance(model, AVRecognizer) else "ctc_attention",
             "encoder": asdict(model.encoder.config),
@@ -159,9 +160,7 @@ def load_auto_avsr(
     return model.set_mask_padding(mask_padding).to(map_location)
 
 
-def load_recognizer(
-    path: Path | str, map_location: torch.device | str = "cpu"
-) -> AVRecognizer | CTCAttentionRecognizer:
+def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") -> Recognizer:
     """The recogniser in a file that `load_model` reads, of either family."""
     model = load_model(path)
     if isinstance(model, AVHubertEncoder):
@@ -343,16 +342,19 @@ def _load_exactly(
     model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
 
 
-def fairseq_state(model: AVRecognizer, origin: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+def fairseq_state(model: Recognizer, origin: Mapping[str, str] = NOTHING) -> dict[str, Any]:
     """A recogniser as the content of a fairseq checkpoint."""
-    description = json.dumps(describe(model))
+    name, task, prefixes = "av_asr_seq2seq", "av_asr", FAIRSEQ_PREFIXES
+    if isinstance(model, CTCAttentionRecognizer):
+        name, task, prefixes = FAIRSEQ_VSR, "vsr", FAIRSEQ_VSR_PREFIXES
+    state = {_renamed(n, _inverse(prefixes)): t for n, t in model.state_dict().items()}
     return {
         "args": None,
         "cfg": {
-            "model": {"_name": "av_asr_seq2seq", "description": description, **origin},
-            "task": {"_name": "av_asr"},
+            "model": {"_name": name, "description": json.dumps(describe(model)), **origin},
+            "task": {"_name": task},
         },
-        "model": to_fairseq_names(model.state_dict()),
+        "model": state,
         "optimizer_history": [
             {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
         ],
@@ -361,7 +363,7 @@ def fairseq_state(model: AVRecognizer, origin: Mapping[str, str] = NOTHING) -> d
     }
 
 
-def save_fairseq(path: Path, model: AVRecognizer, origin: Mapping[str, str] = NOTHING) -> None:
+def save_fairseq(path: Path, model: Recognizer, origin: Mapping[str, str] = NOTHING) -> None:
     """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
     # By way of memory: torch.save would write the temporary file's name into the file.
     buffer = io.BytesIO()
@@ -379,7 +381,7 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
 def _save(target: Path, model: nn.Module, origin: Mapping[str, str], half: bool = False) -> str:
     if target.suffix == ".safetensors":
         save_model(target, model, half, origin)
-    elif target.suffix == ".pt" and isinstance(model, AVRecognizer) and not half:
+    elif target.suffix == ".pt" and isinstance(model, Recognizer) and not half:
         save_fairseq(target, model, origin)
     else:
         raise InputError(

@@ -62,7 +62,7 @@ class ConformerConfig:
 
 
 class Conformer(nn.Module):
-    """A frontend, its projection to the width, and blocks with relative positions."""
+    """A frontend, the projection of its output, and blocks with relative positions."""
 
     def __init__(self, config: ConformerConfig, frontend: nn.Module) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class Conformer(nn.Module):
         self.layer_norm = nn.LayerNorm(c.dim)
         set_norm_eps(self)
 
-    def forward(self, stream: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """What the frontend takes -> [B, T, D]; padding_mask: [B, T] bool, True = padding."""
-        x = self.projection(self.frontend(stream))
+    def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The frontend's [B, T, C] -> [B, T, D]; padding_mask: [B, T] bool, True = padding."""
+        x = self.projection(features)
         time, dim = x.shape[1:]
         distances = torch.arange(time - 1, -time, -1, device=x.device)
         positions = self.dropout(interleaved_positions(distances, dim).to(x.dtype))
@@ -129,9 +129,11 @@ class ConformerEncoder(nn.Module):
         check_streams(audio, waveform_frames(audio), video, padding_mask)
         streams = []
         if self.video is not None:
-            streams.append(self.video(video, padding_mask))
+            # The only convolution over time sees pixels: zeros at padding as beyond a clip.
+            streams.append(self.video(self.video.frontend(video), padding_mask))
         if self.audio is not None:
-            streams.append(self.audio(audio, padding_mask))
+            masked = padding_mask if self.config.mask_padding else None
+            streams.append(self.audio(self.audio.frontend(audio, masked), padding_mask))
         return streams[0] if self.fusion is None else self.fusion(torch.cat(streams, dim=-1))
 
     def fuse(self) -> ConformerEncoder:

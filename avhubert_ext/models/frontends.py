@@ -209,9 +209,22 @@ class BasicBlock1d(nn.Module):
                 nn.Conv1d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm1d(outputs)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """[B, C, L] -> [B, C, L / stride]; padding_mask: see `silenced`."""
         residual = x if self.downsample is None else self.downsample(x)
-        return F.silu(self.bn2(self.conv2(F.silu(self.bn1(self.conv1(x))))) + residual)
+        y = silenced(F.silu(self.bn1(self.conv1(x))), padding_mask)
+        return silenced(F.silu(self.bn2(self.conv2(y)) + residual), padding_mask)
+
+
+def silenced(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """[B, C, L] with zeros at padding, as a convolution finds them beyond the end of a clip.
+
+    padding_mask: [B, T] bool of video frames, each L / T values long, or None.
+    """
+    if padding_mask is None:
+        return x
+    mask = padding_mask.repeat_interleave(x.shape[2] // padding_mask.shape[1], dim=1)
+    return x.masked_fill(mask[:, None], 0.0)
 
 
 class WaveformResNet18(nn.Module):
@@ -229,15 +242,17 @@ class WaveformResNet18(nn.Module):
         inputs = channels[0]
         for i, outputs in enumerate(channels, start=1):
             first = BasicBlock1d(inputs, outputs, 1 if i == 1 else 2)
-            layer = nn.Sequential(first, BasicBlock1d(outputs, outputs, 1))
+            layer = nn.ModuleList([first, BasicBlock1d(outputs, outputs, 1)])
             self.trunk.add_module(f"layer{i}", layer)
             inputs = outputs
         self.out_channels = inputs
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """padding_mask: [B, T] bool, True = padding; without it padding leaks into the clips."""
         trunk = self.trunk
-        x = F.silu(trunk.bn1(trunk.conv1(waveform)))
-        x = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(x))))
+        x = silenced(F.silu(trunk.bn1(trunk.conv1(waveform))), padding_mask)
+        for block in (*trunk.layer1, *trunk.layer2, *trunk.layer3, *trunk.layer4):
+            x = block(x, padding_mask)
         return F.avg_pool1d(x, 20).transpose(1, 2)
 
 
