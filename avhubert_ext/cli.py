@@ -349,20 +349,25 @@ def positive(text: str) -> int:
 def _evaluate(args: argparse.Namespace) -> None:
     import torch
 
+    from avhubert_ext.data.visual_noise import PAPER_TYPES
     from avhubert_ext.decoding import BeamConfig
     from avhubert_ext.evaluation import noise_report
     from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
 
     torch.set_num_threads(args.threads)
+    visual_noise = PAPER_TYPES if args.visual_noise == [] else tuple(args.visual_noise or ())
     config = EvaluationConfig(
         data=args.data,
         split=args.split,
         noise=tuple(args.noise),
         snr_db=tuple(args.snr),
+        visual_noise=visual_noise,
+        levels=tuple(args.levels),
         passes=args.passes,
         seed=args.noise_seed,
         modalities=args.modalities,
         beam=BeamConfig(args.beam, args.length_penalty, args.max_len_a, args.max_len_b),
+        ctc_weight=args.ctc_weight,
         max_frames=args.max_frames,
         cache=args.cache_dir,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -370,7 +375,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     evaluate([(name, Path(file)) for name, file in args.model], config, args.out)
     print(noise_report.report(args.out))
-    print(f"\nwritten: {args.out}/table_1.md, .html, results.json, .csv, wer_*.png")
+    print(f"\nwritten: {args.out}/table_1.md, .html, results.json, .csv, *.png")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -393,13 +398,23 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="levels"
     )
-    parser.add_argument("--passes", type=positive, default=10, help="with other noise snippets")
+    parser.add_argument(
+        "--visual-noise", nargs="*", metavar="TYPE", help="types; without any: the paper's seven"
+    )
+    parser.add_argument(
+        "--levels", nargs="+", type=int, default=range(1, 11), metavar="LEVEL", help="1 to 10"
+    )
+    parser.add_argument("--passes", type=positive, default=10, help="with other noise")
     parser.add_argument("--noise-seed", type=int, default=1)
-    parser.add_argument("--modalities", choices=("both", "audio", "video"), default="both")
     parser.add_argument("--beam", type=positive, default=10)
-    parser.add_argument("--length-penalty", type=float, default=1.0)
-    parser.add_argument("--max-len-a", type=float, default=1.0, help="tokens a frame, at most")
-    parser.add_argument("--max-len-b", type=int, default=0, help="tokens more")
+    parser.add_argument(
+        "--ctc-weight", type=float, default=0.1, help="in the search of CTC/attention recognisers"
+    )
+    own = parser.add_argument_group("AV-HuBERT's family only")
+    own.add_argument("--modalities", choices=("both", "audio", "video"), default="both")
+    own.add_argument("--length-penalty", type=float, default=1.0)
+    own.add_argument("--max-len-a", type=float, default=1.0, help="tokens a frame, at most")
+    own.add_argument("--max-len-b", type=int, default=0, help="tokens more")
     parser.add_argument("--max-frames", type=positive, default=2000, help="in a batch")
     parser.add_argument("--cache-dir", type=Path, help="folder for decoded frames and features")
     parser.add_argument(

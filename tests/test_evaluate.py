@@ -76,8 +76,8 @@ def test_it_goes_on_where_it_stopped(
             json.loads(line)["hypothesis"], json.loads(line)["noise"]
         )  # fmt: skip
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    # All is there now: the model is not even loaded.
-    monkeypatch.setattr("avhubert_ext.evaluation.evaluate.load_avhubert_asr", None)
+    # All is there now: nothing is decoded.
+    monkeypatch.setattr("avhubert_ext.evaluation.evaluate.Evaluator.decode", None)
     evaluate([("teacher", TEACHER)], config, evaluated)
 
 
@@ -156,7 +156,7 @@ def test_another_file_under_the_same_name_is_refused(
     config: EvaluationConfig, evaluated: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "model.safetensors"
-    other.write_bytes(TEACHER.read_bytes() + b" ")
+    save_model(other, load_avhubert_asr(TEACHER), origin={"trained_with": "more"})
     with pytest.raises(InputError, match="another sha256"):
         evaluate([("teacher", other)], config, evaluated)
 

@@ -1,6 +1,6 @@
-"""Decoding in noise: kinds of noise x levels x passes (paper A, section 3.1).
+"""Decoding in noise: kinds x levels x passes (paper A, section 3.1), acoustic or visual (paper B).
 
-A pass is a decoding of the whole split with other noise snippets; which snippet, offset and level
+A pass is a decoding of the whole split with other noise; which snippet and offset, or which blocks,
 an utterance gets follows from (seed, condition, utterance, pass) alone. Every pass is a file of its
 own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation goes on where it stopped.
 """
@@ -17,25 +17,30 @@ import torch
 from tqdm import tqdm
 
 from avhubert_ext.data.batching import batches_by_frames
-from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
+from avhubert_ext.data.dataset import (
+    MODALITIES,
+    AVDataset,
+    DataConfig,
+    Sample,
+    collate,
+    read_transcripts,
+)
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
-from avhubert_ext.data.text import Subwords, Vocabulary, check_dictionary, find_subword_model
-from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
+from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
+from avhubert_ext.data.visual_noise import LEVELS, VisualNoiseConfig
+from avhubert_ext.decoding import BeamConfig, Hypothesis
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.hypotheses import Decoded, write_decoded
-from avhubert_ext.models.checkpoint import (
-    load_avhubert,
-    load_avhubert_asr,
-    read_masks,
-    read_origin,
-    strip_prefix,
-)
-from avhubert_ext.models.decoder import AVRecognizer
+from avhubert_ext.evaluation.families import Family, load_family
+from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
+from avhubert_ext.joint_decoding import JointConfig
+from avhubert_ext.models.checkpoint import read_masks, read_origin, strip_prefix
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
+# Types of visual noise that draw nothing: all passes would be the same.
+UNDRAWN = ("gaussian_blur", "pixelation", "compression", "contrast", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,33 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What is added to all utterances; clean speech is the one without either."""
+
+    noise: NoiseConfig | None = None
+    visual_noise: VisualNoiseConfig | None = None
+
+    def reaches(self, modalities: str) -> bool:
+        """Whether a model that takes these modalities gets another input than clean speech."""
+        hears, sees = MODALITIES[modalities]
+        return (hears and self.noise is not None) or (sees and self.visual_noise is not None)
+
+    def varies(self) -> bool:
+        """Whether passes differ."""
+        visual = self.visual_noise
+        return self.noise is not None or (visual is not None and visual.types[0] not in UNDRAWN)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is decoded, and how.
 
     data: manifest folder. noise: folders with `SPLIT.tsv`, each a kind of noise. snr_db: levels.
-    passes: of each condition with noise; clean speech is decoded once, all passes are the same.
+    visual_noise: types, see `visual_noise.TYPES`. levels: 1 to LEVELS, of each type.
+    passes: of each condition with noise; what is the same in all passes, as clean speech, is
+    decoded once.
+    modalities, beam: of AV-HuBERT's family. SparseVSR's takes its own modality whatever stands
+    here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
     subword_model: sentencepiece model, None for the one in the data folder.
     """
@@ -65,10 +92,13 @@ class EvaluationConfig:
     split: str = "test"
     noise: tuple[Path, ...] = ()
     snr_db: tuple[float, ...] = (-10, -5, 0, 5, 10)
+    visual_noise: tuple[str, ...] = ()
+    levels: tuple[int, ...] = tuple(range(1, LEVELS + 1))
     passes: int = 10
     seed: int = 1
     modalities: str = "both"
     beam: BeamConfig = field(default_factory=BeamConfig)
+    ctc_weight: float = 0.1
     max_frames: int = 2000
     cache: Path | None = None
     device: str = "cpu"
@@ -80,6 +110,8 @@ class EvaluationConfig:
         names = [folder.name for folder in self.noise]
         if len(set(names)) < len(names) or CLEAN in names:
             raise InputError(f"noise folders {names}: the names of their kinds must differ")
+        self.conditions()  # these two raise InputError for values that make no sense
+        self.joint()
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
         try:
@@ -89,20 +121,34 @@ class EvaluationConfig:
                 f"device '{self.device}': PyTorch has none such here; leave --device out"
             ) from None
 
-    def conditions(self) -> dict[str, NoiseConfig | None]:
-        """By name, `clean` and as `babble_-5dB`."""
+    def conditions(self) -> dict[str, Condition]:
+        """By name: `clean`, then as `babble_-5dB`, then as `block_level3`."""
         noisy = {
-            f"{folder.name}_{snr:g}dB": NoiseConfig((folder,), 1.0, (snr, snr))
+            f"{folder.name}_{snr:g}dB": Condition(NoiseConfig((folder,), 1.0, (snr, snr)))
             for folder in self.noise
             for snr in self.snr_db
         }
-        return {CLEAN: None} | noisy
+        visual = {
+            f"{kind}_level{level}": Condition(
+                visual_noise=VisualNoiseConfig((kind,), level, clean=False)
+            )
+            for kind in self.visual_noise
+            for level in self.levels
+        }
+        return {CLEAN: Condition()} | noisy | visual
+
+    def joint(self) -> JointConfig:
+        """How SparseVSR's family is searched."""
+        return JointConfig(self.beam.beam, self.ctc_weight)
+
+    def dictionary(self) -> Path:
+        return self.data / "dict.wrd.txt"
 
     def subwords(self) -> Path:
         return self.subword_model or find_subword_model(self.data)
 
     def record(self) -> dict[str, Any]:
-        """What results depend on, for a JSON file; of files, what is in them."""
+        """What the results of all models depend on; of files, what is in them."""
         names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
         files = [*(self.data / name for name in names), self.subwords()]
         return {
@@ -110,8 +156,6 @@ class EvaluationConfig:
             "split": self.split,
             "data_sha256": digest(*files),
             "noise_seed": self.seed,
-            "modalities": self.modalities,
-            "beam": asdict(self.beam),
         }
 
     def noise_record(self) -> dict[str, dict[str, str]]:
@@ -125,67 +169,88 @@ class Evaluator:
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
-        self.subwords = Subwords(config.subwords())
-        self.vocabulary = Vocabulary(config.data / "dict.wrd.txt")
+        self.conditions = config.conditions()
+        subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
         # Everything the conditions need is opened now: what is missing must not be found out later.
-        self.datasets = {
-            name: AVDataset(config.data, config.split, self._data_config(noise))
-            for name, noise in config.conditions().items()
-        }
-        dataset = self.datasets[CLEAN]
+        dataset, *_ = [
+            self._open(condition, config.modalities) for condition in self.conditions.values()
+        ]
+        self.utterances = dataset.utterances
         self.batches = batches_by_frames(dataset.frames(), config.max_frames)
-        transcripts = read_transcripts(config.data, config.split, dataset.utterances)
-        self.references = [
-            self.vocabulary.reference(self.subwords.encode(text)) for text in transcripts
-        ]
+        transcripts = read_transcripts(config.data, config.split, self.utterances)
+        self.references = [vocabulary.reference(subwords.encode(text)) for text in transcripts]
 
-    def _data_config(self, noise: NoiseConfig | None) -> DataConfig:
+    def _open(self, condition: Condition, modalities: str, waveform: bool = False) -> AVDataset:
         c = self.config
-        return DataConfig(c.modalities, noise=noise, cache=c.cache, seed=c.seed, corrupt="blank")
-
-    def load(self, path: Path) -> AVRecognizer:
-        """A model whose vocabulary is that of the data."""
-        model = load_avhubert_asr(path, self.config.device)
-        check_dictionary(
-            self.config.data / "dict.wrd.txt",
-            self.vocabulary.pieces,
-            model.decoder.config.vocabulary,
-            read_origin(path).get("dictionary"),
+        reading = DataConfig(
+            modalities,
+            noise=condition.noise,
+            visual_noise=condition.visual_noise,
+            waveform=waveform,
+            cache=c.cache,
+            seed=c.seed,
+            corrupt="blank",
         )
-        return model
+        return AVDataset(c.data, c.split, reading)
 
-    def passes(self) -> list[tuple[str, int]]:
-        """All (condition, pass)."""
+    def load(self, path: Path) -> Family:
+        """A model whose vocabulary is that of the data."""
+        c = self.config
+        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), c.device)
+
+    def passes(self, model: Family) -> list[tuple[str, int]]:
+        """All (condition, pass), clean speech first."""
         return [
-            (condition, number)
-            for condition in self.datasets
-            for number in range(1 if condition == CLEAN else self.config.passes)
+            (name, number)
+            for name, condition in self.conditions.items()
+            for number in range(self._count(condition, model))
         ]
 
-    def decode(self, model: AVRecognizer, condition: str, number: int) -> list[Decoded]:
+    def _count(self, condition: Condition, model: Family) -> int:
+        several = condition.varies() and condition.reaches(model.modalities)
+        return self.config.passes if several else 1
+
+    def run(self, model: Family, folder: Path, name: str, number: int) -> None:
+        """Write one pass, unless it is there."""
+        target = pass_file(folder, name, number)
+        if target.is_file():
+            return
+        clean = pass_file(folder, CLEAN, 0)
+        if target != clean and not self.conditions[name].reaches(model.modalities):
+            write_decoded(target, read_decoded(clean))
+            return
+        decoded = self.decode(model, name, number)
+        report_unreadable(decoded)
+        write_decoded(target, decoded)
+
+    def decode(self, model: Family, name: str, number: int) -> list[Decoded]:
         """One pass over the split, in the order of its manifest."""
-        dataset = self.datasets[condition]
+        dataset = self._open(self.conditions[name], model.modalities, model.waveform)
         decoded: dict[int, Decoded] = {}
         for batch in self.batches:
             samples = [dataset[number, index] for index in batch]
-            inputs = collate(samples).to(self.config.device)
-            found = beam_search(
-                model, inputs.audio, inputs.video, inputs.padding_mask, self.config.beam
-            )
+            found = model.search(collate(samples).to(self.config.device))
             for sample, hypotheses in zip(samples, found, strict=True):
-                decoded[sample.utterance] = self._decoded(sample, hypotheses[0])
+                text = model.vocabulary.text(hypotheses[0].tokens)
+                decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
         return [decoded[index] for index in range(len(dataset))]
 
-    def _decoded(self, sample: Sample, hypothesis: Hypothesis) -> Decoded:
+    def _decoded(self, sample: Sample, hypothesis: Hypothesis, text: str) -> Decoded:
         unreadable = sample.corrupt[0] if sample.corrupt else None
         return Decoded(
-            self.datasets[CLEAN].utterances[sample.utterance].id,
+            self.utterances[sample.utterance].id,
             self.references[sample.utterance],
-            "" if unreadable else self.vocabulary.text(hypothesis.tokens),
+            "" if unreadable else text,
             hypothesis.score,
             sample.noise.record() if sample.noise else None,
             unreadable,
+            sample.visual_noise.record() if sample.visual_noise else None,
         )
+
+
+def pass_file(folder: Path, condition: str, number: int) -> Path:
+    """Where a pass of the model in `folder` lies."""
+    return folder / condition / f"pass-{number}.jsonl"
 
 
 def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path) -> None:
@@ -197,31 +262,23 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
         if name != Path(name).name or name in ("", ".", ".."):
             raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
     evaluator = Evaluator(config)
-    passes = evaluator.passes()
-    with tqdm(total=len(models) * len(passes), unit="pass", desc="evaluate") as bar:
-        for name, path in models:
-            begin_model(out / name, path, config)
-            model = None
-            for condition, number in passes:
-                bar.set_postfix_str(f"{name} {condition} {number}")
-                target = out / name / condition / f"pass-{number}.jsonl"
-                if not target.is_file():
-                    model = model or evaluator.load(path)
-                    decoded = evaluator.decode(model, condition, number)
-                    report_unreadable(decoded)
-                    write_decoded(target, decoded)
-                bar.update()
+    for name, path in models:
+        model = evaluator.load(path)
+        begin_model(out / name, path, config, model)
+        with tqdm(evaluator.passes(model), unit="pass", desc=f"evaluate {name}") as bar:
+            for condition, number in bar:
+                bar.set_postfix_str(f"{condition} {number}")
+                evaluator.run(model, out / name, condition, number)
 
 
-def begin_model(folder: Path, path: Path, config: EvaluationConfig) -> None:
+def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Family) -> None:
     """Write `model.json`, what the results in `folder` depend on, or check that it is still so."""
-    if not path.is_file():
-        raise InputError(f"{path} not found: train a model first, or mend the path")
-    record = {"file": str(path.absolute()), "sha256": digest(path), **config.record()}
+    own = {"modalities": model.modalities, "beam": asdict(model.beam)}
+    record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
     noise = config.noise_record()
     target = folder / "model.json"
     if not target.is_file():
-        more = {"noise": noise, **describe_model(path)}
+        more = {"noise": noise, **describe_model(path, model)}
         write_text(target, json.dumps(record | more, indent=2) + "\n")
         return
     before = read_record(target)
@@ -255,14 +312,14 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()
 
 
-def describe_model(path: Path) -> dict[str, Any]:
+def describe_model(path: Path, model: Family) -> dict[str, Any]:
     """The encoder's network and cost, parameters without pruned ones; its training's batch."""
-    encoder = load_avhubert(path)
+    encoder = model.model.encoder
     c = encoder.config
     parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
     cost = (parameters, flops_per_frame(encoder))
     return {
-        "encoder": asdict(Encoder(c.visual, c.block, c.layers, c.dim, c.ffn, *cost)),
+        "encoder": asdict(Encoder(model.visual, model.block, c.layers, c.dim, c.ffn, *cost)),
         "trained_with": read_origin(path).get("trained_with", "unknown"),
     }
 

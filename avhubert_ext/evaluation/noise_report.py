@@ -1,164 +1,67 @@
-"""Results of `evaluate`: JSON, CSV, plots of WER against SNR, a page like paper A's Table 1."""
+"""The page of `evaluate`: paper A's Table 1 with curves of WER against SNR, and visual noise."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 import json
-import re
-import statistics
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from avhubert_ext.data.files import whole_file, write_text
-from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.evaluate import CLEAN, Encoder, read_record
-from avhubert_ext.evaluation.hypotheses import read_decoded
+from avhubert_ext.data.files import write_text
+from avhubert_ext.evaluation.evaluate import CLEAN
+from avhubert_ext.evaluation.page import (
+    Section,
+    as_html,
+    as_text,
+    markdown,
+    pyplot,
+    save_picture,
+)
+from avhubert_ext.evaluation.results import (
+    Result,
+    as_csv,
+    as_json,
+    parse_condition,
+    read_results,
+)
+from avhubert_ext.evaluation.visual_noise_report import span, visual_section, visual_types
 from avhubert_ext.models.presets import STUDENTS
 
-CONDITION = re.compile(r"(.+)_(-?[\d.]+)dB")
 TABLE_SNR = 0.0  # dB, of Table 1's columns
-STYLE = """body { font: 16px/1.5 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; } th, td { padding: .3em .7em; text-align: right; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #444; }
-td { border-bottom: 1px solid #ddd; } img { max-width: 100%; }"""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One decoding of the split: word edits, reference words, unreadable utterances."""
-
-    edits: int
-    words: int
-    unreadable: int
-
-    @property
-    def wer(self) -> float:
-        """In percent."""
-        return 100 * self.edits / self.words
-
-
-@dataclass(frozen=True)
-class Result:
-    """A model's passes by condition, and `model.json`: what they were measured under."""
-
-    model: str
-    encoder: Encoder
-    settings: dict[str, Any]
-    passes: dict[str, list[Pass]]
-
-    def mean(self, condition: str) -> float:
-        return statistics.mean(p.wer for p in self.passes[condition])
-
-    def spread(self, condition: str) -> float:
-        """Standard deviation between the passes (n - 1); 0 for a single one."""
-        rates = [p.wer for p in self.passes[condition]]
-        return statistics.stdev(rates) if len(rates) > 1 else 0.0
-
-    def curve(self, kind: str) -> dict[float, str]:
-        """SNR in dB -> condition, of one kind of noise, rising."""
-        found = {snr: c for c in self.passes for k, snr in [parse_condition(c)] if k == kind}
-        return dict(sorted(found.items()))
-
-    def mean_over(self, kind: str, levels: set[float]) -> float | None:
-        """The mean of the means at these levels of one kind of noise, None if one is missing."""
-        curve = self.curve(kind)
-        if not levels or not levels <= curve.keys():
-            return None
-        return statistics.mean(self.mean(curve[level]) for level in levels)
-
-
-def parse_condition(condition: str) -> tuple[str, float | None]:
-    """`babble_-5dB` -> (babble, -5.0); `clean` -> (clean, None)."""
-    match = CONDITION.fullmatch(condition)
-    return (match[1], float(match[2])) if match else (condition, None)
-
-
-def read_results(out: Path) -> list[Result]:
-    """All models in a folder of `evaluate`, in the order of their names, `teacher` first.
-
-    One that is still without its pass on clean speech is left out.
-    """
-    folders = sorted(path.parent.parent for path in out.glob(f"*/{CLEAN}/pass-0.jsonl"))
-    if not folders:
-        raise InputError(f"{out}: no results in it; run `avhubert-ext evaluate` first")
-    folders.sort(key=lambda folder: folder.name != "teacher")
-    return [_read_result(folder) for folder in folders]
-
-
-def _read_result(folder: Path) -> Result:
-    settings = read_record(folder / "model.json")
-    passes: dict[str, list[Pass]] = {}
-    for path in sorted(folder.glob("*/pass-*.jsonl"), key=_place):
-        decoded = read_decoded(path)
-        passes.setdefault(path.parent.name, []).append(
-            Pass(
-                sum(d.edits for d in decoded),
-                sum(d.words for d in decoded),
-                sum(d.unreadable is not None for d in decoded),
-            )
-        )
-    return Result(folder.name, Encoder(**settings.pop("encoder")), settings, passes)
-
-
-def _place(path: Path) -> tuple[str, float, int]:
-    """Kind of noise, level and number of a pass."""
-    kind, snr = parse_condition(path.parent.name)
-    return kind, snr or 0.0, int(path.stem.rpartition("-")[2])
 
 
 def report(out: Path) -> str:
-    """Write `results.{json,csv}`, `table_1.{md,html}` and `wer_KIND.png`; returns the table."""
+    """Write `results.{json,csv}`, `table_1.{md,html}` and their pictures; returns the tables.
+
+    Of acoustic noise `wer_KIND.png`, of visual noise `visual_noise_{seen,unseen}.png`.
+    """
     results = read_results(out)
-    kinds = list(dict.fromkeys(parse_condition(c)[0] for r in results for c in r.passes))
-    kinds.remove(CLEAN)
-    write_text(out / "results.json", json.dumps([_as_json(r) for r in results], indent=2) + "\n")
+    kinds = acoustic_kinds(results)
+    types = visual_types(results)
+    write_text(out / "results.json", json.dumps([as_json(r) for r in results], indent=2) + "\n")
     write_text(out / "results.csv", as_csv(results))
-    pictures = []
+    sections = []
+    if kinds or not types:
+        sections.append(acoustic_section(results, kinds, out))
+    if types:
+        sections.append(visual_section(results, types, out))
+    notes = notes_on(results)
+    write_text(out / "table_1.md", markdown(sections, notes))
+    write_text(out / "table_1.html", as_html(sections, notes))
+    return as_text(sections, notes)
+
+
+def acoustic_kinds(results: list[Result]) -> list[str]:
+    """The kinds of acoustic noise of all models."""
+    places = [parse_condition(c) for r in results for c in r.passes]
+    return list(dict.fromkeys(p.kind for p in places if p.snr_db is not None))
+
+
+def acoustic_section(results: list[Result], kinds: list[str], out: Path) -> Section:
+    """Table 1 and the curves, which are written to `out`."""
     for kind in kinds:
         plot(results, kind, out / f"wer_{kind}.png")
-        pictures.append(f"wer_{kind}.png")
-    header, rows = table(results, kinds)
-    notes = notes_on(results)
-    write_text(out / "table_1.md", markdown(header, rows, notes, pictures))
-    write_text(out / "table_1.html", as_html(header, rows, notes, pictures))
-    return text_table(header, rows, notes)
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    conditions = {
-        condition: {
-            "mean_wer": round(result.mean(condition), 3),
-            "standard_deviation": round(result.spread(condition), 3),
-            "passes": [asdict(p) for p in passes],
-        }
-        for condition, passes in result.passes.items()
-    }
-    return {
-        "model": result.model,
-        "encoder": asdict(result.encoder),
-        "settings": result.settings,
-        "conditions": conditions,
-    }
-
-
-def as_csv(results: list[Result]) -> str:
-    """A line a pass."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["model", "noise", "snr_db", "pass", "wer", "edits", "words", "unreadable_utterances"]
-    )
-    for result in results:
-        for condition, passes in result.passes.items():
-            kind, snr = parse_condition(condition)
-            level = "" if snr is None else f"{snr:g}"
-            for number, p in enumerate(passes):
-                row = [f"{p.wer:.3f}", p.edits, p.words, p.unreadable]
-                writer.writerow([result.model, kind, level, number, *row])
-    return buffer.getvalue()
+    title = "Acoustic noise" if kinds else "Clean speech"
+    return Section(title, *table(results, kinds), [f"wer_{kind}.png" for kind in kinds])
 
 
 def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -175,12 +78,12 @@ def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list
     for result in results:
         e = result.encoder
         network = [*recipe(result.model), e.visual, e.block, str(e.layers), str(e.dim), str(e.ffn)]
-        cost = [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
-        conditions = [result.curve(kind).get(TABLE_SNR) for kind in kinds] + [CLEAN]
-        rates = [_cell(result, condition) for condition in conditions]
-        overall = [result.mean_over(kind, levels[kind]) for kind in kinds]
+        curves = {kind: result.curve(kind) for kind in kinds}
+        conditions = [curves[kind].get(TABLE_SNR) for kind in kinds] + [CLEAN]
+        rates = [result.cell(condition) for condition in conditions]
+        overall = [result.mean_over(curves[k].get(snr) for snr in levels[k]) for k in kinds]
         means = ["-" if mean is None else f"{mean:.2f}" for mean in overall]
-        rows.append([result.model, *network, *cost, *rates, *means])
+        rows.append([result.model, *network, *result.cost(), *rates, *means])
     return header, rows
 
 
@@ -194,85 +97,53 @@ def recipe(model: str) -> list[str]:
     return [teacher, start, ",".join(map(str, student.targets))]
 
 
-def _cell(result: Result, condition: str | None) -> str:
-    if condition is None:
-        return "-"
-    mean = f"{result.mean(condition):.2f}"
-    several = len(result.passes[condition]) > 1
-    return f"{mean} ± {result.spread(condition):.2f}" if several else mean
-
-
 def notes_on(results: list[Result]) -> list[str]:
     """What the rates were measured under, a line each; models may differ in it."""
     lines = [
         "WER in %: total word edits over total reference words, mean and standard deviation of the "
-        "passes, each with other noise snippets; parameters and FLOPs are the encoder's."
+        "passes, each with other noise; parameters and FLOPs are the encoder's."
     ]
     for result in results:
         s = result.settings
-        passes = ", ".join(f"{c} {len(p)}" for c, p in result.passes.items())
         noise = ", ".join(f"{kind} {found['list']}" for kind, found in s["noise"].items())
         unreadable = sum(p.unreadable for ps in result.passes.values() for p in ps)
         words = result.passes[CLEAN][0].words
         lines.append(
             f"{result.model}: split {s['split']} of {s['data']} ({words} words), modalities "
-            f"{s['modalities']}, beam {s['beam']['beam']}, length penalty "
-            f"{s['beam']['length_penalty']:g}, noise {noise or 'none'}, noise seed "
-            f"{s['noise_seed']}, passes: {passes}; trained with {s['trained_with']}; {unreadable} "
-            "unreadable utterances in all passes (counted as deleted)"
+            f"{s['modalities']}, {told_beam(s['beam'])}, noise {noise or 'none'}, noise seed "
+            f"{s['noise_seed']}, passes: {told_passes(result)}; trained with {s['trained_with']}; "
+            f"{unreadable} unreadable utterances in all passes (counted as deleted)"
         )
     return lines
 
 
-def markdown(
-    header: list[str], rows: list[list[str]], notes: list[str], pictures: list[str]
-) -> str:
-    lines = ["# Word error rates", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *(f"![{name}]({name})" for name in pictures), "", *(f"- {n}" for n in notes)]
-    return "\n".join(lines) + "\n"
+def told_beam(beam: dict[str, Any]) -> str:
+    """How hypotheses were searched, of either family."""
+    if "ctc_weight" in beam:
+        return f"beam {beam['beam']}, CTC weight {beam['ctc_weight']:g}"
+    return f"beam {beam['beam']}, length penalty {beam['length_penalty']:g}"
 
 
-def as_html(header: list[str], rows: list[list[str]], notes: list[str], pictures: list[str]) -> str:
-    def line(tag: str, cells: list[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    body = [
-        "<h1>Word error rates</h1>",
-        "<table>",
-        line("th", header),
-        *(line("td", row) for row in rows),
-        "</table>",
-        *(f'<p><img src="{html.escape(name)}" alt="{html.escape(name)}"></p>' for name in pictures),
-        "<ul>",
-        *(f"<li>{html.escape(note)}</li>" for note in notes),
-        "</ul>",
+def told_passes(result: Result) -> str:
+    """How often each condition was decoded; types with the same levels and passes in one."""
+    told = [
+        f"{condition} {len(passes)}"
+        for condition, passes in result.passes.items()
+        if parse_condition(condition).level is None
     ]
-    head = f'<meta charset="utf-8"><title>Word error rates</title><style>{STYLE}</style>'
-    return "\n".join([f"<!doctype html><html><head>{head}</head><body>", *body, "</body></html>\n"])
-
-
-def text_table(header: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    """For a terminal."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)])
-
-    shown = [line(header), "-" * len(line(header)), *map(line, rows)]
-    return "\n".join([*shown, "", *notes])
+    alike: dict[str, list[str]] = {}
+    for kind in visual_types([result]):
+        by_number: dict[int, list[int]] = {}
+        for level, condition in result.levels(kind).items():
+            by_number.setdefault(len(result.passes[condition]), []).append(level)
+        for number, levels in by_number.items():
+            alike.setdefault(f"levels {span(levels)} {number} each", []).append(kind)
+    return ", ".join([*told, *(f"{' and '.join(kinds)} {how}" for how, kinds in alike.items())])
 
 
 def plot(results: list[Result], kind: str, path: Path) -> None:
     """WER against SNR in one kind of noise, a line a model (paper A, Figures 3 and 4)."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("matplotlib is missing: pip install 'avhubert-ext[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     levels = sorted({snr for r in results for snr in r.curve(kind)})
     places = {snr: place for place, snr in enumerate(levels)}
@@ -302,6 +173,4 @@ def plot(results: list[Result], kind: str, path: Path) -> None:
     axes.legend(frameon=False, fontsize=9, title="model")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
+    save_picture(figure, path)

@@ -1,0 +1,175 @@
+"""What `evaluate` wrote, read again: word error rates by model, condition and pass; JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.evaluate import CLEAN, Encoder, read_record
+from avhubert_ext.evaluation.hypotheses import read_decoded
+
+ACOUSTIC = re.compile(r"(.+)_(-?[\d.]+)dB")
+VISUAL = re.compile(r"(.+)_level(\d+)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a condition stands: a kind of noise at an SNR in dB, or a type of visual noise at a
+    level; clean speech has neither."""
+
+    kind: str
+    snr_db: float | None = None
+    level: int | None = None
+
+
+def parse_condition(condition: str) -> Place:
+    """Of `babble_-5dB`, `block_level3` or `clean`."""
+    if match := ACOUSTIC.fullmatch(condition):
+        return Place(match[1], snr_db=float(match[2]))
+    if match := VISUAL.fullmatch(condition):
+        return Place(match[1], level=int(match[2]))
+    return Place(condition)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One decoding of the split: word edits, reference words, unreadable utterances."""
+
+    edits: int
+    words: int
+    unreadable: int
+
+    @property
+    def wer(self) -> float:
+        """In percent."""
+        return 100 * self.edits / self.words
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's passes by condition, and `model.json`: what they were measured under."""
+
+    model: str
+    encoder: Encoder
+    settings: dict[str, Any]
+    passes: dict[str, list[Pass]]
+
+    def mean(self, condition: str) -> float:
+        return statistics.mean(p.wer for p in self.passes[condition])
+
+    def spread(self, condition: str) -> float:
+        """Standard deviation between the passes (n - 1); 0 for a single one."""
+        rates = [p.wer for p in self.passes[condition]]
+        return statistics.stdev(rates) if len(rates) > 1 else 0.0
+
+    def curve(self, kind: str) -> dict[float, str]:
+        """SNR in dB -> condition, of one kind of noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
+        return dict(sorted(found.items()))
+
+    def levels(self, kind: str) -> dict[int, str]:
+        """Level -> condition, of one type of visual noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
+        return dict(sorted(found.items()))
+
+    def mean_over(self, conditions: Iterable[str | None]) -> float | None:
+        """The mean of their means; None if there are none, or one is missing."""
+        found = list(conditions)
+        if not found or not all(condition in self.passes for condition in found):
+            return None
+        return statistics.mean(self.mean(condition) for condition in found)
+
+    def cell(self, condition: str | None) -> str:
+        """WER in % for a table, with the standard deviation of several passes."""
+        if condition is None:
+            return "-"
+        mean = f"{self.mean(condition):.2f}"
+        several = len(self.passes[condition]) > 1
+        return f"{mean} ± {self.spread(condition):.2f}" if several else mean
+
+    def cost(self) -> list[str]:
+        """Parameters and MFLOPs/frame for a table."""
+        e = self.encoder
+        return [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
+
+
+def read_results(out: Path) -> list[Result]:
+    """All models in a folder of `evaluate`, in the order of their names, `teacher` first.
+
+    One that is still without its pass on clean speech is left out.
+    """
+    folders = sorted(path.parent.parent for path in out.glob(f"*/{CLEAN}/pass-0.jsonl"))
+    if not folders:
+        raise InputError(f"{out}: no results in it; run `avhubert-ext evaluate` first")
+    folders.sort(key=lambda folder: folder.name != "teacher")
+    return [_read_result(folder) for folder in folders]
+
+
+def _read_result(folder: Path) -> Result:
+    settings = read_record(folder / "model.json")
+    passes: dict[str, list[Pass]] = {}
+    for path in sorted(folder.glob("*/pass-*.jsonl"), key=_order):
+        decoded = read_decoded(path)
+        passes.setdefault(path.parent.name, []).append(
+            Pass(
+                sum(d.edits for d in decoded),
+                sum(d.words for d in decoded),
+                sum(d.unreadable is not None for d in decoded),
+            )
+        )
+    return Result(folder.name, Encoder(**settings.pop("encoder")), settings, passes)
+
+
+def _order(path: Path) -> tuple[str, float, int]:
+    """Kind of noise, SNR or level, and number of a pass."""
+    place = parse_condition(path.parent.name)
+    return place.kind, place.snr_db or place.level or 0.0, int(path.stem.rpartition("-")[2])
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    conditions = {
+        condition: {
+            "noise": parse_condition(condition).kind,
+            "snr_db": parse_condition(condition).snr_db,
+            "level": parse_condition(condition).level,
+            "mean_wer": round(result.mean(condition), 3),
+            "standard_deviation": round(result.spread(condition), 3),
+            "passes": [asdict(p) for p in passes],
+        }
+        for condition, passes in result.passes.items()
+    }
+    return {
+        "model": result.model,
+        "encoder": asdict(result.encoder),
+        "settings": result.settings,
+        "conditions": conditions,
+    }
+
+
+COLUMNS = (
+    "model", "noise", "snr_db", "level", "pass", "wer", "edits", "words", "unreadable_utterances"
+)  # fmt: skip
+
+
+def as_csv(results: list[Result]) -> str:
+    """A line a pass."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in results:
+        for condition, passes in result.passes.items():
+            place = parse_condition(condition)
+            snr = "" if place.snr_db is None else f"{place.snr_db:g}"
+            for number, p in enumerate(passes):
+                row = [f"{p.wer:.3f}", p.edits, p.words, p.unreadable]
+                writer.writerow([result.model, place.kind, snr, place.level, number, *row])
+    return buffer.getvalue()
