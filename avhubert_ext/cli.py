@@ -125,19 +125,29 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 def _subwords(args: argparse.Namespace) -> None:
     from avhubert_ext.data.text import write_subwords
-    from avhubert_ext.models.avhubert import subwords
+    from avhubert_ext.models import auto_avsr, avhubert
 
-    pieces, model = subwords(args.checkpoint)
+    if args.source.suffix == ".txt":
+        pieces, model = auto_avsr.subwords(args.source, args.sentencepiece)
+    else:
+        pieces, model = avhubert.subwords(args.source)
     write_subwords(pieces, model, args.out)
     print(f"{len(pieces)} subwords written to {args.out}")
 
 
 def _add_subwords(commands: argparse._SubParsersAction) -> None:
     parser = _command(
-        commands, "subwords", _subwords, "take the subwords out of an official finetuned AV-HuBERT"
+        commands, "subwords", _subwords, "take the subwords of a finetuned AV-HuBERT or Auto-AVSR"
     )
-    parser.add_argument("checkpoint", type=Path, help="finetuned checkpoint of AV-HuBERT")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="finetuned checkpoint of AV-HuBERT, or Auto-AVSR's unigram5000_units.txt",
+    )
     parser.add_argument("out", type=Path, help="folder to write, for `prepare --reuse-subwords`")
+    parser.add_argument(
+        "--sentencepiece", type=Path, metavar="MODEL", help="beside units: unigram5000.model"
+    )
 
 
 def _average(args: argparse.Namespace) -> None:

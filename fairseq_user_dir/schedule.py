@@ -28,12 +28,12 @@ class CosineEpochs(FairseqLRScheduler):
     """Linear from 0 to the peak `--lr`, then a half cosine to 0 at `--max-epoch`, each update."""
 
     def __init__(self, cfg: CosineEpochsConfig, optimizer: FairseqOptimizer) -> None:
-        super().__init__(cfg, optimizer)
         if not 0 <= cfg.warmup_epochs < cfg.max_epoch:
             raise InputError(
                 f"warmup_epochs {cfg.warmup_epochs:g}, max_epoch {cfg.max_epoch}: set --max-epoch, "
                 "and fewer epochs of warm-up"
             )
+        super().__init__(cfg, optimizer)
         self.per_epoch: int | None = None
         self.optimizer.set_lr(0.0)
 

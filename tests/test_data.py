@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import audio_features, load_audio
-from avhubert_ext.data.augment import random_crop_and_flip
+from avhubert_ext.data.augment import mask_time, random_crop_and_flip
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
 from avhubert_ext.data.corrupt import CorruptUtterances
@@ -29,6 +29,7 @@ from avhubert_ext.data.video import (
     load_video,
     normalise,
 )
+from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark_data import plain_sample
 from avhubert_ext.synth.mp4 import write_video
@@ -957,3 +958,106 @@ def test_blank_for_what_cannot_be_read(manifests, tmp_path):
         AVDataset(tmp_path, "test", DataConfig())[0]
     with pytest.raises(InputError, match="corrupt 'skip'"):
         DataConfig(corrupt="skip")
+
+
+# ---- adaptive time masks, visual noise and waveforms
+
+
+def test_time_masks_follow_auto_avsrs_statistics():
+    """0 to 9 frames each, begun in [0, T - margin), none where the margin is 0."""
+    frames = np.ones((50, 1, 1), np.uint8)
+    lengths, starts = [], []
+    for seed in range(4000):
+        masked = mask_time(frames[:25], np.random.default_rng(seed), rate=25)[:, 0, 0]
+        assert frames.all()
+        lengths.append(int((masked == 0).sum()))
+        if lengths[-1]:
+            starts.append(int(np.argmin(masked)))
+    # A margin of 0 makes no mask (1/10), nor does a width of 0 (1/10): 1 - 0.81 are empty.
+    assert np.mean(np.array(lengths) == 0) == pytest.approx(0.19, abs=0.025)
+    assert max(lengths) == 9 and max(starts) == 23
+    assert np.mean(starts) == pytest.approx((25 - 5 - 1) / 2, abs=0.5)
+    # E[masked frames] of one mask: width 4.5 on average, cut off at the end of the clip.
+    widths, margins = np.meshgrid(np.arange(10), np.arange(1, 10))
+    expected = [
+        np.mean([min(width, 25 - start) for start in range(25 - margin)])
+        for width, margin in zip(widths.flat, margins.flat, strict=True)
+    ]
+    assert np.mean(lengths) == pytest.approx(0.9 * np.mean(expected), abs=0.12)
+
+
+@pytest.mark.parametrize(("length", "masks"), [(1, 0), (24, 1), (25, 1), (26, 2), (250, 10)])
+def test_a_mask_for_each_second_begun(length, masks):
+    drawn = []
+
+    class Counting:
+        def integers(self, high, size=None):
+            drawn.append(size)
+            return np.array([1, 9]) if size else 0
+
+    masked = mask_time(np.ones(length, np.uint8), Counting(), rate=25)
+    assert drawn.count(2) == -(-length // 25) and drawn.count(None) == masks
+    assert (masked == 0).sum() == (min(9, length) if masks else 0)
+
+
+def test_visual_noise_follows_from_pass_and_utterance(manifests):
+    noise = VisualNoiseConfig()
+    dataset = AVDataset(manifests, "train", DataConfig("video", visual_noise=noise))
+    keys = [(epoch, index) for epoch in (0, 1) for index in range(len(dataset))]
+    first = [dataset[key] for key in keys]
+    again = [dataset[key] for key in reversed(keys)][::-1]
+    for one, two in zip(first, again, strict=True):
+        assert one.visual_noise == two.visual_noise and torch.equal(one.video, two.video)
+    draws = [sample.visual_noise for sample in first]
+    assert None in draws and len({*draws}) > 3
+    half = len(dataset)
+    assert draws[:half] != draws[half:]
+    clean = AVDataset(manifests, "train", DataConfig("video"))
+    for key, sample in zip(keys, first, strict=True):
+        assert torch.equal(sample.video, clean[key].video) == (sample.visual_noise is None)
+
+
+def test_visual_noise_is_added_before_the_crop(manifests):
+    config = DataConfig("video", visual_noise=VisualNoiseConfig(("contrast",), 10, clean=False))
+    sample = AVDataset(manifests, "test", config)[0]
+    frames = load_video(read_manifest(manifests / "test.tsv")[0].video)
+    darker = np.rint(centre_crop(frames) * 0.35).astype(np.uint8)
+    np.testing.assert_allclose(sample.video[0].numpy(), normalise(darker), atol=1e-6)
+    assert sample.visual_noise.record() == {"kind": "contrast", "level": 10}
+
+
+def test_time_masks_are_of_the_training_alone(manifests):
+    black = float(normalise(np.zeros((1, 1, 1), np.uint8)).item())
+    for augment in (True, False):
+        config = DataConfig("video", augment, time_mask=True)
+        dataset = AVDataset(manifests, "train", config)
+        videos = [dataset[index].video[0] for index in range(len(dataset))]
+        masked = [bool((video == black).flatten(1).all(1).any()) for video in videos]
+        assert any(masked) == augment
+
+
+def test_waveforms_are_as_long_as_the_video(manifests, noise):
+    config = DataConfig("both", waveform=True)
+    dataset = AVDataset(manifests, "test", config)
+    samples = [dataset[index] for index in range(3)]
+    for sample, utterance in zip(samples, dataset.utterances, strict=False):
+        assert sample.audio.shape == (1, 640 * sample.frames)
+        values = load_audio(utterance.audio).astype(np.float64) / 32768
+        expected = (values - values.mean()) / np.sqrt(values.var() + 1e-8)
+        length = min(len(values), 640 * sample.frames)
+        np.testing.assert_allclose(sample.audio[0, :length], expected[:length], atol=2e-4)
+        assert not sample.audio[0, length:].any()
+    batch = collate(samples)
+    longest = max(sample.frames for sample in samples)
+    assert batch.audio.shape == (3, 1, 640 * longest) and batch.video.shape[2] == longest
+    for row, sample in zip(batch.audio, samples, strict=True):
+        assert torch.equal(row[:, : 640 * sample.frames], sample.audio)
+        assert not row[:, 640 * sample.frames :].any()
+    some = NoiseConfig((noise / "babble",), 1.0)
+    noisy = AVDataset(manifests, "test", replace(config, noise=some))[0]
+    assert not torch.equal(noisy.audio, samples[0].audio)
+    masked = AVDataset(manifests, "test", replace(config, augment=True, time_mask=True))
+    zeros = [int((masked[index].audio == 0).sum()) for index in range(3)]
+    assert max(zeros) > 600  # a mask is up to 6399 samples
+    with pytest.raises(InputError, match="keep_clean is for features"):
+        replace(config, keep_clean=True)

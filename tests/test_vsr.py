@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import sentencepiece
 import torch
 import torch.nn.functional as F
 from networks import randomise
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.cli import main
+from avhubert_ext.data.text import Subwords, Vocabulary
 from avhubert_ext.errors import InputError
 from avhubert_ext.losses import IGNORED, ctc_attention_loss, ctc_loss, label_smoothed_kl
 from avhubert_ext.models.attention import RelativeAttention
@@ -564,3 +566,44 @@ def test_a_frontend_that_does_not_fit_is_refused(tmp_path):
         load_frontend(small(), tmp_path / "start.pth")
     with pytest.raises(InputError, match="the model has no visual frontend"):
         load_frontend(small("audio"), tmp_path / "start.pth")
+
+
+# ---- its subwords
+
+
+def upper_case_model(folder) -> tuple:
+    """A sentencepiece model of upper-case text, and units as Auto-AVSR lists them."""
+    text = ["THE CAT SAT ON THE MAT", "A DOG IN THE FOG", "IT'S THE HAT OF A CAT"] * 3
+    model = folder / "unigram.model"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text), model_prefix=str(model.with_suffix("")), vocab_size=40,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    pieces = sorted(processor.id_to_piece(i) for i in range(3, processor.get_piece_size()))
+    units = folder / "units.txt"
+    listed = ["<unk>", *pieces, "1984"]
+    units.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(listed, start=1)))
+    return units, model, listed
+
+
+def test_subwords_of_auto_avsr_become_a_dictionary(tmp_path):
+    units, model, listed = upper_case_model(tmp_path)
+    out = tmp_path / "out"
+    assert main(["subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
+    vocabulary = Vocabulary(out / "dict.wrd.txt", ctc=True)
+    assert vocabulary.pieces == ["<blank>", *listed, "<eos>"]
+    subwords = Subwords(next(out.glob("spm_*.model")))
+    pieces = subwords.encode("the cat's hat")
+    assert set("".join(pieces)) <= {*"THECATS'", "\u2581"}
+    ids = [vocabulary.pieces.index(piece) for piece in pieces]
+    assert vocabulary.text([*ids, vocabulary.eos, 3]) == "THE CAT'S HAT"
+
+
+def test_units_that_are_none_are_refused(tmp_path, capsys):
+    units, model, _ = upper_case_model(tmp_path)
+    command = ["subwords", str(units), str(tmp_path / "out")]
+    assert main(command) == 1 and "--sentencepiece MODEL" in capsys.readouterr().err
+    units.write_text("<unk> 1\nA 3\n")
+    assert main([*command, "--sentencepiece", str(model)]) == 1
+    assert "expected `unit id` in each line, ids 1, 2" in capsys.readouterr().err

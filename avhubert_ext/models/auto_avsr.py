@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from avhubert_ext.data.manifest import read_lines
+from avhubert_ext.data.text import CTC_FIRST
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
@@ -117,6 +119,24 @@ def description(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
 def _layers(state: dict[str, Tensor], prefix: str) -> int:
     found = re.compile(re.escape(prefix) + r"layers\.(\d+)\.")
     return 1 + max(int(match[1]) for name in state if (match := found.match(name)))
+
+
+def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
+    """The subwords in Auto-AVSR's `unigram5000_units.txt`, and the sentencepiece model beside it.
+
+    A unit a line, `<unk> 1` the first, in the order of their ids. Raises InputError where a file is
+    missing or its ids have gaps.
+    """
+    if model is None or not model.is_file():
+        raise InputError(f"{model or units}: name the sentencepiece model: --sentencepiece MODEL")
+    lines = [line.split() for line in read_lines(units)]
+    if [line[1:] for line in lines] != [[str(number)] for number in range(1, len(lines) + 1)]:
+        raise InputError(
+            f"{units}: expected `unit id` in each line with ids 1, 2, ...; copy it again"
+        )
+    if not lines or lines[0][0] != CTC_FIRST[1]:
+        raise InputError(f"{units}: expected {CTC_FIRST[1]} as the first unit; name another file")
+    return [line[0] for line in lines[1:]], model.read_bytes()
 
 
 def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
