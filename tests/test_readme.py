@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_python_examples_run_one_after_the_other() -> None:
-    first, second = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict = {}
     path = '"scripts/models'
     exec(first.replace(path, f'"{ROOT}/scripts/models'), names)
@@ -20,6 +20,8 @@ def test_python_examples_run_one_after_the_other() -> None:
         8: [2, 50, 768],
         12: [2, 50, 768],
     }
+    exec(third, names)
+    assert names["log_probs"].shape == (2, 50, 5049) and names["logits"].shape == (2, 1, 5049)
 
 
 def test_linked_files_exist() -> None:
