@@ -84,6 +84,21 @@ class AVTaskConfig(FairseqDataclass):
     update_freq: list[int] = field(default=II("optimization.update_freq"))
 
 
+@dataclass
+class RecognizerConfig(FairseqDataclass):
+    """What the checkpoint of a recogniser says of it."""
+
+    description: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
+    )
+    dictionary: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
+    )
+    trained_with: Optional[str] = field(
+        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
+    )
+
+
 class AVTask(FairseqTask):
     """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
 

@@ -96,8 +96,9 @@ def test_the_cosine_is_its_formula() -> None:
 
 def test_a_schedule_without_its_epochs_is_refused() -> None:
     for warmup, most in ((5.0, 5), (5.0, 0), (-1.0, 4)):
+        cfg = CosineEpochsConfig(warmup_epochs=warmup, max_epoch=most, lr=[1e-3])
         with pytest.raises(InputError, match="set --max-epoch, and fewer epochs of warm-up"):
-            CosineEpochs(CosineEpochsConfig(warmup, most, [1e-3]), None)
+            CosineEpochs(cfg, None)
 
 
 def test_resumed_is_uninterrupted(

@@ -7,7 +7,6 @@ from typing import Any, Optional
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models import (
     FairseqEncoder,
     FairseqEncoderDecoderModel,
@@ -24,7 +23,7 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerD
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset
 
-from ..base import parse_json
+from ..base import RecognizerConfig, parse_json
 from ..precision import Float32Weights, Precision
 
 CACHE = "avhubert_ext.decoder_cache"
@@ -32,7 +31,7 @@ FROZEN_MODES = ("train", "eval")
 
 
 @dataclass
-class AVASRSeq2SeqConfig(FairseqDataclass):
+class AVASRSeq2SeqConfig(RecognizerConfig):
     encoder: str = field(
         default="student-7",
         metadata={"help": "preset of a new encoder: teacher-NAME or student-NAME"},
@@ -60,15 +59,6 @@ class AVASRSeq2SeqConfig(FairseqDataclass):
     )
     modality_dropout: float = field(
         default=0.0, metadata={"help": "probability that a batch loses its audio or its video"}
-    )
-    description: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
-    )
-    dictionary: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
-    )
-    trained_with: Optional[str] = field(
-        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
     )
 
 

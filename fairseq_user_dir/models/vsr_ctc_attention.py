@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor
@@ -17,11 +16,12 @@ from avhubert_ext.models.checkpoint import FAIRSEQ_VSR, build, describe
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import build_vsr
 
+from ..base import RecognizerConfig
 from ..precision import Float32Weights, Precision
 
 
 @dataclass
-class VSRConfig(FairseqDataclass):
+class VSRConfig(RecognizerConfig):
     network: str = field(default="base-s", metadata={"help": "preset: base-s, base-l, tiny"})
     frontend_checkpoint: Optional[str] = field(
         default=None,
@@ -30,15 +30,6 @@ class VSRConfig(FairseqDataclass):
     unmasked_padding: bool = field(
         default=False,
         metadata={"help": "let padding leak into the clips of a batch, as Auto-AVSR's own code"},
-    )
-    description: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
-    )
-    dictionary: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
-    )
-    trained_with: Optional[str] = field(
-        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
     )
 
 
