@@ -215,7 +215,7 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
         write_decoded(folder / "clean/pass-0.jsonl", [clip, lost])
     noisy = [replace(clip, hypothesis="", noise={"snr_db": 0})]
     write_decoded(tmp_path / "7/talker_0dB/pass-0.jsonl", noisy)
-    rows = [line.split() for line in noise_report.report(tmp_path).splitlines()[2:4]]
+    rows = [line.split() for line in noise_report.report(tmp_path).splitlines()[3:5]]
     assert [(row[:4], row[11:]) for row in rows] == [
         (["teacher", "-", "-", "-"], ["-", "50.00", "-"]),
         (["7", "task-specific", "scratch", "8,12"], ["100.00", "62.50", "100.00"]),

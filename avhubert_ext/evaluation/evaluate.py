@@ -172,8 +172,11 @@ class Evaluator:
         self.conditions = config.conditions()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
         # Everything the conditions need is opened now: what is missing must not be found out later.
+        # Visual noise needs no files.
         dataset, *_ = [
-            self._open(condition, config.modalities) for condition in self.conditions.values()
+            self._open(condition, config.modalities)
+            for condition in self.conditions.values()
+            if condition.visual_noise is None
         ]
         self.utterances = dataset.utterances
         self.batches = batches_by_frames(dataset.frames(), config.max_frames)

@@ -15,6 +15,7 @@ from avhubert_ext.evaluation.page import (
     markdown,
     pyplot,
     save_picture,
+    style_rates,
 )
 from avhubert_ext.evaluation.results import (
     Result,
@@ -101,7 +102,8 @@ def notes_on(results: list[Result]) -> list[str]:
     """What the rates were measured under, a line each; models may differ in it."""
     lines = [
         "WER in %: total word edits over total reference words, mean and standard deviation of the "
-        "passes, each with other noise; parameters and FLOPs are the encoder's."
+        "passes, each with other noise; no mean over levels (-) where some are missing; "
+        "parameters and FLOPs are the encoder's."
     ]
     for result in results:
         s = result.settings
@@ -125,20 +127,19 @@ def told_beam(beam: dict[str, Any]) -> str:
 
 
 def told_passes(result: Result) -> str:
-    """How often each condition was decoded; types with the same levels and passes in one."""
-    told = [
-        f"{condition} {len(passes)}"
-        for condition, passes in result.passes.items()
-        if parse_condition(condition).level is None
-    ]
-    alike: dict[str, list[str]] = {}
+    """How often each condition was decoded; types with the same levels and passes together."""
+    places = {condition: parse_condition(condition) for condition in result.passes}
+    told = [f"{c} {len(result.passes[c])}" for c, place in places.items() if place.level is None]
+    alike: dict[tuple[int, str], list[str]] = {}
     for kind in visual_types([result]):
         by_number: dict[int, list[int]] = {}
         for level, condition in result.levels(kind).items():
             by_number.setdefault(len(result.passes[condition]), []).append(level)
         for number, levels in by_number.items():
-            alike.setdefault(f"levels {span(levels)} {number} each", []).append(kind)
-    return ", ".join([*told, *(f"{' and '.join(kinds)} {how}" for how, kinds in alike.items())])
+            alike.setdefault((number, span(levels)), []).append(kind.replace("_", " "))
+    for (number, levels), kinds in alike.items():
+        told.append(f"{number} of {', '.join(kinds)} at each of levels {levels}")
+    return "; ".join(told)
 
 
 def plot(results: list[Result], kind: str, path: Path) -> None:
@@ -167,10 +168,6 @@ def plot(results: list[Result], kind: str, path: Path) -> None:
         )
     axes.set_xticks(range(len(levels) + 1), [*(f"{snr:g}" for snr in levels), CLEAN])
     axes.set_xlabel("SNR (dB)")
-    axes.set_ylabel("WER (%)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"{kind}: mean and standard deviation of the passes", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=9, title="model")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    style_rates(axes, f"{kind}: mean and standard deviation of the passes")
     save_picture(figure, path)

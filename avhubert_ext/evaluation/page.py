@@ -11,6 +11,7 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Word error rates"
@@ -65,7 +66,7 @@ def as_text(sections: list[Section], notes: list[str]) -> str:
     """For a terminal."""
     lines = []
     for section in sections:
-        lines += [*_text_table(section), ""]
+        lines += [section.title, *_text_table(section), ""]
     return "\n".join([*lines, *notes])
 
 
@@ -90,6 +91,15 @@ def pyplot() -> Any:
     from matplotlib import pyplot as plt
 
     return plt
+
+
+def style_rates(axes: Axes, title: str) -> None:
+    """Of curves of word error rates that are drawn already: from zero, with all they show."""
+    axes.set_ylim(0, 1.05 * max(1.0, axes.dataLim.ymax))
+    axes.set_ylabel("WER (%)")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
 
 
 def save_picture(figure: Figure, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avhubert_ext.data.visual_noise import LEVELS, TRAINING_TYPES, TYPES
 from avhubert_ext.evaluation.evaluate import CLEAN
-from avhubert_ext.evaluation.page import Section, pyplot, save_picture
+from avhubert_ext.evaluation.page import Section, pyplot, save_picture, style_rates
 from avhubert_ext.evaluation.results import Result, parse_condition
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ def visual_types(results: list[Result]) -> list[str]:
 
 def visual_section(results: list[Result], types: list[str], out: Path) -> Section:
     """The table and the pictures, which are written to `out`."""
-    pictures = {
-        SEEN: [kind for kind in types if kind in TRAINING_TYPES],
-        UNSEEN: [kind for kind in types if kind not in TRAINING_TYPES],
-    }
-    made = {name: shown for name, shown in pictures.items() if shown}
-    for name, shown in made.items():
-        plot(results, shown, out / name)
+    seen = [kind for kind in types if kind in TRAINING_TYPES]
+    unseen = [kind for kind in types if kind not in TRAINING_TYPES]
+    pictures = []
+    if seen:
+        plot(results, seen, "types that training with visual noise draws from", out / SEEN)
+        pictures.append(SEEN)
+    if unseen:
+        plot(results, unseen, "types that are unseen in training", out / UNSEEN)
+        pictures.append(UNSEEN)
     title = f"Visual noise, mean over {told_levels(results, types)}"
-    return Section(title, *table(results, types), list(made))
+    return Section(title, *table(results, types), pictures)
 
 
 def table(results: list[Result], types: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -79,7 +81,7 @@ def span(levels: list[int]) -> str:
     return ", ".join(map(str, levels))
 
 
-def plot(results: list[Result], types: list[str], path: Path) -> None:
+def plot(results: list[Result], types: list[str], title: str, path: Path) -> None:
     """WER against the level, 0 being clean: a colour a type, a style of line a model."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
@@ -101,11 +103,8 @@ def plot(results: list[Result], types: list[str], path: Path) -> None:
             )
     axes.set_xlim(-0.2, LEVELS + 0.2)
     axes.set_xticks(range(LEVELS + 1))
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("level of visual noise (0: clean)")
-    axes.set_ylabel("WER (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    style_rates(axes, title)
     axes.legend(
         handles=_legend([result.model for result in results], types),
         bbox_to_anchor=(1.01, 1),
