@@ -414,7 +414,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--levels", nargs="+", type=int, default=range(1, 11), metavar="LEVEL", help="1 to 10"
     )
-    parser.add_argument("--passes", type=positive, default=10, help="with other noise")
+    parser.add_argument("--passes", type=positive, default=10, help="where noise is drawn")
     parser.add_argument("--noise-seed", type=int, default=1)
     parser.add_argument("--beam", type=positive, default=10)
     parser.add_argument(
