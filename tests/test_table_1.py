@@ -43,14 +43,6 @@ def test_a_second_talker_is_of_the_same_split_and_another_speaker(work: Path) ->
         assert split == "test" and speaker != decoded.id.split("/")[1]
 
 
-def test_run_again_it_is_done(work: Path) -> None:
-    before = (work / "finetuned-4/checkpoint_last.pt").stat().st_mtime_ns
-    printed = run_well("scripts/table_1.sh", "--preset", "quick", "4", WORK=str(work), **ONE_THREAD)
-    for step in ("prepare", "noise", "teacher", "distil-4", "finetuned-4"):
-        assert f"{step}: done before" in printed
-    assert (work / "finetuned-4/checkpoint_last.pt").stat().st_mtime_ns == before
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
