@@ -409,10 +409,10 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="levels"
     )
     parser.add_argument(
-        "--visual-noise", nargs="*", metavar="TYPE", help="types; without any: the paper's seven"
+        "--visual-noise", nargs="*", metavar="TYPE", help="types; no name: the paper's seven"
     )
     parser.add_argument(
-        "--levels", nargs="+", type=int, default=range(1, 11), metavar="LEVEL", help="1 to 10"
+        "--levels", nargs="+", type=int, default=[*range(1, 11)], metavar="LEVEL", help="1 to 10"
     )
     parser.add_argument("--passes", type=positive, default=10, help="where noise is drawn")
     parser.add_argument("--noise-seed", type=int, default=1)
