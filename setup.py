@@ -33,7 +33,7 @@ setup(
         "prepare": ["mediapipe==0.10.21"],
         "export": ["onnx", "onnxscript", "onnxruntime"],
         "plot": ["matplotlib"],
-        "dev": ["pytest", "ruff", "jiwer", "avhubert-ext[synth,export,plot]"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "jiwer", "avhubert-ext[synth,export,plot]"],
     },
     entry_points={"console_scripts": ["avhubert-ext=avhubert_ext.cli:main"]},
 )
