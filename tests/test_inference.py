@@ -16,24 +16,39 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark import Clip, plain_forward
 from avhubert_ext.export import export_onnx
 from avhubert_ext.models.checkpoint import save_model
-from avhubert_ext.models.encoder import AVHubertEncoder, EncoderOutput
-from avhubert_ext.models.frontends import ShuffleNetV2
-from avhubert_ext.models.fuse import fused
+from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
+from avhubert_ext.models.decoder import DecoderConfig
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
+from avhubert_ext.models.frontends import ResNet18, ShuffleNetV2, silu
+from avhubert_ext.models.fuse import FramesLastTrunk, can_be_packed, fused
 from avhubert_ext.models.presets import TABLE_1, encoder_preset, full_name
 
 PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
+LIPS = ConformerConfig(layers=2, dim=32, ffn=48, heads=4, width=0.125, fusion=24)
 
 
-def trained(config) -> AVHubertEncoder:
+def trained(config: EncoderConfig | ConformerConfig) -> AVHubertEncoder | ConformerEncoder:
     """Fresh weights, but batch norms and gains as after training."""
     torch.manual_seed(0)
-    encoder = AVHubertEncoder(config)
-    for name, tensor in encoder.state_dict().items():
+    encoder = (
+        AVHubertEncoder(config) if isinstance(config, EncoderConfig) else ConformerEncoder(config)
+    )
+    worn(encoder)
+    return encoder.eval()
+
+
+def worn(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        norm = ".bn" in name or ".batch_norm" in name
         if name.endswith("running_mean"):
             tensor.normal_(std=0.2)
-        elif name.endswith(("running_var", "weight_g")) or (".bn" in name and "weight" in name):
+        elif name.endswith(("running_var", "weight_g")) or (norm and "weight" in name):
             tensor.mul_(torch.empty_like(tensor).uniform_(0.5, 2.0))
-    return encoder.eval()
+
+
+def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    """The greatest difference relative to the greatest value."""
+    return (found - expected).abs().max().item() <= tolerance * expected.abs().max().item()
 
 
 def assert_close(found: EncoderOutput, expected: EncoderOutput, tolerance: float) -> None:
@@ -83,6 +98,60 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(str(func))
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("modality", ["video", "audio", "both"])
+def test_fused_lip_reader_is_the_same_function(modality):
+    """Of any batch and length, with padding and without."""
+    encoder = trained(replace(LIPS, modality=modality))
+    fast = encoder.fuse().fuse()
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in fast.modules())
+    for batch, frames in ((1, 1), (1, 2), (3, 1), (2, 7)):
+        video = None if modality == "audio" else clip(batch, frames)[1]
+        audio = None if modality == "video" else torch.randn(batch, 1, 640 * frames)
+        for padding in (None, PADDING) if frames == 7 else (None,):
+            with torch.no_grad():
+                expected = encoder(video, padding, audio)
+                assert near(fast(video, padding, audio), expected)
+
+
+def test_fused_recogniser_keeps_its_decoder(tmp_path):
+    model = CTCAttentionRecognizer(LIPS, DecoderConfig(9, layers=1, dim=32, ffn=48, heads=4))
+    worn(model)
+    fast, tokens = model.eval().fuse(), torch.tensor([[8, 2, 3]])
+    with torch.no_grad():
+        for found, expected in zip(
+            fast(clip(frames=3)[1], None, tokens),
+            model(clip(frames=3)[1], None, tokens),
+            strict=True,
+        ):
+            assert near(found, expected)
+    with pytest.raises(InputError, match="save the original"):
+        save_model(tmp_path / "m.safetensors", fast)
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, silu], ids=["prelu", "silu"])
+def test_frames_last_trunk(activation):
+    """A few frames or many, in both forms, and what is given to it stays."""
+    resnet = ResNet18(0.125, activation)
+    worn(resnet)
+    resnet.eval()
+    if not can_be_packed(resnet.trunk):
+        pytest.skip("needs a CPU with AVX-512 and oneDNN")
+    fast = fused(resnet)
+    assert isinstance(fast.trunk, FramesLastTrunk)
+    for frames in (1, 13, 40):
+        x = torch.randn(frames, 8, 22, 22)
+        before = x.clone()
+        with torch.no_grad(), Operators() as packed:
+            found = fast.trunk(x)
+        with torch.no_grad():
+            assert near(found, resnet.trunk(x))
+        assert torch.equal(x, before)
+    assert any("mkldnn._convolution_pointwise" in name for name in packed.names)
+    x.requires_grad_()
+    fast.trunk(x).sum().backward()  # the other form
+    assert x.grad is not None
 
 
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])

@@ -198,6 +198,12 @@ class CTCAttentionRecognizer(nn.Module):
                 module.mask_padding = mask_padding
         return self
 
+    def fuse(self) -> CTCAttentionRecognizer:
+        """A copy for inference, its encoder fused; CTC layer and decoder are as they were."""
+        from avhubert_ext.models.fuse import fused
+
+        return fused(self)
+
     def ctc_log_probs(self, encoded: Tensor) -> Tensor:
         """float32 [B, T, V] from the encoder's output."""
         return self.ctc(self.ctc_dropout(encoded)).float().log_softmax(dim=-1)
