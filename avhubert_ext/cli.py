@@ -118,7 +118,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = _command(
         commands, "convert", _convert, "convert models between safetensors, fairseq and s3prl files"
     )
-    parser.add_argument("input", type=Path, help=".pt, s3prl .ckpt or folder, .safetensors")
+    parser.add_argument(
+        "input", type=Path, help=".pt, .safetensors, s3prl .ckpt or folder, Auto-AVSR .pth"
+    )
     parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
     parser.add_argument("--half", action="store_true", help="store the weights as float16")
 
@@ -187,7 +189,8 @@ def _add_complexity(commands: argparse._SubParsersAction) -> None:
         "--preset",
         nargs="+",
         metavar="NAME",
-        help="teacher, 1 ... 7, teacher-tiny, tiny-7; without any: all of paper A's Table 1",
+        help="teacher, 1 ... 7, base-s, base-l, teacher-tiny, tiny-7, vsr-tiny; without any: "
+        "all of paper A's Table 1",
     )
     models.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="model files")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -406,15 +409,25 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--noise", nargs="*", type=Path, default=[], metavar="DIR", help="one folder a kind"
     )
     parser.add_argument(
-        "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="levels"
+        "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="of --noise"
     )
     parser.add_argument(
         "--visual-noise", nargs="*", metavar="TYPE", help="types; no name: the paper's seven"
     )
     parser.add_argument(
-        "--levels", nargs="+", type=int, default=[*range(1, 11)], metavar="LEVEL", help="1 to 10"
+        "--levels",
+        nargs="+",
+        type=int,
+        default=[*range(1, 11)],
+        metavar="LEVEL",
+        help="of --visual-noise",
     )
-    parser.add_argument("--passes", type=positive, default=10, help="where noise is drawn")
+    parser.add_argument(
+        "--passes",
+        type=positive,
+        default=10,
+        help="decodings under each noise that is drawn at random",
+    )
     parser.add_argument("--noise-seed", type=int, default=1)
     parser.add_argument("--beam", type=positive, default=10)
     parser.add_argument(

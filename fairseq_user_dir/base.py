@@ -148,6 +148,8 @@ class AVTask(FairseqTask):
 
     def _visual_noise(self) -> VisualNoiseConfig | None:
         if not self.cfg.visual_noise:
+            if self.cfg.visual_noise_level is not None:
+                raise InputError("visual_noise_level without a type: name some with --visual-noise")
             return None
         types = tuple(self.cfg.visual_noise.split(","))
         level = self.cfg.visual_noise_level

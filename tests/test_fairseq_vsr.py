@@ -17,7 +17,7 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import import_user_module
 
-from avhubert_ext import load_auto_avsr
+from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.cli import main
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.text import Vocabulary
@@ -25,15 +25,19 @@ from avhubert_ext.data.visual_noise import TRAINING_TYPES, VisualNoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.joint_decoding import JointConfig, joint_search
+from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.torch_file import read_torch_file
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
+from fairseq_user_dir import schedule  # noqa: E402
 from fairseq_user_dir.criterions.ctc_attention import CTCAttentionCriterion  # noqa: E402
+from fairseq_user_dir.models.av_asr_seq2seq import AVASRSeq2SeqConfig  # noqa: E402
 from fairseq_user_dir.models.vsr_ctc_attention import (  # noqa: E402
     VSRConfig,
     VSRCTCAttention,
 )
 from fairseq_user_dir.schedule import CosineEpochs, CosineEpochsConfig, cosine_rate  # noqa: E402
+from fairseq_user_dir.tasks.av_asr import AVASRConfig, AVASRTask  # noqa: E402
 from fairseq_user_dir.tasks.vsr import VSRConfig as VSRTaskConfig  # noqa: E402
 from fairseq_user_dir.tasks.vsr import VSRTask  # noqa: E402
 
@@ -76,6 +80,11 @@ def new_task(data: Path, **changes: Any) -> VSRTask:
         "update_freq": [1],
     }  # fmt: skip
     return VSRTask.setup_task(VSRTaskConfig(data=str(data), **interpolated | changes))
+
+
+def av_asr_task(data: Path) -> AVASRTask:
+    interpolated = {"seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss"}
+    return AVASRTask.setup_task(AVASRConfig(data=str(data), **interpolated))
 
 
 def test_rates_follow_the_cosine_in_epochs(trained: tuple[Path, str]) -> None:
@@ -154,6 +163,20 @@ def test_what_does_not_fit_is_refused(
     assert VSRCTCAttention.build_model(cfg, new_task(manifests))
     with pytest.raises(InputError, match="subwords with the special ones, the model has"):
         VSRCTCAttention.build_model(cfg, new_task(teacher_data))
+    with pytest.raises(InputError, match="visual_noise_level without a type"):
+        new_task(manifests, visual_noise_level=3).load_dataset("train")
+    for task, cfg, said in (
+        (av_asr_task(manifests), VSRConfig(network="tiny"), "outputs are those of --task vsr"),
+        (new_task(manifests), AVASRSeq2SeqConfig(), "--task vsr is for models of --arch vsr_ctc"),
+    ):
+        with pytest.raises(InputError, match=said):
+            if isinstance(cfg, VSRConfig):
+                VSRCTCAttention.build_model(cfg, task)
+            else:
+                task.build_model(cfg)
+    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), new_task(manifests))
+    with pytest.raises(InputError, match="is trained with --criterion ctc_attention: set that"):
+        model.get_normalized_probs(None, log_probs=True)
     with pytest.raises(InputError, match="visual noise 'fog': expected one of block"):
         new_task(manifests, visual_noise="fog").load_dataset("train")
     with pytest.raises(InputError, match=r"ctc_weight 1\.5: expected 0 to 1"):
@@ -193,6 +216,44 @@ def test_the_criterion_ignores_padding(manifests: Path) -> None:
     for name in ("loss", "loss_ctc", "loss_attention", "accuracy"):
         parts = sum(float(log[name]) for _, _, log in apart)
         assert float(together[2][name]) == pytest.approx(parts, rel=1e-4), name
+
+
+def test_options_reach_the_data_and_the_network(manifests: Path, tmp_path: Path) -> None:
+    task = new_task(manifests, time_mask=True, visual_noise="block", update_freq=[2])
+    config = task.data_config("train")
+    assert config.time_mask and config.augment and config.waveform
+    assert config.visual_noise == VisualNoiseConfig(("block",))
+    assert not new_task(manifests).data_config("train").time_mask
+    task.load_dataset("train")
+    iterator = task.get_batch_iterator(task.datasets["train"], max_sentences=4)
+    assert schedule.updates_per_epoch == math.ceil(len(iterator) / 2) < len(iterator)
+
+    start = build_vsr("tiny", vocabulary=9)
+    save_model(tmp_path / "start.safetensors", start)
+    cfg = VSRConfig(
+        network="tiny",
+        frontend_checkpoint=str(tmp_path / "start.safetensors"),
+        unmasked_padding=True,
+    )
+    built = VSRCTCAttention.build_model(cfg, task).recognizer
+    assert not built.encoder.config.mask_padding
+    stems = [m.encoder.video.frontend.frontend3D[0].weight for m in (built, start)]
+    assert torch.equal(*stems)
+
+
+def test_half_precision_keeps_what_needs_float32(manifests: Path) -> None:
+    task = new_task(manifests)
+    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), task).eval()
+    model.to(dtype=torch.bfloat16)
+    task.load_dataset("test")
+    dataset = task.datasets["test"]
+    sample = dataset.collater([dataset[0]])
+    ctc_log_probs, encoded = model.encode(sample["net_input"])
+    assert ctc_log_probs.dtype == torch.float32
+    with torch.no_grad():
+        exact, _ = model.recognizer.encode(sample["net_input"]["video"])
+    error = float((encoded - exact).abs().max())
+    assert 0 < error < 0.5, "bfloat16 has 8 bits, but must not break anything"
 
 
 def test_the_dictionary_is_auto_avsrs(manifests: Path) -> None:

@@ -4,15 +4,14 @@ import subprocess
 import sys
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 
-cv2 = pytest.importorskip("cv2")
-
-from avhubert_ext.cli import main  # noqa: E402
-from avhubert_ext.data.noise import hashed_generator  # noqa: E402
-from avhubert_ext.data.video import load_video  # noqa: E402
-from avhubert_ext.data.visual_noise import (  # noqa: E402
+from avhubert_ext.cli import main
+from avhubert_ext.data.noise import hashed_generator
+from avhubert_ext.data.video import load_video
+from avhubert_ext.data.visual_noise import (
     LEVELS,
     PAPER_TYPES,
     TRAINING_TYPES,
@@ -25,11 +24,11 @@ from avhubert_ext.data.visual_noise import (  # noqa: E402
     h264,
     line_kernel,
 )
-from avhubert_ext.errors import InputError  # noqa: E402
-from avhubert_ext.evaluation import noise_preview  # noqa: E402
-from avhubert_ext.synth.mouth import Face, render  # noqa: E402
-from avhubert_ext.synth.mp4 import write_video  # noqa: E402
-from avhubert_ext.synth.visemes import PARAMETERS  # noqa: E402
+from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation import noise_preview
+from avhubert_ext.synth.mouth import Face, render
+from avhubert_ext.synth.mp4 import write_video
+from avhubert_ext.synth.visemes import PARAMETERS
 
 
 def rng(*key: object) -> np.random.Generator:

@@ -15,7 +15,7 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords, Vocabulary
 from avhubert_ext.errors import InputError
 from avhubert_ext.losses import IGNORED, ctc_attention_loss, ctc_loss, label_smoothed_kl
-from avhubert_ext.models.attention import RelativeAttention
+from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
 from avhubert_ext.models.auto_avsr import load_frontend
 from avhubert_ext.models.blocks import interleaved_positions
 from avhubert_ext.models.checkpoint import describe, load_avhubert_asr, load_model, save_model
@@ -95,6 +95,9 @@ def test_unknown_names_are_told():
         build_vsr("base-m")
     with pytest.raises(InputError, match="modality 'lips': expected one of video, audio, both"):
         build_vsr("tiny", "lips")
+    for vocabulary in (0, True, "many"):
+        with pytest.raises(InputError, match="expected a number of outputs"):
+            build_vsr("tiny", vocabulary=vocabulary)
 
 
 # ---- the network
@@ -529,6 +532,42 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
         load_avhubert_asr(tmp_path / "m.safetensors")
 
 
+def test_how_padding_is_seen_is_kept_and_can_be_switched(tmp_path):
+    save_model(tmp_path / "m.safetensors", small().set_mask_padding(False))
+    for given, expected in ((None, False), (True, True), (False, False)):
+        model = load_auto_avsr(tmp_path / "m.safetensors", mask_padding=given)
+        blocks = [block.mask_padding for block in model.encoder.video.layers]
+        assert {model.encoder.config.mask_padding, *blocks} == {expected}
+    torch.save(peer_state(), tmp_path / "peer.pth")
+    assert load_auto_avsr(tmp_path / "peer.pth").encoder.config.mask_padding
+
+
+def test_a_fresh_model_starts_as_auto_avsrs():
+    """Rates of dropout, and initial weights, as the facts and its code have them."""
+    torch.manual_seed(0)
+    model = build_vsr("tiny")
+    rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    attention = {m.dropout for m in model.modules() if isinstance(m, MultiheadAttention)}
+    assert (rates, attention, model.ctc_dropout.p) == ({0.1}, {0.1}, 0.1)
+    assert float(model.decoder.embed_tokens.weight.std()) == pytest.approx(1, rel=0.01)
+    for block in model.encoder.video.layers:
+        first, second = block.ffn1.state_dict(), block.ffn2.state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(*(model.encoder.video.layers[i].ffn1.fc1.weight for i in (0, 1)))
+    norms = {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)}
+    assert norms == {1e-12}
+
+    # Dropout also on the table of positions, and before the CTC layer.
+    model.train()
+    conformer = model.encoder.video
+    seen: list[Tensor] = []
+    conformer.layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    features = torch.randn(1, 5, 64)
+    conformer(features, None)
+    assert 0 < float((seen[0] == 0).float().mean()) < 0.3
+    assert not torch.equal(model.ctc_log_probs(features), model.ctc_log_probs(features))
+
+
 def test_convert_keeps_every_weight(tmp_path):
     torch.save(peer_state(), tmp_path / "peer.pth")
     for source, target in (("peer.pth", "m.safetensors"), ("m.safetensors", "m.pt")):
@@ -539,7 +578,7 @@ def test_convert_keeps_every_weight(tmp_path):
         assert torch.equal(tensor, last.state_dict()[name])
 
 
-@pytest.mark.parametrize("kind", ["LRW", "2025", "2023"])
+@pytest.mark.parametrize("kind", ["LRW", "2025", "2023", "ours.pt", "ours.safetensors"])
 def test_the_frontend_starts_from_a_word_recogniser_or_auto_avsr(tmp_path, kind):
     state = peer_state()
     frontend = {
@@ -549,11 +588,14 @@ def test_the_frontend_starts_from_a_word_recogniser_or_auto_avsr(tmp_path, kind)
         "LRW": {"model_state_dict": frontend | {"tcn.weight": torch.ones(2)}, "epoch_idx": 1},
         "2025": state,
         "2023": layout_of_2023(state),
-    }[kind]
-    torch.save(stored, tmp_path / "start.pth")
+    }
+    start = tmp_path / ("start.pth" if kind in stored else kind)
+    torch.save(stored.get(kind, state), tmp_path / "start.pth")
+    if kind not in stored:
+        assert main(["convert", str(tmp_path / "start.pth"), str(start)]) == 0
     model = small()
     others = {n: t.clone() for n, t in model.state_dict().items() if ".frontend." not in n}
-    load_frontend(model, tmp_path / "start.pth")
+    load_frontend(model, start)
     found = model.encoder.video.frontend.state_dict()
     assert found.keys() == frontend.keys()
     assert all(torch.equal(found[name], frontend[name]) for name in frontend)
@@ -604,6 +646,10 @@ def test_units_that_are_none_are_refused(tmp_path, capsys):
     units, model, _ = upper_case_model(tmp_path)
     command = ["subwords", str(units), str(tmp_path / "out")]
     assert main(command) == 1 and "--sentencepiece MODEL" in capsys.readouterr().err
+    assert main([*command, "--sentencepiece", str(tmp_path / "none.model")]) == 1
+    assert "none.model not found" in capsys.readouterr().err
+    assert main([*command, "--sentencepiece", str(units)]) == 1
+    assert "units.txt: not a sentencepiece model" in capsys.readouterr().err
     units.write_text("<unk> 1\nA 3\n")
     assert main([*command, "--sentencepiece", str(model)]) == 1
-    assert "expected `unit id` in each line, ids 1, 2" in capsys.readouterr().err
+    assert "expected `unit id` in each line with ids 1, 2" in capsys.readouterr().err

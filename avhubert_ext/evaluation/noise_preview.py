@@ -11,6 +11,7 @@ from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.data.video import load_video
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, add_visual_noise
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.page import pyplot
 
 DPI = 100
 LEFT, TOP, GAP = 130, 70, 4  # pixels: room for the labels, space between frames
@@ -39,15 +40,9 @@ def noise_preview(video: Path, out: Path, frame: int | None = None, seed: int = 
 
 def _plot(frames: np.ndarray, title: str, path: Path) -> None:
     """Frames uint8 [types, levels, H, W] as a labelled sheet."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("matplotlib is missing: pip install 'avhubert-ext[plot]'") from None
     import cv2
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     sheet = _sheet(frames)
     height, width = sheet.shape
     whole = np.array([LEFT + width, TOP + height])

@@ -2,7 +2,9 @@
 
 Both store tensors alone, under the names of github.com/mpc001/auto_avsr at 182b628, or under those
 of 2023 (also in Visual_Speech_Recognition_for_Multiple_Languages at 5e1405d), where the frontend
-lies within the encoder and audio-visual models have an `aux_encoder`.
+lies within the encoder and audio-visual models have an `aux_encoder`. The latter repository can
+build an older kind of relative positions, too (`legacy_rel_mha`), which no tensor tells from the
+newer one: a model of that kind would load and compute something else.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from avhubert_ext.data.text import CTC_FIRST
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
+from avhubert_ext.models.imagenet import read_tensors
 from avhubert_ext.models.torch_file import read_torch_file, section
 
 MARK = "ctc.ctc_lo.weight"  # in every checkpoint, and in no other project's
 NESTED = {"state_dict": "model.", "model_state_dict": ""}  # where training left it, with a prefix
-FRONTEND_PREFIXES = ("encoder.frontend.", "frontend.", "")
+# Where a file of the peer, of ours, or of a recogniser of words has the visual frontend.
+FRONTEND_PREFIXES = ("encoder.frontend.", "encoder.video.frontend.", "frontend.", "")
 
 # Parts of names, one after another: theirs -> ours. The encoder of an audio model is called as
 # that of a video model.
@@ -127,8 +131,17 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
     A unit a line, `<unk> 1` the first, in the order of their ids. Raises InputError where a file is
     missing or its ids have gaps.
     """
-    if model is None or not model.is_file():
-        raise InputError(f"{model or units}: name the sentencepiece model: --sentencepiece MODEL")
+    import sentencepiece
+
+    if model is None:
+        raise InputError(f"{units}: name the sentencepiece model, too: --sentencepiece MODEL")
+    for path in (units, model):
+        if not path.is_file():
+            raise InputError(f"{path} not found: mend the path; both files are in Auto-AVSR's spm/")
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except RuntimeError:
+        raise InputError(f"{model}: not a sentencepiece model; name another file") from None
     lines = [line.split() for line in read_lines(units)]
     if [line[1:] for line in lines] != [[str(number)] for number in range(1, len(lines) + 1)]:
         raise InputError(
@@ -142,15 +155,17 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
 def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
     """Start the visual frontend from a trained one, as paper B does.
 
-    path: a lip reader of words (LRW; `model_state_dict` with `trunk.*` and `frontend3D.*`), or a
-    checkpoint of Auto-AVSR. Raises InputError if there is none in it, or another network.
+    path: a lip reader of words (LRW; `model_state_dict` with `trunk.*` and `frontend3D.*`), a
+    checkpoint of Auto-AVSR, or a lip reader of ours, `.pt` or `.safetensors`. Raises InputError if
+    there is none in it, or another network.
     """
     path = Path(path)
     if model.encoder.video is None:
         raise InputError(f"{path}: the model has no visual frontend to start from it; leave it out")
     frontend: ResNet18 = model.encoder.video.frontend
-    stored = read_torch_file(path)
-    for key, prefix in NESTED.items():
+    safe = path.suffix == ".safetensors"
+    stored = read_tensors(path) if safe else read_torch_file(path)
+    for key, prefix in (NESTED | {"model": "recognizer."}).items():
         if key in stored:
             stored = {n.removeprefix(prefix): t for n, t in section(stored, key).items()}
     own = frontend.state_dict()

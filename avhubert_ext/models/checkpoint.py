@@ -148,16 +148,19 @@ def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu"
 
 
 def load_auto_avsr(
-    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool = True
+    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool | None = None
 ) -> CTCAttentionRecognizer:
     """A CTC/attention recogniser in a file that `load_model` reads, Auto-AVSR's own for one.
 
-    mask_padding: without it padding leaks into the clips of a batch, as in Auto-AVSR's own code.
+    mask_padding: False lets padding leak into the clips of a batch, as in Auto-AVSR's own code;
+        None is what the file says, True for Auto-AVSR's own.
     """
     model = load_model(path)
     if not isinstance(model, CTCAttentionRecognizer):
         raise InputError(f"{path} holds no CTC/attention recogniser: name another file")
-    return model.set_mask_padding(mask_padding).to(map_location)
+    if mask_padding is not None:
+        model.set_mask_padding(mask_padding)
+    return model.to(map_location)
 
 
 def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") -> Recognizer:
@@ -168,8 +171,8 @@ def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") 
     return model.to(map_location)
 
 
-# What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names,
-# and the file's prefixes of names -> the model's.
+# What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names
+# (Auto-AVSR's already under ours), and the file's prefixes of names -> the model's.
 Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]
 
 

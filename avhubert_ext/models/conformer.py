@@ -19,7 +19,6 @@ from avhubert_ext.models.decoder import DecoderConfig, UntiedDecoder
 from avhubert_ext.models.encoder import check_streams
 from avhubert_ext.models.frontends import ResNet18, WaveformResNet18, silu
 
-BLANK, UNKNOWN = 0, 1  # the first outputs; the last one begins and ends a sentence
 MODALITIES = ("video", "audio", "both")
 
 
@@ -185,7 +184,8 @@ class CTCAttentionRecognizer(nn.Module):
         """The encoder's output [B, T, D], and the padding mask as it was given.
 
         video: [B, 1, T, 88, 88] float; audio: [B, 1, 640 T] float; which of them is the
-        configuration's `modality`. padding_mask: [B, T] bool, True = padding, or None.
+        configuration's `modality`. padding_mask: [B, T] bool, True = padding, or None; the inputs
+        must be zeros there, as `collate` makes them.
         Raises InputError where the inputs do not fit.
         """
         return self.encoder(video, padding_mask, audio), padding_mask

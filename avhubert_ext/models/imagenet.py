@@ -24,7 +24,7 @@ def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
     tensors, or has other names or shapes than the stages.
     """
     path = Path(path)
-    stored = _read(path)
+    stored = read_tensors(path)
     given = {n: t for n, t in stored.items() if not n.startswith(REPLACED) and UNUSED not in n}
     own = trunk.state_dict()
     expected = {n: t for n, t in own.items() if n.startswith("stage") and UNUSED not in n}
@@ -44,13 +44,13 @@ def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
     trunk.load_state_dict(own | given)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` or `.pth` file; executes nothing in it.
 
     Not by `read_torch_file`, which refuses the format before PyTorch 1.6, torchvision's file.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: mend the path, or leave the ImageNet weights out")
+        raise InputError(f"{path} not found: mend the path, or start from fresh weights")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

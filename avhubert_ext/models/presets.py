@@ -128,6 +128,10 @@ def build_vsr(
     Raises InputError if a name is unknown.
     """
     chosen = preset(VSR, name, "VSR")
+    if isinstance(vocabulary, bool) or not isinstance(vocabulary, int) or vocabulary < 4:
+        raise InputError(
+            f"vocabulary {vocabulary!r}: expected a number of outputs; blank, unknown and end count"
+        )
     return CTCAttentionRecognizer(
         replace(chosen.encoder, modality=modality, mask_padding=mask_padding),
         replace(chosen.decoder, vocabulary=vocabulary),

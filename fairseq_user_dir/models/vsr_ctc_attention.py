@@ -11,12 +11,14 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from avhubert_ext.data.text import check_dictionary
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.auto_avsr import load_frontend
 from avhubert_ext.models.checkpoint import FAIRSEQ_VSR, build, describe
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import build_vsr
 
 from ..base import RecognizerConfig
+from ..dictionary import CTCDictionary
 from ..precision import Float32Weights, Precision
 
 
@@ -45,6 +47,8 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: VSRConfig, task: FairseqTask) -> "VSRCTCAttention":
+        if not isinstance(task.target_dictionary, CTCDictionary):
+            raise InputError(f"--arch {FAIRSEQ_VSR}: its outputs are those of --task vsr: set that")
         outputs = task.outputs
         recognizer = new_recognizer(cfg, task.cfg.modalities, len(outputs))
         check_dictionary(
@@ -76,6 +80,11 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
         with self.precision.autocast(mask.device), torch.no_grad():
             encoded, _ = self.recognizer.encode(net_input["video"], mask, net_input["audio"])
             return self.recognizer.ctc_log_probs(encoded), encoded
+
+    def get_normalized_probs(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise InputError(
+            f"--arch {FAIRSEQ_VSR} is trained with --criterion ctc_attention: set that"
+        )
 
     def max_positions(self) -> None:
         return None

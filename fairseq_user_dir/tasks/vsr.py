@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
 from avhubert_ext.data.dataset import DataConfig
+from avhubert_ext.errors import InputError
 from avhubert_ext.joint_decoding import JointConfig
+from avhubert_ext.models.checkpoint import FAIRSEQ_VSR
 
 from ..dictionary import CTCDictionary
 from ..joint_generator import JointGenerator
@@ -38,6 +41,15 @@ class VSRTask(AVASRTask):
 
     def data_config(self, split: str) -> DataConfig:
         return replace(super().data_config(split), waveform=True)
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
+        name = getattr(cfg, "_name", None)
+        if name != FAIRSEQ_VSR:
+            raise InputError(
+                f"--task vsr is for models of --arch {FAIRSEQ_VSR}, this is one of {name}: "
+                "set that, or --task av_asr"
+            )
+        return super().build_model(cfg, from_checkpoint)
 
     def search_conditions(self, args: Any) -> list[str]:
         return [f"beam {args.beam}", f"CTC weight {self.cfg.ctc_weight:g}", "no length penalty"]
