@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from avhubert_ext.models.blocks import PositionalConvolution
-from avhubert_ext.models.frontends import BasicBlock, ResNet18, ShuffleNetV2
+from avhubert_ext.models.frontends import BasicBlock, ResNet18, ShuffleNetV2, Trunk
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -113,7 +113,7 @@ def reorder_inputs(layers: nn.Sequential, order: list[int]) -> None:
         layer.weight.data, layer.bias.data = layer.weight[order].contiguous(), layer.bias[order]
 
 
-def can_be_packed(trunk: nn.Sequential) -> bool:
+def can_be_packed(trunk: Trunk) -> bool:
     """Whether `FramesLastTrunk` is the faster form: float32 on a CPU with AVX-512.
 
     Without it the order in which oneDNN wants weights depends on how many frames there are.
@@ -128,7 +128,7 @@ def can_be_packed(trunk: nn.Sequential) -> bool:
     )
 
 
-class FramesLastTrunk(nn.Sequential):
+class FramesLastTrunk(Trunk):
     """A ResNet-18 trunk for inference on a CPU; batch norms must be folded already.
 
     oneDNN multiplies matrices with as many rows as the last dimension is long, and leaves padding
@@ -137,7 +137,7 @@ class FramesLastTrunk(nn.Sequential):
     order once. Where that does not serve (GPU, other types, gradients, export) all is as before.
     """
 
-    def __init__(self, trunk: nn.Sequential) -> None:
+    def __init__(self, trunk: Trunk) -> None:
         super().__init__(OrderedDict(trunk.named_children()))
         self.blocks = [FramesLastBlock(block) for layer in trunk for block in layer]
 
