@@ -181,12 +181,14 @@ class NoiseType:
 
     apply: (uint8 [T, H, W], parameter, generator) -> uint8 [T, H, W], another array.
     parameters: of levels 1 to LEVELS. meaning: of the parameter, with its unit. source: of both.
+    random: whether the generator is asked, so that another pass sees another clip.
     """
 
     apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
     parameters: tuple[float, ...]
     meaning: str
     source: str
+    random: bool = False
 
 
 TYPES = {
@@ -195,6 +197,7 @@ TYPES = {
         tuple(level / 64 for level in _between(1, 2, 3, 4, 5)),
         "share of the frame that gray blocks of 8x8 pixels cover",
         "DeeperForensics: 16 blocks a level on 256x256; as coded a frame below 256 gets none",
+        random=True,
     ),
     "gaussian_blur": NoiseType(
         _gaussian_blur,
@@ -207,6 +210,7 @@ TYPES = {
         tuple(range(3, 22, 2)),
         "length of the line in pixels, its direction within 45 degrees of the horizontal",
         "ours: nothing is published; the longest line is as long as the widest Gaussian kernel",
+        random=True,
     ),
     "pixelation": NoiseType(
         _pixelation,
@@ -226,6 +230,7 @@ TYPES = {
         tuple(255 / 219 * p**0.5 for p in _between(0.001, 0.002, 0.005, 0.01, 0.05)),
         "standard deviation, of gray values in 0 to 1",
         "DeeperForensics: variance of 0.001 to 0.05 in YCbCr",
+        random=True,
     ),
     "contrast": NoiseType(
         _contrast,

@@ -28,7 +28,7 @@ from avhubert_ext.data.dataset import (
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
-from avhubert_ext.data.visual_noise import LEVELS, VisualNoiseConfig
+from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
@@ -39,8 +39,6 @@ from avhubert_ext.models.checkpoint import read_masks, read_origin, strip_prefix
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
-# Types of visual noise that draw nothing: all passes would be the same.
-UNDRAWN = ("gaussian_blur", "pixelation", "compression", "contrast", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Condition:
     def varies(self) -> bool:
         """Whether passes differ."""
         visual = self.visual_noise
-        return self.noise is not None or (visual is not None and visual.types[0] not in UNDRAWN)
+        return self.noise is not None or (visual is not None and TYPES[visual.types[0]].random)
 
 
 @dataclass(frozen=True)
