@@ -259,13 +259,34 @@ def test_onnx_gives_the_same_for_any_batch_and_length(config, tmp_path):
         assert (torch.tensor(found) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_onnx_of_a_lip_reader(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    encoder = trained(replace(LIPS, layers=1))
+    export_onnx(encoder, tmp_path / "encoder.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
+    for batch, frames in ((1, 1), (1, 2), (3, 11)):
+        video = clip(batch, frames)[1]
+        (found,) = session.run(None, {"video": video.numpy()})
+        with torch.no_grad():
+            assert near(torch.tensor(found), encoder(video))
+    with pytest.raises(InputError, match="encoders of both are not exported"):
+        export_onnx(trained(replace(LIPS, modality="both")), tmp_path / "both.onnx")
+
+
 def test_the_plain_forward_is_the_teacher():
     encoder = trained(replace(SMALL, layers=3))
     audio, video = clip(frames=7)
     with torch.no_grad():
         expected = encoder(audio, video).last_hidden_state
-        found = plain_forward(encoder, Clip(audio, video))
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert near(plain_forward(encoder, Clip(audio, video)), expected)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_the_plain_forward_is_the_lip_reader(frames):
+    encoder = trained(LIPS)
+    video = clip(2, frames)[1]
+    with torch.no_grad():
+        assert near(plain_forward(encoder, Clip(torch.empty(0), video)), encoder(video))
 
 
 def run(out: Path, *options: str) -> int:
@@ -298,6 +319,15 @@ def test_benchmark(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*names, *backends, str(out)))
     assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
+
+
+def test_benchmark_of_a_lip_reader(tmp_path, capsys):
+    options = ("--preset", "vsr-tiny", "--backend", "eager", "fused", "--frames", "5")
+    assert run(tmp_path / "b.json", *options) == 0
+    results = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert [r["backend"] for r in results] == ["eager", "fused", "plain"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[7].startswith("Computed as their formulas read") and "vsr-tiny" in lines[8]
 
 
 def test_benchmark_without_a_compiler(tmp_path, capsys, monkeypatch):

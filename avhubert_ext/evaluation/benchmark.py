@@ -29,14 +29,24 @@ from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP, FPS
 from avhubert_ext.errors import InputError
 from avhubert_ext.export import export_onnx
-from avhubert_ext.models.blocks import TransformerBlock
+from avhubert_ext.models.attention import RelativeAttention
+from avhubert_ext.models.blocks import (
+    ConformerConvolution,
+    RelativeConformerBlock,
+    ReluFeedForward,
+    TransformerBlock,
+    interleaved_positions,
+)
+from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import encoder_preset, full_name
+from avhubert_ext.models.frontends import ResNet18
+from avhubert_ext.models.presets import VSR, encoder_preset, full_name, preset
 
 TEACHER = "teacher-base"
 REFERENCE = "plain"
 PACKAGES = ("torch", "onnxruntime")
 
+Encoder = AVHubertEncoder | ConformerEncoder
 Run = Callable[[], object]
 
 
@@ -51,6 +61,12 @@ class Clip:
     def seconds(self) -> float:
         return self.audio.shape[2] / FPS
 
+    def inputs(self, encoder: Encoder) -> dict[str, Tensor]:
+        """What an encoder takes of it, by name; paper B's take video alone."""
+        if isinstance(encoder, ConformerEncoder):
+            return {"video": self.video}
+        return {"audio": self.audio, "video": self.video}
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -64,27 +80,27 @@ class Timing:
     real_time_factor: float  # time to encode a clip over the clip's own time
 
 
-def eager(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+def eager(encoder: Encoder, clip: Clip, threads: int) -> Run:
     """The encoder as it is trained."""
-    return lambda: encoder(clip.audio, clip.video)
+    return partial(encoder, **clip.inputs(encoder))
 
 
-def fused(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+def fused(encoder: Encoder, clip: Clip, threads: int) -> Run:
     """`encoder.fuse()`."""
     return eager(encoder.fuse(), clip, threads)
 
 
-def compiled(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+def compiled(encoder: Encoder, clip: Clip, threads: int) -> Run:
     """`torch.compile` of the fused encoder, its weights constants."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError("the backend compile needs a C++ compiler: install g++, or use --backend")
     # All encoders share one `forward`, and after eight versions of it PyTorch would stop compiling.
     torch._dynamo.config.recompile_limit = 1000
     run = torch.compile(encoder.fuse(), options={"freezing": True})
-    return lambda: run(clip.audio, clip.video)
+    return partial(run, **clip.inputs(encoder))
 
 
-def onnx(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
+def onnx(encoder: Encoder, clip: Clip, threads: int) -> Run:
     """ONNX Runtime on the exported encoder; float32 only."""
     try:
         import onnxruntime
@@ -96,11 +112,11 @@ def onnx(encoder: AVHubertEncoder, clip: Clip, threads: int) -> Run:
         path = Path(folder) / "encoder.onnx"
         export_onnx(encoder, path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    inputs = {"audio": clip.audio.numpy(), "video": clip.video.numpy()}
+    inputs = {name: stream.numpy() for name, stream in clip.inputs(encoder).items()}
     return lambda: session.run(None, inputs)
 
 
-BACKENDS: dict[str, Callable[[AVHubertEncoder, Clip, int], Run]] = {
+BACKENDS: dict[str, Callable[[Encoder, Clip, int], Run]] = {
     "eager": eager,
     "fused": fused,
     "compile": compiled,
@@ -108,8 +124,13 @@ BACKENDS: dict[str, Callable[[AVHubertEncoder, Clip, int], Run]] = {
 }
 
 
-def plain_forward(encoder: AVHubertEncoder, clip: Clip) -> Tensor:
-    """AV-HuBERT's network (ResNet-18, transformer) computed as its formulas read: [B, T, D]."""
+def plain_forward(encoder: Encoder, clip: Clip) -> Tensor:
+    """The network of an encoder with a ResNet-18 computed as its formulas read: [B, T, D].
+
+    AV-HuBERT's with transformer blocks, or paper B's of video; without padding.
+    """
+    if isinstance(encoder, ConformerEncoder):
+        return _plain_conformer(encoder, clip.video)
     return encoder.encoder.layer_norm(plain_hidden_states(encoder, clip.audio, clip.video)[-1])
 
 
@@ -120,13 +141,7 @@ def plain_hidden_states(encoder: AVHubertEncoder, audio: Tensor, video: Tensor) 
     research implementation does, and what this library's encoder must not be slower than.
     """
     frontend = encoder.feature_extractor_video
-    convolution, norm, activation, _ = frontend.resnet.frontend3D
-    x = F.conv3d(video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
-    x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    x = F.max_pool3d(activation(x), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-    batch, channels, frames, height, width = x.shape
-    x = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
-    x = frontend.resnet.trunk(x).mean(dim=(2, 3)).view(batch, frames, -1)
+    x = _plain_resnet(frontend.resnet, video)
     streams = [encoder.feature_extractor_audio(audio), frontend.proj(x)]
     states = [encoder.post_extract_proj(encoder.layer_norm(torch.cat(streams, dim=-1)))]
     x = (states[0] + encoder.encoder.pos_conv(states[0])).transpose(0, 1)  # [T, B, D]
@@ -134,6 +149,17 @@ def plain_hidden_states(encoder: AVHubertEncoder, audio: Tensor, video: Tensor) 
         x = _plain_block(block, x)
         states.append(x.transpose(0, 1))
     return states
+
+
+def _plain_resnet(resnet: ResNet18, video: Tensor) -> Tensor:
+    """[B, 1, T, 88, 88] -> [B, T, C]."""
+    convolution, norm, activation, _ = resnet.frontend3D
+    x = F.conv3d(video, convolution.weight, stride=(1, 2, 2), padding=(2, 3, 3))
+    x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    x = F.max_pool3d(activation(x), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+    batch, channels, frames, height, width = x.shape
+    x = x.transpose(1, 2).reshape(batch * frames, channels, height, width)
+    return resnet.trunk(x).mean(dim=(2, 3)).view(batch, frames, -1)
 
 
 def _plain_block(block: TransformerBlock, x: Tensor) -> Tensor:
@@ -153,6 +179,54 @@ def _plain_block(block: TransformerBlock, x: Tensor) -> Tensor:
     return x + block.fc2(F.gelu(block.fc1(block.final_layer_norm(x))))
 
 
+def _plain_conformer(encoder: ConformerEncoder, video: Tensor) -> Tensor:
+    conformer, dim = encoder.video, encoder.config.dim
+    x = conformer.projection(_plain_resnet(conformer.frontend, video)) * math.sqrt(dim)
+    time = x.shape[1]
+    positions = interleaved_positions(torch.arange(time - 1, -time, -1), dim).to(x.dtype)
+    for block in conformer.layers:
+        x = _plain_conformer_block(block, x, positions[None])
+    return conformer.layer_norm(x)
+
+
+def _plain_conformer_block(block: RelativeConformerBlock, x: Tensor, positions: Tensor) -> Tensor:
+    x = x + 0.5 * _plain_feed_forward(block.ffn1, x)
+    y = block.self_attn_layer_norm(x)
+    x = x + _plain_relative_attention(block.self_attn, y, positions)
+    x = x + _plain_convolution(block.conv, x)
+    x = x + 0.5 * _plain_feed_forward(block.ffn2, x)
+    return block.final_layer_norm(x)
+
+
+def _plain_feed_forward(module: ReluFeedForward, x: Tensor) -> Tensor:
+    return module.fc2(F.relu(module.fc1(module.layer_norm(x))))
+
+
+def _plain_relative_attention(a: RelativeAttention, x: Tensor, positions: Tensor) -> Tensor:
+    """[B, T, D] -> [B, T, D]; positions: [1, 2T-1, D]."""
+    batch, time, dim = x.shape
+    width = dim // a.heads
+
+    def heads(z: Tensor) -> Tensor:
+        return z.view(z.shape[0], -1, a.heads, width)
+
+    queries, distances = heads(a.q_proj(x)), heads(a.pos_proj(positions)).transpose(1, 2)
+    keys, values = (heads(project(x)).transpose(1, 2) for project in (a.k_proj, a.v_proj))
+    by_content = (queries + a.pos_bias_u).transpose(1, 2) @ keys.transpose(2, 3)
+    by_distance = (queries + a.pos_bias_v).transpose(1, 2) @ distances.transpose(2, 3)
+    # A column of zeros in front, and rows of T instead of 2T: Dai et al. 2019, appendix B.
+    padded = F.pad(by_distance, (1, 0)).view(batch, a.heads, 2 * time, time)
+    by_distance = padded[:, :, 1:].reshape(batch, a.heads, time, 2 * time - 1)[..., :time]
+    weights = ((by_content + by_distance) / math.sqrt(width)).softmax(dim=-1)
+    return a.out_proj((weights @ values).transpose(1, 2).reshape(batch, time, dim))
+
+
+def _plain_convolution(module: ConformerConvolution, x: Tensor) -> Tensor:
+    y = F.glu(module.pointwise1(module.layer_norm(x).transpose(1, 2)), dim=1)
+    y = F.silu(module.batch_norm(module.depthwise(y)))
+    return module.pointwise2(y).transpose(1, 2)
+
+
 def benchmark(
     models: list[str],
     backends: list[str],
@@ -163,8 +237,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """Time presets (see `full_name`) with random weights; all times in seconds.
 
-    The teacher, where it is among the models, also runs as `plain_forward`. Returns the conditions,
-    and under `results` the fields of a Timing for every model and backend. Raises InputError if a
+    The teacher and paper B's models also run as `plain_forward`. Returns the conditions, and under
+    `results` the fields of a Timing for every model and backend. Raises InputError if a
     model is unknown, or a backend cannot run.
     """
     if "onnx" in backends and dtype != torch.float32:
@@ -199,12 +273,19 @@ def _make_runs(
 ) -> dict[tuple[str, str], Run]:
     runs: dict[tuple[str, str], Run] = {}
     for model in tqdm(models, desc="building", unit="model"):
-        encoder = AVHubertEncoder(encoder_preset(full_name(model))).eval().to(clip.audio.dtype)
+        encoder = _fresh_encoder(full_name(model)).eval().to(clip.audio.dtype)
         for backend in backends:
             runs[model, backend] = BACKENDS[backend](encoder, clip, threads)
-        if full_name(model) == TEACHER:
+        if full_name(model) == TEACHER or isinstance(encoder, ConformerEncoder):
             runs[model, REFERENCE] = partial(plain_forward, encoder, clip)
     return runs
+
+
+def _fresh_encoder(name: str) -> Encoder:
+    """An encoder by full name, with random weights."""
+    if name.startswith("vsr-"):
+        return ConformerEncoder(preset(VSR, name.removeprefix("vsr-"), "VSR").encoder)
+    return AVHubertEncoder(encoder_preset(name))
 
 
 def _timings(times: dict[tuple[str, str], list[float]], clip_seconds: float) -> list[Timing]:
@@ -267,9 +348,11 @@ def text_table(report: dict[str, Any]) -> str:
         row = [results[model, backend] for backend in backends]
         best = min(result["real_time_factor"] for result in row)
         lines.append(f"{model:<14}" + "".join(map(_cell, row)) + f"{best:>10.3f}")
-    for plain in (r for (_, backend), r in results.items() if backend == REFERENCE):
-        milliseconds = 1000 * plain["median_seconds"]
-        lines += ["", f"The teacher as its formulas read, for comparison: {milliseconds:.0f} ms"]
+    plain = {model: r for (model, backend), r in results.items() if backend == REFERENCE}
+    if plain:
+        lines += ["", "Computed as their formulas read, for comparison:"]
+    for model, result in plain.items():
+        lines.append(f"{model:<14}{1000 * result['median_seconds']:>11.0f} ms")
     return "\n".join(lines)
 
 
