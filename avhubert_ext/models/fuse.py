@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from avhubert_ext.models.attention import RelativeAttention
 from avhubert_ext.models.blocks import PositionalConvolution
 from avhubert_ext.models.frontends import BasicBlock, ResNet18, ShuffleNetV2, Trunk
 
@@ -25,14 +26,17 @@ M = TypeVar("M", bound=nn.Module)
 def fused(model: M) -> M:
     """A copy of `model` in eval mode with batch norm, weight norm and channel shuffles folded away.
 
-    Its outputs are those of `model` up to rounding; it cannot be trained or saved. Where it is on a
-    CPU now, and float32, its ResNet-18 has a faster form for that: see `FramesLastTrunk`.
+    Its outputs are those of `model` up to rounding; it cannot be trained or saved. What relative
+    positions are projected to is kept for the longest clip so far. Where the model is on a CPU now,
+    and float32, its ResNet-18 has a faster form for that: see `FramesLastTrunk`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(model.modules()):
         fold_batch_norms(module)
         if isinstance(module, PositionalConvolution):
             module.fold_weight_norm()
+        if isinstance(module, RelativeAttention) and isinstance(module.pos_proj, nn.Linear):
+            module.pos_proj = ProjectedPositions(module.pos_proj)
         if isinstance(module, nn.ReLU | nn.SiLU):
             module.inplace = True
     for module in list(model.modules()):
@@ -51,6 +55,29 @@ def fold_batch_norms(module: nn.Module) -> None:
             fold = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
             setattr(module, name, fold(layer, norm))
             setattr(module, norm_name, nn.Identity())
+
+
+class ProjectedPositions(nn.Module):
+    """`pos_proj` of a RelativeAttention for inference, which keeps its outputs.
+
+    They depend on nothing but the length of a clip, and those for a shorter clip are the middle of
+    those for a longer one.
+    """
+
+    def __init__(self, projection: nn.Linear) -> None:
+        super().__init__()
+        self.weight = projection.weight
+        self.register_buffer("kept", self.weight.new_empty(0, len(self.weight)), persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """[2T-1, D] -> [2T-1, D]."""
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(positions.device.type):
+            return F.linear(positions, self.weight)
+        kept = self.kept
+        if len(positions) > len(kept):
+            kept = self.kept = F.linear(positions, self.weight)
+        start = (len(kept) - len(positions)) // 2
+        return kept[start : start + len(positions)]
 
 
 def fold_shuffles(trunk: ShuffleNetV2) -> None:
