@@ -60,7 +60,8 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     assert "student-sparse-50" in printed and "results.png" in printed
     # Every rate is printed with what it was measured under.
     told = (
-        f"noise babble at 0 dB in 100% from {work}/noise/babble, noise seed 1, pass 0, trained with"
+        f"noise babble at 0 dB in 100% from {work}/noise/babble, visual noise none, noise seed 1, "
+        "pass 0, trained with"
     )
     for model, batch in (
         ("teacher", "unknown"),

@@ -47,6 +47,7 @@ def stored(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
 def new_task(data: Path, **changes: Any) -> AVASRTask:
     interpolated = {
         "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
+        "update_freq": [1],
     }  # fmt: skip
     return AVASRTask.setup_task(AVASRConfig(data=str(data), **interpolated | changes))
 
