@@ -21,7 +21,7 @@ def load_video(path: Path | str) -> np.ndarray:
     import av
 
     if not Path(path).is_file():
-        raise InputError(f"{path} not found: mend the path, or run `avhubert-ext prepare` again")
+        raise InputError(f"{path} not found; run `avhubert-ext prepare` again, or mend the path")
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
