@@ -49,7 +49,7 @@ NOTE = """\
 Parameters and FLOPs are the encoder's, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions
 and linear layers. Parts with * are not in the totals (attention: its matrix products, by formula).
 Whole model: parameters of encoder, CTC layer if it has one, and decoder, which for presets writes
-1000 subwords, or 5049 for base-s and base-l. Paper: Table 1 of paper A; nobody reproduces about 60
+1000 subwords, or 5049 for paper B's. Paper: Table 1 of paper A; nobody reproduces about 60
 of its 875 and 734 MFLOPs and 6 of its 678, its authors' own recount included."""
 
 Encoder = AVHubertEncoder | ConformerEncoder
