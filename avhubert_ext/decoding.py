@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.errors import InputError
@@ -71,10 +71,15 @@ def beam_search(
 
     Raises InputError if the model is in training mode, the inputs do not fit, or nothing is found.
     """
-    if model.training:
-        raise InputError("the model is in training mode, where dropout is on: call model.eval()")
+    check_not_training(model)
     memory = model.bridge(model.encode(audio, video, padding_mask).last_hidden_state)
     return search(model.decoder, memory, padding_mask, config)
+
+
+def check_not_training(model: nn.Module) -> None:
+    """Raise an InputError for a model in training mode."""
+    if model.training:
+        raise InputError("the model is in training mode, where dropout is on: call model.eval()")
 
 
 @torch.no_grad()

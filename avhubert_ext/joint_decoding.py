@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avhubert_ext.ctc import CTCPrefixScorer
-from avhubert_ext.decoding import DecoderRows, Hypothesis, best_first
+from avhubert_ext.decoding import DecoderRows, Hypothesis, best_first, check_not_training
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import TransformerDecoder
 
 # The search ends when the best hypotheses of this many lengths in a row are so much worse than the
@@ -59,6 +60,24 @@ class JointConfig:
 
 
 @torch.no_grad()
+def joint_beam_search(
+    model: CTCAttentionRecognizer,
+    audio: Tensor | None,
+    video: Tensor | None,
+    padding_mask: Tensor | None,
+    config: JointConfig,
+) -> list[list[Hypothesis]]:
+    """The hypotheses of each utterance, best first; inputs as `CTCAttentionRecognizer.encode`.
+
+    Raises InputError if the model is in training mode, the inputs do not fit, or nothing is found.
+    """
+    check_not_training(model)
+    encoded, _ = model.encode(video, padding_mask, audio)
+    log_probs = model.ctc_log_probs(encoded)
+    return joint_search(model.decoder, log_probs, encoded, padding_mask, config)
+
+
+@torch.no_grad()
 def joint_search(
     decoder: TransformerDecoder,
     ctc_log_probs: Tensor,
@@ -66,7 +85,7 @@ def joint_search(
     padding_mask: Tensor | None,
     config: JointConfig,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each utterance, best first, with their weighted scores.
+    """As `joint_beam_search`, from what encoder and CTC layer made.
 
     ctc_log_probs: [B, T, V]; memory: [B, T, D], what the decoder looks at; padding_mask: [B, T]
     bool, True = padding, or None. An utterance of T frames gets at most T tokens; for those that

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avhubert_ext.ctc import BLANK
 from avhubert_ext.errors import InputError
 
 IGNORED = -1  # in targets: padding
@@ -34,9 +35,7 @@ def _log(probability: float) -> float:
     return math.log(probability) if probability else 0.0
 
 
-def ctc_loss(
-    log_probs: Tensor, padding_mask: Tensor | None, targets: Tensor, blank: int = 0
-) -> Tensor:
+def ctc_loss(log_probs: Tensor, padding_mask: Tensor | None, targets: Tensor) -> Tensor:
     """Negative log probability of the labels over all alignments, summed over the batch.
 
     log_probs: [B, T, V] float32; padding_mask: [B, T] bool, True = padding, or None; targets: as in
@@ -48,7 +47,7 @@ def ctc_loss(
     lengths = (targets != IGNORED).sum(dim=1) - 1  # without the end of the sentence
     labels = torch.cat([row[:length] for row, length in zip(targets, lengths, strict=True)])
     return F.ctc_loss(
-        log_probs.transpose(0, 1), labels, frames, lengths, blank, "sum", zero_infinity=True
+        log_probs.transpose(0, 1), labels, frames, lengths, BLANK, "sum", zero_infinity=True
     )
 
 

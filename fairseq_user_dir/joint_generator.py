@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.joint_decoding import JointConfig, joint_search
+from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 
 from .models.vsr_ctc_attention import VSRCTCAttention
 
@@ -25,13 +25,9 @@ class JointGenerator:
         """fairseq's hypotheses of each utterance, best first; a score is the whole hypothesis'."""
         if len(models) > 1:
             raise InputError(f"{len(models)} models: joint decoding takes one; average them first")
-        model = models[0]
-        ctc_log_probs, encoded = model.encode(sample["net_input"])
-        padding_mask = sample["net_input"]["padding_mask"]
-        with model.precision.autocast(encoded.device):
-            found = joint_search(
-                model.recognizer.decoder, ctc_log_probs, encoded, padding_mask, self.config
-            )
+        audio, video, mask = (sample["net_input"][n] for n in ("audio", "video", "padding_mask"))
+        with models[0].precision.autocast(mask.device):
+            found = joint_beam_search(models[0].recognizer, audio, video, mask, self.config)
         return [[_as_fairseq(h.tokens, h.score) for h in hypotheses] for hypotheses in found]
 
 

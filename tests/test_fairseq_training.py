@@ -44,12 +44,15 @@ def stored(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
     return read_torch_file(folder / name)
 
 
+# What fairseq's configuration of a whole run would fill in.
+INTERPOLATED = {
+    "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
+    "update_freq": [1],
+}  # fmt: skip
+
+
 def new_task(data: Path, **changes: Any) -> AVASRTask:
-    interpolated = {
-        "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
-        "update_freq": [1],
-    }  # fmt: skip
-    return AVASRTask.setup_task(AVASRConfig(data=str(data), **interpolated | changes))
+    return AVASRTask.setup_task(AVASRConfig(data=str(data), **INTERPOLATED | changes))
 
 
 def new_model(task: AVASRTask, **changes: Any) -> AVASRSeq2Seq:

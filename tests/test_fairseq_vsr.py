@@ -16,6 +16,8 @@ from conftest import ROOT, run_well
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import import_user_module
+from test_fairseq_training import INTERPOLATED
+from test_fairseq_training import new_task as av_asr_task
 
 from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.cli import main
@@ -24,20 +26,20 @@ from avhubert_ext.data.text import Vocabulary
 from avhubert_ext.data.visual_noise import TRAINING_TYPES, VisualNoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
-from avhubert_ext.joint_decoding import JointConfig, joint_search
+from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.torch_file import read_torch_file
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir import schedule  # noqa: E402
 from fairseq_user_dir.criterions.ctc_attention import CTCAttentionCriterion  # noqa: E402
+from fairseq_user_dir.joint_generator import JointGenerator  # noqa: E402
 from fairseq_user_dir.models.av_asr_seq2seq import AVASRSeq2SeqConfig  # noqa: E402
 from fairseq_user_dir.models.vsr_ctc_attention import (  # noqa: E402
     VSRConfig,
     VSRCTCAttention,
 )
 from fairseq_user_dir.schedule import CosineEpochs, CosineEpochsConfig, cosine_rate  # noqa: E402
-from fairseq_user_dir.tasks.av_asr import AVASRConfig, AVASRTask  # noqa: E402
 from fairseq_user_dir.tasks.vsr import VSRConfig as VSRTaskConfig  # noqa: E402
 from fairseq_user_dir.tasks.vsr import VSRTask  # noqa: E402
 
@@ -75,16 +77,7 @@ def trained(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def new_task(data: Path, **changes: Any) -> VSRTask:
-    interpolated = {
-        "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
-        "update_freq": [1],
-    }  # fmt: skip
-    return VSRTask.setup_task(VSRTaskConfig(data=str(data), **interpolated | changes))
-
-
-def av_asr_task(data: Path) -> AVASRTask:
-    interpolated = {"seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss"}
-    return AVASRTask.setup_task(AVASRConfig(data=str(data), **interpolated))
+    return VSRTask.setup_task(VSRTaskConfig(data=str(data), **INTERPOLATED | changes))
 
 
 def test_rates_follow_the_cosine_in_epochs(trained: tuple[Path, str]) -> None:
@@ -140,10 +133,9 @@ def test_generate_finds_what_the_library_finds(
     blur = VisualNoiseConfig(("motion_blur",), 4, clean=False)
     dataset = AVDataset(manifests, "test", DataConfig("video", visual_noise=blur))
     batch = collate([dataset[index] for index in range(len(dataset))])
-    with torch.no_grad():
-        encoded, mask = model.encode(batch.video, batch.padding_mask)
-        ctc = model.ctc_log_probs(encoded)
-    hypotheses = joint_search(model.decoder, ctc, encoded, mask, JointConfig(3, 0.3))
+    hypotheses = joint_beam_search(
+        model, None, batch.video, batch.padding_mask, JointConfig(3, 0.3)
+    )
     vocabulary = Vocabulary(manifests / "dict.wrd.txt", ctc=True)
     found = {d.id: d for d in read_decoded(tmp_path / "one/decoded-test.jsonl")}
     assert len(found) == len(dataset)
@@ -248,10 +240,18 @@ def test_half_precision_keeps_what_needs_float32(manifests: Path) -> None:
     task.load_dataset("test")
     dataset = task.datasets["test"]
     sample = dataset.collater([dataset[0]])
-    ctc_log_probs, encoded = model.encode(sample["net_input"])
-    assert ctc_log_probs.dtype == torch.float32
+    video = sample["net_input"]["video"]
     with torch.no_grad():
-        exact, _ = model.recognizer.encode(sample["net_input"]["video"])
+        ctc_log_probs, _ = model(**sample["net_input"])
+        exact, _ = model.recognizer.encode(video)
+        with model.precision.autocast(video.device):
+            encoded, _ = model.recognizer.encode(video)
+    assert ctc_log_probs.dtype == torch.float32
+    (found,) = JointGenerator(model.recognizer.eos, JointConfig(2)).generate([model], sample)
+    mask = sample["net_input"]["padding_mask"]
+    (in_float32,) = joint_beam_search(model.recognizer, None, video, mask, JointConfig(2))
+    assert found[0]["score"] == pytest.approx(in_float32[0].score, rel=0.05)
+    assert float(found[0]["score"]) != in_float32[0].score
     error = float((encoded - exact).abs().max())
     assert 0 < error < 0.5, "bfloat16 has 8 bits, but must not break anything"
 

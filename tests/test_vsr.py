@@ -1,6 +1,7 @@
 """SparseVSR's recognisers: sizes, relative positions, padding, losses, Auto-AVSR's checkpoints."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,11 +15,19 @@ from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords, Vocabulary
 from avhubert_ext.errors import InputError
+from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 from avhubert_ext.losses import IGNORED, ctc_attention_loss, ctc_loss, label_smoothed_kl
 from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
 from avhubert_ext.models.auto_avsr import load_frontend
 from avhubert_ext.models.blocks import interleaved_positions
-from avhubert_ext.models.checkpoint import describe, load_avhubert_asr, load_model, save_model
+from avhubert_ext.models.checkpoint import (
+    describe,
+    load_avhubert_asr,
+    load_model,
+    read_masks,
+    save_fairseq,
+    save_model,
+)
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import DecoderCache
 from avhubert_ext.models.presets import VSR
@@ -608,6 +617,38 @@ def test_a_frontend_that_does_not_fit_is_refused(tmp_path):
         load_frontend(small(), tmp_path / "start.pth")
     with pytest.raises(InputError, match="the model has no visual frontend"):
         load_frontend(small("audio"), tmp_path / "start.pth")
+
+
+def test_masks_of_a_pruned_lip_reader_have_its_own_names(tmp_path):
+    model = small()
+    save_fairseq(tmp_path / "sparse.pt", model)
+    stored = torch.load(tmp_path / "sparse.pt", weights_only=True)
+    kept = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    stored["extra_state"]["SparseMaskTask"] = {f"recognizer.{n}": mask for n, mask in kept.items()}
+    torch.save(stored, tmp_path / "sparse.pt")
+    assert read_masks(tmp_path / "sparse.pt").keys() == kept.keys()
+
+
+def test_what_makes_no_sense_in_a_configuration_is_told():
+    for changes, said in (
+        ({"layers": 0}, "layers 0: expected at least 1"),
+        ({"dim": 64.0}, "dim 64.0: expected a whole number"),
+        ({"width": 0}, "width 0: expected more than 0"),
+        ({"dropout": 2}, "dropout 2: expected a probability"),
+        ({"mask_padding": 1}, "mask_padding 1: expected true or false"),
+        ({"kernel": 30}, "kernel 30: expected an odd number"),
+        ({"heads": 3}, "dim 64: expected a multiple of heads"),
+    ):
+        with pytest.raises(InputError, match=re.escape(said)):
+            replace(VSR["tiny"].encoder, **changes)
+
+
+def test_joint_decoding_is_not_for_a_model_in_training():
+    video = inputs("video", 1, 5)["video"]
+    with pytest.raises(
+        InputError, match=r"in training mode, where dropout is on: call model\.eval"
+    ):
+        joint_beam_search(small().train(), None, video, None, JointConfig(2))
 
 
 # ---- its subwords

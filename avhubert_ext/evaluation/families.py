@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.text import Vocabulary, check_dictionary
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
-from avhubert_ext.joint_decoding import JointConfig, joint_search
+from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 from avhubert_ext.models.checkpoint import load_recognizer, read_origin
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
@@ -51,12 +49,11 @@ class CTCAttentionFamily:
         self.visual = "none" if self.modalities == "audio" else "resnet"
         self.block = "conformer"
 
-    @torch.no_grad()
     def search(self, inputs: Batch) -> list[list[Hypothesis]]:
         """The hypotheses of each utterance, best first."""
-        encoded, padding = self.model.encode(inputs.video, inputs.padding_mask, inputs.audio)
-        log_probs = self.model.ctc_log_probs(encoded)
-        return joint_search(self.model.decoder, log_probs, encoded, padding, self.beam)
+        return joint_beam_search(
+            self.model, inputs.audio, inputs.video, inputs.padding_mask, self.beam
+        )
 
 
 Family = AVHubertFamily | CTCAttentionFamily

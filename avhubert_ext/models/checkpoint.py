@@ -35,17 +35,21 @@ ORIGIN = ("trained_with", "dictionary")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SPARSE_TASK = "SparseMaskTask"  # the key under which fairseq stores that task's masks
 
-# fairseq's model nests the parts of a recogniser in its own encoder and decoder classes.
-FAIRSEQ_PREFIXES = {
-    "encoder.w2v_model.": "encoder.",
-    "encoder.bridge.": "bridge.",
-    "decoder.network.": "decoder.",
-}
-# Its models of a student and of a lip reader hold the library's whole.
+# The names of fairseq's models.
+FAIRSEQ_ASR = "av_asr_seq2seq"
 FAIRSEQ_STUDENT = "av_student"
-FAIRSEQ_STUDENT_PREFIXES = {"student.": ""}
 FAIRSEQ_VSR = "vsr_ctc_attention"
-FAIRSEQ_VSR_PREFIXES = {"recognizer.": ""}
+# Their prefixes of names -> ours. The first nests the parts of a recogniser in fairseq's encoder
+# and decoder classes, the others hold the library's model whole.
+FAIRSEQ_PREFIXES = {
+    FAIRSEQ_ASR: {
+        "encoder.w2v_model.": "encoder.",
+        "encoder.bridge.": "bridge.",
+        "decoder.network.": "decoder.",
+    },
+    FAIRSEQ_STUDENT: {"student.": ""},
+    FAIRSEQ_VSR: {"recognizer.": ""},
+}
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -204,12 +208,8 @@ def _read_torch(path: Path) -> Contents:
         state = auto_avsr.renamed(_tensors(path, peer))
         return auto_avsr.description(path, state), state, {}
     if config.get("description"):
-        wholes = {
-            FAIRSEQ_STUDENT: FAIRSEQ_STUDENT_PREFIXES,
-            FAIRSEQ_VSR: FAIRSEQ_VSR_PREFIXES,
-        }
-        prefixes = wholes.get(config.get("_name"), FAIRSEQ_PREFIXES)
-        return config["description"], _tensors(path, stored.get("model")), prefixes
+        state = _tensors(path, stored.get("model"))
+        return config["description"], state, _fairseq_prefixes(config.get("_name"))
     raise InputError(
         f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student, "
         "vsr_ctc_attention, distiller_av or Auto-AVSR"
@@ -293,7 +293,9 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix != ".pt":
         return {}
-    return from_fairseq_names(section(read_torch_file(path), "extra_state", SPARSE_TASK))
+    stored = read_torch_file(path)
+    name = section(stored, "cfg", "model").get("_name")
+    return from_fairseq_names(section(stored, "extra_state", SPARSE_TASK), name)
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -301,14 +303,22 @@ def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def from_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A fairseq model's tensors under the recogniser's own names."""
-    return {_renamed(name, FAIRSEQ_PREFIXES): tensor for name, tensor in state.items()}
+def _fairseq_prefixes(model: str | None) -> dict[str, str]:
+    """Of one of fairseq's models; without its name, of the first."""
+    return FAIRSEQ_PREFIXES.get(model, FAIRSEQ_PREFIXES[FAIRSEQ_ASR])
 
 
-def to_fairseq_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_fairseq_names(
+    state: dict[str, Tensor], model: str | None = FAIRSEQ_ASR
+) -> dict[str, Tensor]:
+    """The tensors of one of fairseq's models under the library's own names."""
+    return {_renamed(name, _fairseq_prefixes(model)): tensor for name, tensor in state.items()}
+
+
+def to_fairseq_names(state: dict[str, Tensor], model: str = FAIRSEQ_ASR) -> dict[str, Tensor]:
     """The inverse of `from_fairseq_names`."""
-    return {_renamed(name, _inverse(FAIRSEQ_PREFIXES)): tensor for name, tensor in state.items()}
+    prefixes = _inverse(_fairseq_prefixes(model))
+    return {_renamed(name, prefixes): tensor for name, tensor in state.items()}
 
 
 def _renamed(name: str, prefixes: dict[str, str]) -> str:
@@ -347,17 +357,15 @@ def _load_exactly(
 
 def fairseq_state(model: Recognizer, origin: Mapping[str, str] = NOTHING) -> dict[str, Any]:
     """A recogniser as the content of a fairseq checkpoint."""
-    name, task, prefixes = "av_asr_seq2seq", "av_asr", FAIRSEQ_PREFIXES
-    if isinstance(model, CTCAttentionRecognizer):
-        name, task, prefixes = FAIRSEQ_VSR, "vsr", FAIRSEQ_VSR_PREFIXES
-    state = {_renamed(n, _inverse(prefixes)): t for n, t in model.state_dict().items()}
+    lip_reader = isinstance(model, CTCAttentionRecognizer)
+    name, task = (FAIRSEQ_VSR, "vsr") if lip_reader else (FAIRSEQ_ASR, "av_asr")
     return {
         "args": None,
         "cfg": {
             "model": {"_name": name, "description": json.dumps(describe(model)), **origin},
             "task": {"_name": task},
         },
-        "model": state,
+        "model": to_fairseq_names(model.state_dict(), name),
         "optimizer_history": [
             {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
         ],

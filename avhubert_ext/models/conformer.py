@@ -6,7 +6,7 @@ Ma et al. 2021 and 2023; paper B, section 3.3. Lip reading, and the same on audi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.blocks import RelativeConformerBlock, interleaved_positions, set_norm_eps
 from avhubert_ext.models.decoder import DecoderConfig, UntiedDecoder
-from avhubert_ext.models.encoder import check_streams
+from avhubert_ext.models.encoder import check_numbers, check_streams
 from avhubert_ext.models.frontends import ResNet18, WaveformResNet18, silu
 
 MODALITIES = ("video", "audio", "both")
@@ -47,17 +47,11 @@ class ConformerConfig:
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
             raise InputError(f"modality '{self.modality}': expected one of {', '.join(MODALITIES)}")
-        for name in ("layers", "dim", "ffn", "heads", "kernel", "fusion"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name} {value!r}: expected a whole number, at least 1")
+        check_numbers(self)
         if self.kernel % 2 == 0:
             raise InputError(f"kernel {self.kernel}: expected an odd number of frames")
         if self.dim % self.heads:
             raise InputError(f"dim {self.dim}: expected a multiple of heads ({self.heads})")
-        for name in (field.name for field in fields(self) if "dropout" in field.name):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name)}: expected a probability")
 
 
 class Conformer(nn.Module):

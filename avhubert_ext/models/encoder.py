@@ -22,7 +22,7 @@ from avhubert_ext.models.blocks import (
 )
 from avhubert_ext.models.frontends import VISUAL_FRONTENDS, AudioFrontend, VideoFrontend
 
-KINDS = {int: "a whole number", float: "a number", str: "a name"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,32 @@ class EncoderConfig:
             raise InputError(f"block '{self.block}': expected transformer or conformer")
         if self.visual not in VISUAL_FRONTENDS:
             raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
-        for name, default in ((field.name, field.default) for field in fields(self)):
-            value, kind = getattr(self, name), type(default)
-            accepted = (int, float) if kind is float else kind
-            if isinstance(value, bool) or not isinstance(value, accepted):
-                raise InputError(f"{name} {value!r}: expected {KINDS[kind]}")
-        for name in ("layers", "dim", "ffn", "heads", "conv_pos", "conv_pos_groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: expected at least 1")
-        if not self.visual_width > 0:
-            raise InputError(f"visual_width {self.visual_width}: expected more than 0")
-        for name in (field.name for field in fields(self) if "drop" in field.name):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} {getattr(self, name)}: expected a probability")
+        check_numbers(self)
         groups = self.conv_pos_groups if self.block == "transformer" else 1
         if self.dim % self.heads or self.dim % groups:
             raise InputError(
                 f"dim {self.dim}: expected a multiple of heads ({self.heads}) and of the groups of "
                 f"the positional convolution ({groups})"
             )
+
+
+def check_numbers(config: object) -> None:
+    """Raise an InputError that names the field of a network's configuration that makes no sense.
+
+    Fields have the type of their default; whole numbers count something; the factors of widths are
+    more than 0; `drop` in its name makes a field a probability.
+    """
+    for name, default in ((field.name, field.default) for field in fields(config)):
+        value, kind = getattr(config, name), type(default)
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"{name} {value!r}: expected {KINDS[kind]}")
+        if kind is int and value < 1:
+            raise InputError(f"{name} {value}: expected at least 1")
+        if "width" in name and not value > 0:
+            raise InputError(f"{name} {value}: expected more than 0")
+        if "drop" in name and not 0 <= value <= 1:
+            raise InputError(f"{name} {value}: expected a probability")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
 from fairseq.models import BaseFairseqModel, register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor
@@ -73,13 +72,6 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
         tokens = prev_output_tokens.clamp(max=end)
         with self.precision.autocast(padding_mask.device):
             return self.recognizer(video, padding_mask, tokens, audio)
-
-    def encode(self, net_input: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """CTC log probabilities [B, T, V] and the encoder's output [B, T, D] of a batch."""
-        mask = net_input["padding_mask"]
-        with self.precision.autocast(mask.device), torch.no_grad():
-            encoded, _ = self.recognizer.encode(net_input["video"], mask, net_input["audio"])
-            return self.recognizer.ctc_log_probs(encoded), encoded
 
     def get_normalized_probs(self, *args: Any, **kwargs: Any) -> Tensor:
         raise InputError(
