@@ -164,6 +164,26 @@ def _add_average(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
 
 
+def _prune(args: argparse.Namespace) -> None:
+    from avhubert_ext.models.checkpoint import prune
+
+    print(prune(args.input, args.output, args.sparsity, args.weights))
+
+
+def _add_prune(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "prune", _prune, "prune a model, the smallest weights of all")
+    parser.add_argument(
+        "input", type=Path, help="model whose weights are ranked; what it lacks stays pruned"
+    )
+    parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
+    parser.add_argument(
+        "--sparsity", type=float, required=True, help="of the prunable weights, in [0, 1)"
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="checkpoint that the kept weights are rewound to"
+    )
+
+
 def _complexity(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
@@ -528,6 +548,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_noise_preview(commands)
     _add_convert(commands)
     _add_average(commands)
+    _add_prune(commands)
     _add_subwords(commands)
     _add_complexity(commands)
     _add_benchmark(commands)

@@ -3,10 +3,18 @@
 Prunable are the weights of linear and 1D, 2D and 3D convolution layers; biases, norms and
 embeddings stay dense, and so does the positional convolution, whose weight is a product (weight
 norm). A mask is a dict: parameter name -> bool tensor, True = kept.
+
+In checkpoints a mask has one bit a weight: see `pack`, and `avhubert_ext.sparse_file` for files.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +26,20 @@ Masks = dict[str, Tensor]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The prunable parameters by name, in the model's order."""
-    return {
+    """The prunable parameters by name, in the model's order; one that layers share comes once."""
+    named = {
         f"{name}.weight" if name else "weight": module.weight
         for name, module in model.named_modules()
         if isinstance(module, PRUNABLE_LAYERS)
     }
+    first = {id(weight): name for name, weight in reversed(named.items())}
+    return {name: weight for name, weight in named.items() if first[id(weight)] == name}
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raise InputError for a sparsity outside [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise InputError(f"sparsity {sparsity}: expected at least 0 and less than 1 (0.5 = 50%)")
 
 
 @torch.no_grad()
@@ -32,33 +48,57 @@ def global_magnitude_mask(
 ) -> Masks:
     """Prune exactly round(sparsity * prunable) weights, the smallest of the whole model.
 
-    Weights that `previous` pruned stay pruned and count. Raises InputError for a sparsity outside
-    [0, 1), below the present one, or a mask that does not fit the model.
+    Weights that `previous` pruned stay pruned and count. Among equal magnitudes the first are
+    pruned, in the model's order: the same weights give the same mask anywhere. The mask is on the
+    CPU. Raises InputError for a sparsity outside [0, 1), below the present one, a mask that does
+    not fit the model, or weights that are NaN.
     """
-    if not 0 <= sparsity < 1:
-        raise InputError(f"sparsity {sparsity}: expected at least 0 and less than 1 (0.5 = 50%)")
+    check_sparsity(sparsity)
     weights = prunable_weights(model)
-    magnitudes = torch.cat([w.detach().abs().float().flatten() for w in weights.values()])
     if previous is not None:
         check_fits(weights, previous)
-        kept_before = torch.cat([previous[name].flatten() for name in weights])
-        magnitudes.masked_fill_(~kept_before, -1.0)  # below any magnitude: pruned first
-    count = round(sparsity * len(magnitudes))
-    if previous is not None and count < int((~kept_before).sum()):
+    total = sum(w.numel() for w in weights.values())
+    before = count_pruned(previous or {})
+    count = round(sparsity * total) - before
+    if count < 0:
         raise InputError(
-            f"sparsity {sparsity} is below the present {mask_sparsity(previous):.4f}: "
+            f"sparsity {sparsity} is below the present {before / total:.4f}: "
             "pruned weights never return; choose a higher target"
         )
-    kept = torch.ones_like(magnitudes, dtype=torch.bool)
-    if count:
-        # Exactly `count`, also where magnitudes tie at the threshold: the first ones go.
-        threshold = magnitudes.kthvalue(count).values
-        kept = magnitudes > threshold
-        tied = (magnitudes == threshold).nonzero().squeeze(1)
-        kept[tied[count - int((magnitudes < threshold).sum()) :]] = True
-    sizes = [w.numel() for w in weights.values()]
-    pieces = kept.split(sizes)
-    return {name: m.view_as(w) for (name, w), m in zip(weights.items(), pieces, strict=True)}
+    kept = {
+        name: previous[name].cpu().clone() if previous else torch.ones(w.shape, dtype=torch.bool)
+        for name, w in weights.items()
+    }
+    if not count:
+        return kept
+    threshold, equal = _threshold(weights, kept, count)
+    for name, weight in weights.items():
+        magnitudes = _magnitudes(weight)
+        candidates = kept[name].numpy()
+        ties = np.flatnonzero((magnitudes == threshold) & candidates)[:equal]
+        equal -= len(ties)
+        candidates &= magnitudes >= threshold
+        candidates.reshape(-1)[ties] = False
+    return kept
+
+
+def _magnitudes(weight: Tensor) -> np.ndarray:
+    return weight.detach().abs().float().cpu().numpy()
+
+
+def _threshold(weights: dict[str, nn.Parameter], kept: Masks, count: int) -> tuple[float, int]:
+    """The `count`-th smallest kept magnitude, and how many of those that equal it are pruned."""
+    magnitudes = np.empty(sum(int(m.sum()) for m in kept.values()), dtype=np.float32)
+    start = 0
+    for name, weight in weights.items():
+        found = _magnitudes(weight)[kept[name].numpy()]
+        if np.isnan(found).any():
+            raise InputError(f"{name}: NaN among the weights; prune a checkpoint from before")
+        magnitudes[start : start + len(found)] = found
+        start += len(found)
+    magnitudes.partition(count - 1)  # in place: at BASE-L's size a copy more is a gigabyte
+    threshold = magnitudes[count - 1]
+    return threshold, count - int(np.count_nonzero(magnitudes[:count] < threshold))
 
 
 def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:
@@ -70,7 +110,8 @@ def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
         raise InputError(
-            f"the mask does not fit the model: {len(odd)} tensors differ, e.g. {odd[0]}"
+            f"the mask does not fit the model: {len(odd)} tensors differ, e.g. {odd[0]}; name the "
+            "mask of a model of the same network"
         )
 
 
@@ -89,13 +130,67 @@ def mask_gradients(model: nn.Module, masks: Masks) -> None:
             weight.grad.mul_(masks[name].to(weight.device))
 
 
+def same(some: Masks, others: Masks) -> bool:
+    """Whether both prune the same weights."""
+    return some.keys() == others.keys() and all(torch.equal(some[n], others[n]) for n in some)
+
+
+def count_pruned(masks: Masks) -> int:
+    """How many weights the masks prune."""
+    return sum(m.numel() - int(m.sum()) for m in masks.values())
+
+
 def mask_sparsity(masks: Masks) -> float:
     """Pruned fraction of the prunable weights, counted from the masks."""
-    total = sum(m.numel() for m in masks.values())
-    return sum(int((~m).sum()) for m in masks.values()) / total
+    return count_pruned(masks) / sum(m.numel() for m in masks.values())
+
+
+@torch.no_grad()
+def regrown(model: nn.Module, masks: Masks) -> float:
+    """Share of the pruned weights that are not zero: what PARP lets grow again."""
+    weights = prunable_weights(model)
+    grown = sum(
+        torch.count_nonzero(weights[n] * ~m.to(weights[n].device)) for n, m in masks.items()
+    )
+    return int(grown) / max(1, count_pruned(masks))
 
 
 def kept_parameters(model: nn.Module, masks: Masks | None = None) -> int:
     """Number of parameters, without the pruned ones."""
-    pruned = sum(int((~m).sum()) for m in masks.values()) if masks else 0
-    return sum(p.numel() for p in model.parameters()) - pruned
+    return sum(p.numel() for p in model.parameters()) - count_pruned(masks or {})
+
+
+def pack(masks: Masks) -> dict[str, Any]:
+    """Masks as tensors and plain containers, a bit a weight.
+
+    bits: name -> uint8 tensor, NumPy's `packbits` of the flattened mask; shapes: name -> list;
+    sha256: of names, shapes and bits.
+    """
+    bits = {name: torch.from_numpy(np.packbits(m.cpu().numpy())) for name, m in masks.items()}
+    shapes = {name: list(m.shape) for name, m in masks.items()}
+    return {"bits": bits, "shapes": shapes, "sha256": _digest(bits, shapes)}
+
+
+def unpack(packed: dict[str, Any], where: object) -> Masks:
+    """The inverse of `pack`; InputError, which names `where`, if the checksum is another."""
+    try:
+        bits, shapes = packed["bits"], packed["shapes"]
+        if packed["sha256"] != _digest(bits, shapes):
+            raise ValueError("their checksum is another")
+        return {name: _unpack(bits[name], shapes[name]) for name in shapes}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{where}: its pruning masks are damaged ({error}); copy it again"
+        ) from None
+
+
+def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
+    flat = np.unpackbits(bits.numpy(), count=math.prod(shape))
+    return torch.from_numpy(flat.view(bool).reshape(shape))
+
+
+def _digest(bits: dict[str, Tensor], shapes: dict[str, list[int]]) -> str:
+    total = hashlib.sha256(json.dumps(sorted(shapes.items())).encode())
+    for name in sorted(bits):
+        total.update(bits[name].numpy().tobytes())
+    return total.hexdigest()

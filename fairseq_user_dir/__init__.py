@@ -25,7 +25,7 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import show_input_errors_plainly
 
 from . import loading, scoring
-from .criterions import av_distillation, ctc_attention  # noqa: F401 (fairseq does not look there)
+from .criterions import av_distillation, ctc_attention, pruning  # noqa: F401 (fairseq does not look there)
 
 loading.install()
 scoring.install()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avhubert_ext import sparse_file
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
 from avhubert_ext.models import auto_avsr, avhubert
@@ -25,6 +26,17 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 from avhubert_ext.models.torch_file import read_torch_file, section
+from avhubert_ext.pruning import (
+    Masks,
+    apply_masks,
+    check_sparsity,
+    global_magnitude_mask,
+    kept_parameters,
+    mask_sparsity,
+    pack,
+    same,
+    unpack,
+)
 
 METADATA_KEY = "avhubert_ext"
 Recognizer = AVRecognizer | CTCAttentionRecognizer
@@ -33,12 +45,17 @@ Recognizer = AVRecognizer | CTCAttentionRecognizer
 # `effective_batch` of its training, `dictionary_digest` of its subwords.
 ORIGIN = ("trained_with", "dictionary")
 NOTHING: Mapping[str, str] = MappingProxyType({})
-SPARSE_TASK = "SparseMaskTask"  # the key under which fairseq stores that task's masks
 
 # The names of fairseq's models.
 FAIRSEQ_ASR = "av_asr_seq2seq"
 FAIRSEQ_STUDENT = "av_student"
 FAIRSEQ_VSR = "vsr_ctc_attention"
+# The class of each one's sparse-mask task, under whose name a checkpoint stores the masks.
+SPARSE_TASKS = {
+    FAIRSEQ_ASR: "SparseASRTask",
+    FAIRSEQ_STUDENT: "SparseDistillationTask",
+    FAIRSEQ_VSR: "SparseVSRTask",
+}
 # Their prefixes of names -> ours. The first nests the parts of a recogniser in fairseq's encoder
 # and decoder classes, the others hold the library's model whole.
 FAIRSEQ_PREFIXES = {
@@ -87,11 +104,16 @@ def build(description: dict[str, Any]) -> nn.Module:
 
 
 def save_model(
-    path: Path, model: nn.Module, half: bool = False, origin: Mapping[str, str] = NOTHING
+    path: Path,
+    model: nn.Module,
+    half: bool = False,
+    origin: Mapping[str, str] = NOTHING,
+    masks: Masks = NOTHING,
 ) -> None:
     """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16.
 
-    origin: as `read_origin` gives it. Raises InputError if its tensors are not those of its
+    origin: as `read_origin` gives it. masks: of a pruned model, which is stored without its zeros
+    (`avhubert_ext.sparse_file`). Raises InputError if its tensors are not those of its
     configuration, as after `fuse`.
     """
     from safetensors.torch import save
@@ -109,8 +131,10 @@ def save_model(
         raise InputError(
             f"{path}: a changed model, fused or other, cannot be saved; save the original"
         )
+    tensors, metadata = sparse_file.to_sparse(tensors, masks)
+    metadata |= {METADATA_KEY: json.dumps(description), **origin}
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(tensors, {METADATA_KEY: json.dumps(description), **origin}))
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_model(path: Path | str) -> nn.Module:
@@ -185,13 +209,13 @@ def _read_safetensors(path: Path) -> Contents:
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
-    if metadata is None:
+    if METADATA_KEY not in metadata:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return metadata, state, {}
+    return metadata[METADATA_KEY], sparse_file.to_dense(tensors, metadata, path), {}
 
 
 def _read_torch(path: Path) -> Contents:
@@ -286,16 +310,24 @@ def read_origin(path: Path) -> dict[str, str]:
     return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
 
 
-def read_masks(path: Path) -> dict[str, Tensor]:
-    """The pruning masks in a checkpoint of fairseq's sparse-mask task; empty for a dense model.
+def read_masks(path: Path) -> Masks:
+    """The pruning masks in a mask file, a pruned model, or a checkpoint of a sparse-mask task.
 
-    Names are the recogniser's own; bool, True = kept.
+    Names are the recogniser's own; bool, True = kept. Empty for a dense model, and for one whose
+    pruned weights may grow again (PARP before its end). InputError if the file is missing.
     """
+    if not path.is_file():
+        raise InputError(f"{path} not found: name a mask, or a pruned model")
+    if path.suffix == ".safetensors":
+        return sparse_file.read_masks(path)
     if path.suffix != ".pt":
         return {}
     stored = read_torch_file(path)
     name = section(stored, "cfg", "model").get("_name")
-    return from_fairseq_names(section(stored, "extra_state", SPARSE_TASK), name)
+    found = section(stored, "extra_state", SPARSE_TASKS.get(name, ""))
+    if not found.get("frozen"):
+        return {}
+    return from_fairseq_names(unpack(section(found, "masks"), path), name)
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -355,10 +387,16 @@ def _load_exactly(
     model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
 
 
-def fairseq_state(model: Recognizer, origin: Mapping[str, str] = NOTHING) -> dict[str, Any]:
-    """A recogniser as the content of a fairseq checkpoint."""
+def fairseq_state(
+    model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
+) -> dict[str, Any]:
+    """A recogniser, perhaps pruned, as the content of a fairseq checkpoint."""
     lip_reader = isinstance(model, CTCAttentionRecognizer)
     name, task = (FAIRSEQ_VSR, "vsr") if lip_reader else (FAIRSEQ_ASR, "av_asr")
+    sparse = {}
+    if masks:
+        packed = pack(to_fairseq_names(masks, name))
+        sparse = {SPARSE_TASKS[name]: {"masks": packed, "frozen": True}}
     return {
         "args": None,
         "cfg": {
@@ -370,15 +408,17 @@ def fairseq_state(model: Recognizer, origin: Mapping[str, str] = NOTHING) -> dic
             {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
         ],
         "last_optimizer_state": None,
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, **sparse},
     }
 
 
-def save_fairseq(path: Path, model: Recognizer, origin: Mapping[str, str] = NOTHING) -> None:
+def save_fairseq(
+    path: Path, model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
+) -> None:
     """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
     # By way of memory: torch.save would write the temporary file's name into the file.
     buffer = io.BytesIO()
-    torch.save(fairseq_state(model, origin), buffer)
+    torch.save(fairseq_state(model, origin, masks), buffer)
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
@@ -386,20 +426,46 @@ def save_fairseq(path: Path, model: Recognizer, origin: Mapping[str, str] = NOTH
 def convert(source: Path, target: Path, half: bool = False) -> str:
     """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
     source = newest_state(source) if source.is_dir() else source
-    return _save(target, load_model(source), read_origin(source), half)
+    return _save(target, load_model(source), read_origin(source), half, read_masks(source))
 
 
-def _save(target: Path, model: nn.Module, origin: Mapping[str, str], half: bool = False) -> str:
+def _save(
+    target: Path,
+    model: nn.Module,
+    origin: Mapping[str, str],
+    half: bool = False,
+    masks: Masks = NOTHING,
+) -> str:
     if target.suffix == ".safetensors":
-        save_model(target, model, half, origin)
+        save_model(target, model, half, origin, masks)
     elif target.suffix == ".pt" and isinstance(model, Recognizer) and not half:
-        save_fairseq(target, model, origin)
+        save_fairseq(target, model, origin, masks)
     else:
         raise InputError(
             f"{target}: expected .safetensors, or .pt for a whole recogniser in float32"
         )
-    parameters = sum(p.numel() for p in model.parameters())
-    return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters"
+    parameters = kept_parameters(model, masks)
+    sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""
+    return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters{sparsity}"
+
+
+def prune(source: Path, target: Path, sparsity: float, weights: Path | None = None) -> str:
+    """Prune a model by the magnitudes of its weights (paper B, eq. 2); returns a line about it.
+
+    Weights that `source` lacks already stay pruned. weights: another checkpoint of the same
+    network, from which the kept weights come (rewinding); its norms and biases come along. Raises
+    InputError for a sparsity that makes no sense, or another network.
+    """
+    check_sparsity(sparsity)
+    model = load_model(source)
+    masks = global_magnitude_mask(model, sparsity, read_masks(source) or None)
+    if weights is not None:
+        rewound = load_model(weights)
+        if describe(rewound) != describe(model):
+            raise InputError(f"{weights}: another network than that of {source}")
+        model = rewound
+    apply_masks(model, masks)
+    return _save(target, model, read_origin(weights or source), masks=masks)
 
 
 def average(sources: list[Path], target: Path) -> str:
@@ -411,10 +477,10 @@ def average(sources: list[Path], target: Path) -> str:
         raise InputError("one checkpoint is its own average: name two or more")
     if target.exists():
         raise InputError(f"{target} is there already: name a new file for the average last")
-    if sparse := [path for path in sources if read_masks(path)]:
-        raise InputError(
-            f"{sparse[0]}: a pruned model; the mean of such would no longer be known as pruned"
-        )
+    masks = [read_masks(path) for path in sources]
+    for path, found in zip(sources, masks, strict=True):
+        if not same(found, masks[-1]):
+            raise InputError(f"{path}: pruned in other places than {sources[-1]}")
     models = [load_model(path) for path in sources]
     for path, model in zip(sources, models, strict=True):
         if describe(model) != describe(models[-1]):
@@ -427,7 +493,7 @@ def average(sources: list[Path], target: Path) -> str:
         for name, last in states[-1].items()
     }
     models[-1].load_state_dict(averaged)
-    saved = _save(target, models[-1], read_origin(sources[-1]))
+    saved = _save(target, models[-1], read_origin(sources[-1]), masks=masks[-1])
     return f"{saved}, mean of {len(sources)} checkpoints"
 
 

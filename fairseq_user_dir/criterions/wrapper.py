@@ -1,0 +1,56 @@
+"""Criterions that add something to another one: `--base-criterion NAME --base-options JSON`."""
+
+from dataclasses import dataclass, field, fields
+
+from fairseq.criterions import (
+    CRITERION_DATACLASS_REGISTRY,
+    CRITERION_REGISTRY,
+    FairseqCriterion,
+)
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
+
+from avhubert_ext.errors import InputError
+
+from ..base import parse_json
+
+
+@dataclass
+class WrapperConfig(FairseqDataclass):
+    base_criterion: str = field(
+        default="cross_entropy", metadata={"help": "the criterion that is wrapped, by name"}
+    )
+    base_options: str = field(
+        default="{}",
+        metadata={"help": 'its options as JSON: {"label_smoothing": 0.1}'},
+    )
+
+
+class Wrapper(FairseqCriterion):
+    """Becomes, when it is built, a subclass of the criterion it wraps too; wrappers nest."""
+
+    @classmethod
+    def build_criterion(cls, cfg: WrapperConfig, task: FairseqTask) -> FairseqCriterion:
+        name = cfg.base_criterion
+        base, config = CRITERION_REGISTRY.get(name), CRITERION_DATACLASS_REGISTRY.get(name)
+        if base is None or config is None:
+            raise InputError(
+                f"base_criterion {name}: unknown; choose one of "
+                f"{', '.join(sorted(CRITERION_DATACLASS_REGISTRY))}"
+            )
+        options = parse_json(cfg.base_options, "base_options")
+        known = [f.name for f in fields(config) if f.name != "_name"]
+        if unknown := options.keys() - set(known):
+            raise InputError(f"base_options: {name} knows no {sorted(unknown)}; expected {known}")
+        defaults = OmegaConf.to_container(OmegaConf.structured(config()))
+        # Below the same parent, for options that stand for others, as ${optimization.sentence_avg}.
+        base_cfg = OmegaConf.create(defaults | options, parent=cfg._get_parent())
+        both = type(f"{cls.__name__}Of{base.__name__}", (cls, base), {})
+        criterion = base.build_criterion.__func__(both, base_cfg, task)
+        cls.prepare(criterion, cfg)
+        return criterion
+
+    def prepare(self, cfg: WrapperConfig) -> None:
+        """Take up the wrapper's own options."""
+        raise NotImplementedError

@@ -1,0 +1,182 @@
+"""Training a pruned model, whatever it is trained for: what the sparse-mask tasks share."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer
+from omegaconf import II
+from torch import Tensor, nn
+
+from avhubert_ext import pruning
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import read_masks, to_fairseq_names
+
+from . import schedule
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SparseMaskConfig:
+    """What every sparse-mask task adds to the options of its task."""
+
+    mask: Optional[str] = field(
+        default=None,
+        metadata={"help": "mask file or pruned model, as `avhubert-ext prune` writes it"},
+    )
+    sparsity: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "prune to this fraction of the prunable weights, in [0, 1), before the first "
+            "update; on top of --mask if there is one"
+        },
+    )
+    max_epoch: int = II("optimization.max_epoch")
+    max_update: int = II("optimization.max_update")
+
+
+class SparseMask:
+    """A task's training with pruned weights, which stay exactly zero; put it before the task.
+
+    The masks live in the checkpoint, under the name of the task's class. With `regrow`, which the
+    pruning criterion sets for PARP, pruned weights may grow again, and the last update of the
+    training prunes the then smallest to the same sparsity.
+    """
+
+    masks: pruning.Masks | None = None
+    pruned: nn.Module | None = None  # the model itself, not what wraps it on several GPUs
+    regrow = False
+    frozen = True  # whether the pruned weights are zero and stay so
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> nn.Module:
+        self.model_name = getattr(cfg, "_name", None)
+        return super().build_model(cfg, from_checkpoint)
+
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        super().begin_epoch(epoch, model)
+        if self.pruned is not None:
+            return
+        self.frozen = not self.regrow
+        if self.regrow and not self._last_update():
+            raise InputError("regrow prunes with the last update: set --max-update or --max-epoch")
+        resumed = self.masks is not None
+        if resumed:
+            self._check_resumed(model)
+        else:
+            self.masks = self._new_masks(model)
+        self._share(next(model.parameters()).device)
+        if self.frozen or not resumed:
+            pruning.apply_masks(model, self.masks)
+        self.pruned = model
+        kept = pruning.kept_parameters(model, self.masks)
+        logger.info(
+            f"sparsity {pruning.mask_sparsity(self.masks):.4f} of the prunable weights, "
+            f"{kept:,} parameters kept"
+        )
+
+    def _new_masks(self, model: nn.Module) -> pruning.Masks:
+        given = self._given_masks(model)
+        if self.cfg.sparsity is not None:
+            return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
+        if given is None:
+            raise InputError("what to prune? Give a --mask, or a target --sparsity")
+        return given
+
+    def _given_masks(self, model: nn.Module) -> pruning.Masks | None:
+        if self.cfg.mask is None:
+            return None
+        path = Path(self.cfg.mask)
+        masks = read_masks(path)
+        if not masks:
+            raise InputError(f"{path}: a dense model; name a mask, or a pruned model")
+        masks = to_fairseq_names(masks, self.model_name)
+        try:
+            pruning.check_fits(pruning.prunable_weights(model), masks)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return masks
+
+    def _check_resumed(self, model: nn.Module) -> None:
+        """A checkpoint to go on from has the masks that are asked for."""
+        pruning.check_fits(pruning.prunable_weights(model), self.masks)
+        sparsity = pruning.mask_sparsity(self.masks)
+        advice = "choose another --save-dir, or what this one was begun with"
+        if self.cfg.sparsity is not None:
+            pruning.check_sparsity(self.cfg.sparsity)
+            if abs(sparsity - self.cfg.sparsity) > 1e-4:
+                raise InputError(
+                    f"sparsity {self.cfg.sparsity}: the checkpoint to go on from has "
+                    f"{sparsity:.4f}; {advice}"
+                )
+        elif self.cfg.mask and not pruning.same(self._given_masks(model), self.masks):
+            raise InputError(
+                f"{self.cfg.mask}: not the mask of the checkpoint to go on from; {advice}"
+            )
+
+    def _share(self, device: torch.device) -> None:
+        """Move the masks to the model's device; all processes get those of the first."""
+        self.masks = {name: mask.to(device) for name, mask in self.masks.items()}
+        if torch.distributed.is_initialized():
+            for mask in self.masks.values():
+                torch.distributed.broadcast(mask.view(torch.uint8), 0)
+
+    def _last_update(self) -> int | None:
+        """Of the whole training, the first is 1."""
+        ends = [self.cfg.max_update, self.cfg.max_epoch * (schedule.updates_per_epoch or 0)]
+        return min((end for end in ends if end), default=None)
+
+    def train_step(
+        self, sample: dict[str, Any], model: nn.Module, *args: Any, **kwargs: Any
+    ) -> tuple:
+        result = super().train_step(sample, model, *args, **kwargs)
+        if self.frozen:
+            # Before the trainer clips, so that pruned weights do not count in the gradient norm.
+            pruning.mask_gradients(self.pruned, self.masks)
+        return result
+
+    def optimizer_step(
+        self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int
+    ) -> None:
+        super().optimizer_step(optimizer, model, update_num)
+        if self.regrow and update_num + 1 >= self._last_update():
+            sparsity = pruning.mask_sparsity(self.masks)
+            self.masks = pruning.global_magnitude_mask(self.pruned, sparsity)
+            self._share(next(self.pruned.parameters()).device)
+            self.frozen = True
+        if self.frozen:
+            pruning.apply_masks(self.pruned, self.masks)
+            mask_master_copies(optimizer, self.pruned, self.masks)
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        if self.masks is None:
+            return {}
+        return {type(self).__name__: {"masks": pruning.pack(self.masks), "frozen": self.frozen}}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        self.masks = pruning.unpack(state["masks"], "the checkpoint to go on from")
+
+
+@torch.no_grad()
+def mask_master_copies(optimizer: FairseqOptimizer, model: nn.Module, masks: pruning.Masks) -> None:
+    """Zero pruned weights in the float32 copy that the optimizers of --fp16 and --bf16 keep.
+
+    From there every step copies the weights back into the model.
+    """
+    of = {id(weight): masks[name] for name, weight in pruning.prunable_weights(model).items()}
+    for parameter, copy in _master_copies(optimizer):
+        if id(parameter) in of:
+            copy.mul_(of[id(parameter)].view_as(copy))
+
+
+def _master_copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    copies = getattr(optimizer, "fp32_params", ())
+    if isinstance(copies, dict):  # one flat tensor a device
+        (flat,) = copies.values()
+        copies = flat.split([parameter.numel() for parameter in optimizer.fp16_params])
+    if len(copies):
+        yield from zip(optimizer.fp16_params, copies, strict=True)
