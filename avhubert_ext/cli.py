@@ -164,6 +164,35 @@ def _add_average(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("output", type=Path, help=".safetensors, or .pt for fairseq")
 
 
+def _init(args: argparse.Namespace) -> None:
+    from avhubert_ext.models.start import start_file
+
+    print(
+        start_file(
+            args.network,
+            args.output,
+            args.data,
+            args.modality,
+            args.frontend_checkpoint,
+            args.recognizer_checkpoint,
+            args.seed,
+        )
+    )
+
+
+def _add_init(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "init", _init, "the file that a lip reader's training starts from")
+    parser.add_argument("network", help="base-s, base-l, tiny")
+    parser.add_argument("output", type=Path, help=".safetensors")
+    parser.add_argument("--data", type=Path, required=True, help="manifest folder: its subwords")
+    parser.add_argument("--modality", choices=("video", "audio", "both"), default="video")
+    parser.add_argument("--frontend-checkpoint", type=Path, help="of an LRW recogniser, Auto-AVSR")
+    parser.add_argument(
+        "--recognizer-checkpoint", type=Path, help="all but what belongs to its subwords"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+
+
 def _prune(args: argparse.Namespace) -> None:
     from avhubert_ext.models.checkpoint import prune
 
@@ -520,6 +549,62 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _pruning_report(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.pruning_report import report
+
+    print(report(args.evaluation, args.out, args.last))
+    print(f"\nwritten: {args.out}/pruning.md, .csv, pruning_*.png")
+
+
+def _add_pruning_report(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "pruning-report",
+        _pruning_report,
+        "tables and pictures of a pruning sweep, also of one that is under way",
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of `evaluate`, with models named dense, METHOD-SPARSITY as lrr-iterative-50, "
+        "rewind-T-SPARSITY",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--last",
+        type=int,
+        metavar="T",
+        help="last checkpoint of the dense model, which one-shot LRR starts from",
+    )
+
+
+def _frontier(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.frontier import frontier
+
+    print(frontier(args.evaluation, args.out, args.condition))
+    print(f"\nwritten: {args.out}/frontier.md, .csv, .png")
+
+
+def _add_frontier(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "frontier", _frontier, "accuracy against file size of evaluated models"
+    )
+    parser.add_argument(
+        "--evaluation",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="of `evaluate`, of the same test set; only models in .safetensors have a size",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--condition", default="clean", help="of the word error rates, as block_level3"
+    )
+
+
 def _command(
     commands: argparse._SubParsersAction,
     name: str,
@@ -548,6 +633,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_noise_preview(commands)
     _add_convert(commands)
     _add_average(commands)
+    _add_init(commands)
     _add_prune(commands)
     _add_subwords(commands)
     _add_complexity(commands)
@@ -558,6 +644,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_compare(commands)
+    _add_pruning_report(commands)
+    _add_frontier(commands)
     return parser
 
 

@@ -42,7 +42,7 @@ avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 train student av_asr $(options $config/finetune.args) \
   --encoder-checkpoint "$work/student-encoder.safetensors" \
   ${train_quickly[@]+"${train_quickly[@]}"}
-train student-sparse-50 av_asr_sparse $(options $config/prune.args) \
+train student-sparse-50 av_asr_sparse $(options $config/prune_one_shot.args) \
   --finetune-from-model "$work/student/checkpoint_last.pt" \
   ${train_quickly[@]+"${train_quickly[@]}"}
 

@@ -32,7 +32,7 @@ step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
 seen=block,gaussian_blur,motion_blur,pixelation
 lip_reader() {
   OMP_NUM_THREADS=1 step "$1" fairseq-train "$work/data" --user-dir fairseq_user_dir \
-    $(options $config/vsr.args) --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
+    $(options $config/vsr.args) $(options $config/vsr_dense.args) --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
     ${quickly[@]+"${quickly[@]}"} "${@:2}"
 }
 lip_reader dense & first=$!

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Prune a trained model with a method of paper B (Table 1, Figure 1), and train what is left.
+#
+#   scripts/prune.sh METHOD SPARSITY...     in percent of the prunable weights, as in: lrr 20 50 80
+#
+#   naive                          prune; no training
+#   finetune, parp                 prune and train on at a small constant rate; with parp pruned
+#                                  weights may grow again, and the last update prunes once more
+#   lth, lrr, rewind-T             prune, put the kept weights back to those of the start (lth), of
+#                                  no earlier time (lrr), or of the dense training's checkpoint T,
+#                                  and train on the whole schedule anew
+#   lth-iterative, lrr-iterative   rounds of 10% of the original weights, each trained anew
+#
+# In the environment: WORK, a folder with the dense training in dense/ (its checkpoints T and
+# checkpoint_last.pt) and the file that it started from, start.safetensors; PRESET, the settings:
+# tiny (default), tiny-student, lrs3-base-s, lrs3-base-l; DATA, the manifests (default: WORK/data).
+# OPTIONS="..." go to every fairseq-train. Results: WORK/models/METHOD-SPARSITY.safetensors. Killed?
+# Run it again: what is finished is skipped, a training goes on from its last checkpoint.
+set -euo pipefail
+for name in WORK DATA; do   # as seen from where this was started
+  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
+done
+source "$(dirname "$(readlink -f "$0")")/common.sh"
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/prune.sh >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 1; }
+[ $# -ge 2 ] || usage
+work=${WORK:?name the folder of the dense training} data=${DATA:-$WORK/data}
+
+case ${PRESET:-tiny} in
+  tiny)         config=scripts/config/tiny shared="vsr prune" ;;
+  tiny-student) config=scripts/config/tiny/student shared="prune" ;;
+  lrs3-base-s)  config=scripts/config/lrs3 shared="vsr vsr_base_s prune" ;;
+  lrs3-base-l)  config=scripts/config/lrs3 shared="vsr vsr_base_l prune" ;;
+  *) usage ;;
+esac
+settings=$(for name in $shared; do options $config/$name.args; done)
+
+first=$work/start.safetensors last=$work/dense/checkpoint_last.pt
+[ -e "$last" ] || fail "$last not found: train the dense model first"
+
+model() { echo "$work/models/$1.safetensors"; }
+fraction() { awk "BEGIN { print $1 / 100 }"; }
+
+# kept T: the dense training's checkpoint of an epoch or update.
+kept() {
+  local file
+  for file in "$work/dense/checkpoint$1.pt" "$work"/dense/checkpoint_*_"$1.pt"; do
+    if [ -e "$file" ]; then echo "$file"; return; fi
+  done
+  fail "$work/dense has no checkpoint of epoch or update $1: choose another of $(
+    cd "$work/dense" && echo checkpoint*[0-9].pt), or train again with every checkpoint kept"
+}
+
+# retrain NAME SCHEDULE START OPTION...: train the pruned model NAME on from the weights of START.
+retrain() {
+  step "$1" fairseq-train "$data" --user-dir fairseq_user_dir $settings \
+    $(options $config/prune_$2.args) --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
+    --finetune-from-model "$3" "${@:4}" ${OPTIONS:-}
+  step "$1.export" avhubert-ext convert "$work/$1/checkpoint_last.pt" "$(model "$1")"
+}
+
+# rewound NAME SCHEDULE RANKED WEIGHTS SPARSITY: RANKED says what is pruned, WEIGHTS what stays.
+rewound() {
+  local start=$work/$1/start.safetensors
+  step "$1.start" avhubert-ext prune "$3" "$start" --weights "$4" --sparsity $(fraction $5)
+  retrain "$1" "$2" "$start" --mask "$start"
+}
+
+# The methods; each gets a sparsity in percent.
+naive() { step naive-$1 avhubert-ext prune "$last" "$(model naive-$1)" --sparsity $(fraction $1); }
+finetune() { retrain finetune-$1 finetune "$last" --sparsity $(fraction $1); }
+parp() { retrain parp-$1 finetune "$last" --sparsity $(fraction $1) --regrow; }
+lth() { rewound lth-$1 retrain "$last" "$first" $1; }
+lrr() { retrain lrr-$1 retrain "$last" --sparsity $(fraction $1); }
+rewind() { rewound rewind-$epoch-$1 retrain "$last" "$rewind_to" $1; }
+
+lth_iterative() {
+  local ranked=$last round
+  for round in $(rounds $1); do
+    rewound lth-iterative-$round round "$ranked" "$first" $round
+    ranked=$(model lth-iterative-$round)
+  done
+}
+
+lrr_iterative() {
+  local ranked=$last round mask=()
+  for round in $(rounds $1); do
+    retrain lrr-iterative-$round round "$ranked" ${mask[@]+"${mask[@]}"} \
+      --sparsity $(fraction $round)
+    ranked=$(model lrr-iterative-$round) mask=(--mask "$(model lrr-iterative-$round)")
+  done
+}
+
+rounds() {
+  [ $(($1 % 10)) = 0 ] || fail "sparsity $1: rounds prune 10% each, so 10, 20 ... 90"
+  seq 10 10 "$1"
+}
+
+method=$1
+case $method in
+  naive | finetune | parp | lrr) ;;
+  lth | *-iterative)
+    [ $method = lrr-iterative ] || [ -e "$first" ] || fail "$first not found: where the training began" ;;
+  rewind-*) epoch=${method#rewind-} rewind_to=$(kept $epoch) method=rewind ;;
+  *) usage ;;
+esac
+for sparsity in "${@:2}"; do
+  [[ $sparsity =~ ^[0-9]+$ && $sparsity -lt 100 ]] || fail "sparsity $sparsity: 0 to 99, in percent"
+  ${method//-/_} $sparsity
+done
