@@ -26,7 +26,7 @@ case "${2:-}" in
     epochs="5 10 20 40 60" final=75 ;;
   quick)
     work=${WORK:-runs/prune-quick} speakers=5 utterances=4 quickly="--max-update 2"
-    sparsities="10 20" rewound="20" epochs="1" final=2 ;;
+    sparsities=20 rewound=20 epochs=1 final=2 ;;
   lrs3)
     work=${WORK:-runs/prune_lrs3} epochs="5 10 20 40 60" final=75 ;;
   *) usage ;;

@@ -1,0 +1,104 @@
+"""`scripts/prune_sweep.sh --preset quick`: every method, from a raw corpus to the report."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run, run_well
+from torch import Tensor
+
+from avhubert_ext.models.checkpoint import load_model, read_masks
+from avhubert_ext.pruning import count_pruned, prunable_weights, same
+
+QUICK = ("scripts/prune_sweep.sh", "--preset", "quick")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("sweep")
+    run_well(*QUICK, WORK=str(work))
+    return work
+
+
+def state(path: Path) -> dict[str, Tensor]:
+    return load_model(path).state_dict()
+
+
+def test_every_cell_is_pruned_exactly_and_reported(sweep: Path) -> None:
+    one_shot = ("naive", "finetune", "parp", "lth", "lrr", "rewind-1")
+    cells = {f"{method}-20": 0.2 for method in one_shot}
+    cells |= {f"{m}-{s}": s / 100 for m in ("lth-iterative", "lrr-iterative") for s in (10, 20)}
+    assert {path.stem for path in (sweep / "models").iterdir()} == {"dense", *cells}
+    for name, sparsity in cells.items():
+        path = sweep / f"models/{name}.safetensors"
+        masks, weights = read_masks(path), prunable_weights(load_model(path))
+        total = sum(weight.numel() for weight in weights.values())
+        assert count_pruned(masks) == round(sparsity * total), name
+        assert all(not weights[n][~mask].any() for n, mask in masks.items()), name
+    table = (sweep / "report/pruning.md").read_text()
+    assert "Finetune" in table and "PARP" in table
+    for picture in ("pruning_methods.png", "pruning_rewinding.png"):
+        assert (sweep / "report" / picture).stat().st_size > 0
+
+
+def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
+    def masks(name: str) -> dict[str, Tensor]:
+        return read_masks(sweep / f"models/{name}.safetensors")
+
+    # One mask, the dense model's, for all that is pruned once; PARP's is another in the end.
+    for name in ("finetune-20", "lth-20", "lrr-20", "rewind-1-20"):
+        assert same(masks(name), masks("naive-20")), name
+    assert not same(masks("parp-20"), masks("naive-20"))
+    for method in ("lth-iterative", "lrr-iterative"):
+        first, second = masks(f"{method}-10"), masks(f"{method}-20")
+        assert all(not (second[n] & ~first[n]).any() for n in first)
+
+    # Where the retraining begins: theta_0, or theta_1, below the mask.
+    for name, start in (
+        ("lth-20", sweep / "start.safetensors"),
+        ("lth-iterative-20", sweep / "start.safetensors"),
+        ("rewind-1-20", next((sweep / "dense").glob("checkpoint_*_1.pt"))),
+    ):
+        rewound, wanted = state(sweep / name / "start.safetensors"), state(start)
+        kept = masks(name)
+        for tensor, value in wanted.items():
+            expected = value * kept[tensor] if tensor in kept else value
+            assert torch.equal(rewound[tensor], expected), (name, tensor)
+
+
+def test_finished_cells_are_skipped_and_the_rest_goes_on(sweep: Path, tmp_path: Path) -> None:
+    work = tmp_path / "copy"
+    shutil.copytree(sweep, work, symlinks=True)
+    # `naive-30` is new, `naive-20` is there; the copy's commands name other folders.
+    shutil.rmtree(work / "key")
+    printed = run_well("scripts/prune.sh", "naive", "20", "30", WORK=str(work))
+    assert "naive-20: done before" in printed and "naive-30: " in printed
+    assert (work / "models/naive-30.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lrr", "100"), "sparsity 100: 0 to 99, in percent"),
+        (("lrr", "0.5"), "sparsity 0.5: 0 to 99, in percent"),
+        (("lrr-iterative", "25"), "sparsity 25: rounds prune 10% each"),
+        (("rewind-7", "50"), "has no checkpoint of epoch or update 7: choose another of checkp"),
+        (("magic", "50"), "scripts/prune.sh METHOD SPARSITY"),
+    ],
+)
+def test_wrong_use_is_told_before_any_training(
+    sweep: Path, words: tuple[str, ...], said: str
+) -> None:
+    before = sorted(path.name for path in sweep.iterdir())
+    result = run("scripts/prune.sh", *words, WORK=str(sweep))
+    assert result.returncode != 0 and said in result.stdout
+    assert sorted(path.name for path in sweep.iterdir()) == before
+
+
+def test_a_missing_dense_model_is_told(tmp_path: Path) -> None:
+    result = run("scripts/prune.sh", "naive", "50", WORK=str(tmp_path))
+    assert result.returncode == 1
+    assert "dense/checkpoint_last.pt not found: train the dense model first" in result.stdout
