@@ -55,10 +55,10 @@ if [ "$2" = lrs3 ]; then
     $(options scripts/config/lrs3/vsr_dense.args) --keep-last-epochs -1"
 else
   scripts/setup.sh
-  export OMP_NUM_THREADS=1 JOBS=${JOBS:-2}
+  export OMP_NUM_THREADS=1 JOBS=${JOBS:-2} BEAM=${BEAM:-3}
   # The miniature's schedule is too short to learn to read lips from nothing. In place of the paper's
-  # frontend from LRW there is a lip reader of other speakers and with other subwords (scripts/vsr.sh
-  # trains the same one): all of it but the output layers.
+  # frontend from LRW there is a reader of other speakers, the one that scripts/vsr.sh trains too: all
+  # of it but the embedding and the output layers.
   avhubert-ext synth --out "$work/other/corpus" --speakers $speakers --utterances $utterances --seed 1
   step other.prepare avhubert-ext prepare --corpus "$work/other/corpus" --out "$work/other/data" \
     --reuse-subwords $shipped
@@ -66,7 +66,8 @@ else
     $(options $config/vsr.args) $(options $config/vsr_dense.args) --save-dir "$work/other/model" \
     --cache-dir "$work/other/cache" $(on_cpu) $quickly
   avhubert-ext synth --out "$work/corpus" --speakers $speakers --utterances $utterances --seed 2
-  step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" --vocabulary 64
+  step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
+    --reuse-subwords $shipped
   step start avhubert-ext init tiny "$work/start.safetensors" --data "$work/data" \
     --recognizer-checkpoint "$work/other/model/checkpoint_last.pt"
   dense="$(options $config/vsr.args) $(options $config/prune_dense.args)"
