@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Paper B's Table 1 and Figure 1: a dense lip reader, pruned with every method at 10 ... 90% and
-# rewound to several moments of its training, with WER of each, a table and plots.
+# Paper B's Table 1, Figure 1 and Figure 2: a dense lip reader, pruned with every method at 10 ... 90%
+# and rewound to several moments of its training, with WER of each, a table and plots; then, trained
+# with visual noise, 50% sparse (iterative LRR) against dense under seven types of it.
 #
 #   scripts/prune_sweep.sh --preset tiny     embedded corpus, tiny network
 #   scripts/prune_sweep.sh --preset quick    the same with a few updates: numbers mean nothing
 #   LRS3=DIR FRONTEND=lrw_resnet18.pth UNITS=unigram5000_units.txt SUBWORDS=unigram5000.model \
 #     scripts/prune_sweep.sh --preset lrs3   the paper's values for BASE-S; GPUs' work of weeks
 #
-# WORK=DIR takes another folder, JOBS=N trains so many models at once. Results: WORK/report. Killed?
+# WORK=DIR takes another folder, JOBS=N trains so many models at once, LEVELS="1 5" are the levels of
+# visual noise. Results: WORK/report, WORK/noise/evaluation. Killed?
 # Run it again: cells that are finished are skipped. `scripts/prune_sweep.sh --preset tiny report`
 # makes the report of what there is.
 set -euo pipefail
@@ -19,23 +21,25 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/prune_sweep.sh >&2; exit 2; }
 [ "${1:-}" = --preset ] || usage
 methods="lrr-iterative lth-iterative lrr lth parp finetune naive"
-sparsities="10 20 30 40 50 60 70 80 90" rewound="20 50 80" quickly=
+sparsities="10 20 30 40 50 60 70 80 90" rewound="20 50 80" half=50 quickly=
 case "${2:-}" in
   tiny)
     work=${WORK:-runs/prune} speakers=40 utterances=40
-    epochs="5 10 20 40 60" final=75 ;;
+    epochs="5 10 20 40 60" final=75 levels=${LEVELS:-2 4 6 8 10} ;;
   quick)
     work=${WORK:-runs/prune-quick} speakers=5 utterances=4 quickly="--max-update 2"
-    sparsities=20 rewound=20 epochs=1 final=2 ;;
+    sparsities=20 rewound=20 half=10 epochs=1 final=2 levels=5 ;;
   lrs3)
-    work=${WORK:-runs/prune_lrs3} epochs="5 10 20 40 60" final=75 ;;
+    work=${WORK:-runs/prune_lrs3} epochs="5 10 20 40 60" final=75
+    levels="1 2 3 4 5 6 7 8 9 10" ;;
   *) usage ;;
 esac
 export WORK=$work OPTIONS=$quickly PRESET=tiny
+data=$work/data
 
 evaluate() {
-  avhubert-ext evaluate --data "$work/data" --cache-dir "$work/cache" --passes 1 --beam ${BEAM:-10} \
-    --threads 1 --out "$work/evaluation" "$@"
+  avhubert-ext evaluate --data "$data" --cache-dir "$work/cache" --passes 1 --beam ${BEAM:-10} \
+    ${OMP_NUM_THREADS:+--threads $OMP_NUM_THREADS} "$@"
 }
 
 report() {
@@ -73,10 +77,15 @@ else
   dense="$(options $config/vsr.args) $(options $config/prune_dense.args)"
   [ -z "$quickly" ] || dense+=" --max-update $final --save-interval-updates 1"
 fi
-step dense fairseq-train "$work/data" --user-dir fairseq_user_dir $dense --save-dir "$work/dense" \
-  --cache-dir "$work/cache" $(on_cpu) --finetune-from-model "$work/start.safetensors"
-step dense.export avhubert-ext convert "$work/dense/checkpoint_last.pt" \
-  "$work/models/dense.safetensors"
+
+# dense_model FOLDER OPTION...: the dense training, and its model beside the pruned ones.
+dense_model() {
+  work=$1 step dense fairseq-train "$data" --user-dir fairseq_user_dir $dense --save-dir "$1/dense" \
+    --cache-dir "$work/cache" $(on_cpu) --finetune-from-model "$1/start.safetensors" "${@:2}"
+  work=$1 step dense.export avhubert-ext convert "$1/dense/checkpoint_last.pt" \
+    "$1/models/dense.safetensors"
+}
+dense_model "$work"
 
 # Each line a call of prune.sh that needs no other; rounds, which do, first: they take longest.
 cells() {
@@ -91,11 +100,28 @@ cells() {
 }
 cells | xargs -P ${JOBS:-1} -L 1 scripts/prune.sh
 
-# Two at a time, a thread each; the last call, without a model, writes the page.
+# evaluate_all OUT FOLDER OPTION...: the models in a folder, side by side; a last call, without a
+# model, writes the page.
 export -f evaluate
-export work
-ls "$work"/models/*.safetensors | xargs -P ${JOBS:-1} -n 12 bash -c \
-  'for file; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
-   evaluate "${models[@]}" > /dev/null' _
-evaluate
+export work data
+evaluate_all() {
+  ls "$2"/*.safetensors | xargs -P ${JOBS:-1} -n 12 bash -c \
+    'out=$1 options=$2
+     for file in "${@:3}"; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
+     evaluate --out "$out" "${models[@]}" $options > /dev/null' _ "$1" "${*:3}"
+  evaluate --out "$1" "${@:3}"
+}
+evaluate_all "$work/evaluation" "$work/models"
 report
+
+# Figure 2.
+noise=$work/noise with_noise=$(options scripts/config/lrs3/vsr_noise.args)
+mkdir -p "$noise"
+ln -sfn ../start.safetensors "$noise/start.safetensors"
+dense_model "$noise" $with_noise
+WORK=$noise DATA=$data OPTIONS="$with_noise $quickly" scripts/prune.sh lrr-iterative $half
+mkdir -p "$noise/compared"
+for name in dense lrr-iterative-$half; do
+  ln -sfn ../models/$name.safetensors "$noise/compared/$name.safetensors"
+done
+evaluate_all "$noise/evaluation" "$noise/compared" --visual-noise --levels $levels

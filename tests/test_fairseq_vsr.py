@@ -274,7 +274,7 @@ def test_the_papers_settings(size: str, expected: tuple) -> None:
     folder = ROOT / "scripts/config/lrs3"
     words = [
         word
-        for name in ("vsr.args", "vsr_dense.args", f"vsr_base_{size}.args")
+        for name in ("vsr.args", "vsr_dense.args", f"vsr_base_{size}.args", "vsr_noise.args")
         for line in (folder / name).read_text().splitlines()
         if not line.startswith("#")
         for word in line.split()

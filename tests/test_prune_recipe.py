@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from conftest import run, run_well
 from torch import Tensor
 
+from avhubert_ext.data.visual_noise import PAPER_TYPES
 from avhubert_ext.models.checkpoint import load_model, read_masks
 from avhubert_ext.pruning import count_pruned, prunable_weights, same
 
@@ -42,6 +44,16 @@ def test_every_cell_is_pruned_exactly_and_reported(sweep: Path) -> None:
     assert "Finetune" in table and "PARP" in table
     for picture in ("pruning_methods.png", "pruning_rewinding.png"):
         assert (sweep / "report" / picture).stat().st_size > 0
+
+
+def test_sparse_and_dense_meet_under_visual_noise(sweep: Path) -> None:
+    found = json.loads((sweep / "noise/evaluation/results.json").read_text())
+    assert [result["model"] for result in found] == ["dense", "lrr-iterative-10"]
+    conditions = sorted(["clean", *(f"{kind}_level5" for kind in PAPER_TYPES)])
+    assert all(sorted(result["conditions"]) == conditions for result in found)
+    for log in ("dense", "lrr-iterative-10"):
+        assert "'visual_noise': 'block," in (sweep / f"noise/log/{log}.log").read_text()
+        assert "'visual_noise': 'block," not in (sweep / f"log/{log}.log").read_text()
 
 
 def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
