@@ -74,11 +74,11 @@ def global_magnitude_mask(
     threshold, equal = _threshold(weights, kept, count)
     for name, weight in weights.items():
         magnitudes = _magnitudes(weight)
-        candidates = kept[name].numpy()
-        ties = np.flatnonzero((magnitudes == threshold) & candidates)[:equal]
+        mask = kept[name].numpy()
+        ties = np.flatnonzero((magnitudes == threshold) & mask)[:equal]
         equal -= len(ties)
-        candidates &= magnitudes >= threshold
-        candidates.reshape(-1)[ties] = False
+        mask &= magnitudes >= threshold
+        mask.reshape(-1)[ties] = False
     return kept
 
 
@@ -86,19 +86,32 @@ def _magnitudes(weight: Tensor) -> np.ndarray:
     return weight.detach().abs().float().cpu().numpy()
 
 
-def _threshold(weights: dict[str, nn.Parameter], kept: Masks, count: int) -> tuple[float, int]:
-    """The `count`-th smallest kept magnitude, and how many of those that equal it are pruned."""
-    magnitudes = np.empty(sum(int(m.sum()) for m in kept.values()), dtype=np.float32)
-    start = 0
+def _threshold(weights: dict[str, nn.Parameter], kept: Masks, count: int) -> tuple[np.float32, int]:
+    """The `count`-th smallest kept magnitude, and how many of those that equal it are pruned.
+
+    The bits of a float that is not negative sort as it does, so that counts of their upper halves,
+    then of the lower halves below one upper half, find it without a copy of all weights.
+    """
+    upper, lower = (np.zeros(1 << 16, dtype=np.int64) for _ in range(2))
     for name, weight in weights.items():
-        found = _magnitudes(weight)[kept[name].numpy()]
-        if np.isnan(found).any():
+        magnitudes = _magnitudes(weight)[kept[name].numpy()]
+        if np.isnan(magnitudes).any():
             raise InputError(f"{name}: NaN among the weights; prune a checkpoint from before")
-        magnitudes[start : start + len(found)] = found
-        start += len(found)
-    magnitudes.partition(count - 1)  # in place: at BASE-L's size a copy more is a gigabyte
-    threshold = magnitudes[count - 1]
-    return threshold, count - int(np.count_nonzero(magnitudes[:count] < threshold))
+        upper += np.bincount(magnitudes.view(np.uint32) >> 16, minlength=1 << 16)
+    top, count = _reached(upper, count)
+    for name, weight in weights.items():
+        bits = _magnitudes(weight).view(np.uint32)
+        found = bits[kept[name].numpy() & (bits >> 16 == top)]
+        lower += np.bincount(found & 0xFFFF, minlength=1 << 16)
+    bottom, count = _reached(lower, count)
+    return np.uint32(top << 16 | bottom).view(np.float32), count
+
+
+def _reached(counts: np.ndarray, count: int) -> tuple[int, int]:
+    """The bin with the `count`-th element, and that element's number in the bin; from 1."""
+    until = np.cumsum(counts)
+    place = int(np.searchsorted(until, count))
+    return place, count - int(until[place] - counts[place])
 
 
 def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from fairseq.data import EpochBatchIterator, FairseqDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer
 from omegaconf import II
@@ -15,8 +16,6 @@ from torch import Tensor, nn
 from avhubert_ext import pruning
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import read_masks, to_fairseq_names
-
-from . import schedule
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +44,40 @@ class SparseMask:
 
     The masks live in the checkpoint, under the name of the task's class. With `regrow`, which the
     pruning criterion sets for PARP, pruned weights may grow again, and the last update of the
-    training prunes the then smallest to the same sparsity.
+    training prunes the then smallest to the same sparsity. A training that ends before --max-update
+    and --max-epoch leaves a dense model, which `avhubert-ext prune` prunes as well.
     """
 
     masks: pruning.Masks | None = None
+    sparsity: float  # that of the masks
     pruned: nn.Module | None = None  # the model itself, not what wraps it on several GPUs
+    batches: EpochBatchIterator  # that is trained on
     regrow = False
     frozen = True  # whether the pruned weights are zero and stay so
+    stale_copies = False  # whether the optimizer may have copies from before the first pruning
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> nn.Module:
         self.model_name = getattr(cfg, "_name", None)
         return super().build_model(cfg, from_checkpoint)
 
+    def get_batch_iterator(
+        self, dataset: FairseqDataset, *args: Any, **kwargs: Any
+    ) -> EpochBatchIterator:
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if self.is_training(dataset.split):
+            self.batches = iterator
+        return iterator
+
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         super().begin_epoch(epoch, model)
-        if self.pruned is not None:
-            return
-        self.frozen = not self.regrow
-        if self.regrow and not self._last_update():
+        if self.pruned is None:
+            self._begin(model)
+
+    def _begin(self, model: nn.Module) -> None:
+        """Find the masks and prune, before the first update or the first one after a resume."""
+        if self.cfg.mask is None and self.cfg.sparsity is None:
+            raise InputError("what to prune? Give a --mask, or a target --sparsity")
+        if self.regrow and not (self.cfg.max_update or self.cfg.max_epoch):
             raise InputError("regrow prunes with the last update: set --max-update or --max-epoch")
         resumed = self.masks is not None
         if resumed:
@@ -70,22 +85,21 @@ class SparseMask:
         else:
             self.masks = self._new_masks(model)
         self._share(next(model.parameters()).device)
+        self.frozen = not self.regrow
         if self.frozen or not resumed:
             pruning.apply_masks(model, self.masks)
+            self.stale_copies = True
         self.pruned = model
         kept = pruning.kept_parameters(model, self.masks)
         logger.info(
-            f"sparsity {pruning.mask_sparsity(self.masks):.4f} of the prunable weights, "
-            f"{kept:,} parameters kept"
+            f"sparsity {self.sparsity:.4f} of the prunable weights, {kept:,} parameters kept"
         )
 
     def _new_masks(self, model: nn.Module) -> pruning.Masks:
         given = self._given_masks(model)
-        if self.cfg.sparsity is not None:
-            return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
-        if given is None:
-            raise InputError("what to prune? Give a --mask, or a target --sparsity")
-        return given
+        if self.cfg.sparsity is None:
+            return given
+        return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
 
     def _given_masks(self, model: nn.Module) -> pruning.Masks | None:
         if self.cfg.mask is None:
@@ -104,16 +118,24 @@ class SparseMask:
     def _check_resumed(self, model: nn.Module) -> None:
         """A checkpoint to go on from has the masks that are asked for."""
         pruning.check_fits(pruning.prunable_weights(model), self.masks)
-        sparsity = pruning.mask_sparsity(self.masks)
         advice = "choose another --save-dir, or what this one was begun with"
         if self.cfg.sparsity is not None:
             pruning.check_sparsity(self.cfg.sparsity)
-            if abs(sparsity - self.cfg.sparsity) > 1e-4:
+            total = sum(mask.numel() for mask in self.masks.values())
+            if pruning.count_pruned(self.masks) != round(self.cfg.sparsity * total):
                 raise InputError(
                     f"sparsity {self.cfg.sparsity}: the checkpoint to go on from has "
-                    f"{sparsity:.4f}; {advice}"
+                    f"{pruning.mask_sparsity(self.masks):.4f}; {advice}"
                 )
-        elif self.cfg.mask and not pruning.same(self._given_masks(model), self.masks):
+        given = self._given_masks(model)
+        # The last update of PARP has chosen another mask than the one that was given.
+        if given is None or (self.regrow and self.frozen):
+            return
+        if self.cfg.sparsity is None:
+            goes_on = pruning.same(given, self.masks)
+        else:
+            goes_on = not any((self.masks[name] & ~given[name]).any() for name in given)
+        if not goes_on:
             raise InputError(
                 f"{self.cfg.mask}: not the mask of the checkpoint to go on from; {advice}"
             )
@@ -124,11 +146,16 @@ class SparseMask:
         if torch.distributed.is_initialized():
             for mask in self.masks.values():
                 torch.distributed.broadcast(mask.view(torch.uint8), 0)
+        self.sparsity = pruning.mask_sparsity(self.masks)
 
-    def _last_update(self) -> int | None:
-        """Of the whole training, the first is 1."""
-        ends = [self.cfg.max_update, self.cfg.max_epoch * (schedule.updates_per_epoch or 0)]
-        return min((end for end in ends if end), default=None)
+    def _is_last(self, update: int) -> bool:
+        """Whether the training ends with this update; the first is 1.
+
+        Of epochs the end is seen from the data, for a loss scaler leaves updates out.
+        """
+        if self.cfg.max_update and update >= self.cfg.max_update:
+            return True
+        return self.batches.epoch == self.cfg.max_epoch and self.batches.end_of_epoch()
 
     def train_step(
         self, sample: dict[str, Any], model: nn.Module, *args: Any, **kwargs: Any
@@ -142,10 +169,12 @@ class SparseMask:
     def optimizer_step(
         self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int
     ) -> None:
+        if self.stale_copies:
+            mask_master_copies(optimizer, self.pruned, self.masks)
+            self.stale_copies = False
         super().optimizer_step(optimizer, model, update_num)
-        if self.regrow and update_num + 1 >= self._last_update():
-            sparsity = pruning.mask_sparsity(self.masks)
-            self.masks = pruning.global_magnitude_mask(self.pruned, sparsity)
+        if self.regrow and self._is_last(update_num + 1):
+            self.masks = pruning.global_magnitude_mask(self.pruned, self.sparsity)
             self._share(next(self.pruned.parameters()).device)
             self.frozen = True
         if self.frozen:
@@ -159,6 +188,7 @@ class SparseMask:
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         self.masks = pruning.unpack(state["masks"], "the checkpoint to go on from")
+        self.frozen = state["frozen"]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.pruning import mask_sparsity, regrown
+from avhubert_ext.pruning import regrown
 
 from ..sparse import SparseMask
 from .wrapper import Wrapper, WrapperConfig
@@ -40,11 +40,15 @@ class PruningCriterion(Wrapper):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], *args: Any, **kwargs: Any
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """As the base, and the sparsity of the masks; with regrowth the share that has regrown."""
+        """As the base, and the sparsity of the masks; with regrowth the share that has regrown.
+
+        Outside a training, as in fairseq-validate, there are no masks and the base is all.
+        """
         loss, size, log = super().forward(model, sample, *args, **kwargs)
-        log |= {"batches": 1, "sparsity": mask_sparsity(self.task.masks)}
-        if self.task.regrow:
-            log["regrown"] = regrown(self.task.pruned, self.task.masks)
+        if self.task.pruned is not None:
+            log |= {"batches": 1, "sparsity": self.task.sparsity}
+            if self.task.regrow:
+                log["regrown"] = regrown(self.task.pruned, self.task.masks)
         return loss, size, log
 
     @classmethod
@@ -53,7 +57,7 @@ class PruningCriterion(Wrapper):
         super().reduce_metrics(
             [{k: v for k, v in log.items() if k not in own} for log in logging_outputs]
         )
-        batches = sum(float(log["batches"]) for log in logging_outputs)
+        batches = sum(float(log.get("batches", 0)) for log in logging_outputs)
         for name in own[1:]:
             if name in logging_outputs[0]:
                 total = sum(float(log[name]) for log in logging_outputs)

@@ -10,6 +10,7 @@ from fairseq.criterions import (
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from avhubert_ext.errors import InputError
 
@@ -43,9 +44,12 @@ class Wrapper(FairseqCriterion):
         known = [f.name for f in fields(config) if f.name != "_name"]
         if unknown := options.keys() - set(known):
             raise InputError(f"base_options: {name} knows no {sorted(unknown)}; expected {known}")
-        defaults = OmegaConf.to_container(OmegaConf.structured(config()))
+        try:
+            base_cfg = OmegaConf.merge(OmegaConf.structured(config()), options)
+        except OmegaConfBaseException as error:
+            raise InputError(f"base_options: {str(error).splitlines()[0]}") from None
         # Below the same parent, for options that stand for others, as ${optimization.sentence_avg}.
-        base_cfg = OmegaConf.create(defaults | options, parent=cfg._get_parent())
+        base_cfg._set_parent(cfg._get_parent())
         both = type(f"{cls.__name__}Of{base.__name__}", (cls, base), {})
         criterion = base.build_criterion.__func__(both, base_cfg, task)
         cls.prepare(criterion, cfg)
