@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError
@@ -25,7 +29,7 @@ from avhubert_ext.evaluation.evaluate import CLEAN, digest
 from avhubert_ext.evaluation.page import Section, as_text, markdown, pyplot, save_picture
 from avhubert_ext.evaluation.pruning_report import check_comparable, measured_under, scale_rates
 from avhubert_ext.evaluation.results import Result, read_results
-from avhubert_ext.models.checkpoint import load_recognizer, read_masks
+from avhubert_ext.models.checkpoint import METADATA_KEY, build, read_masks
 from avhubert_ext.pruning import kept_parameters
 
 if TYPE_CHECKING:
@@ -33,6 +37,11 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 PICTURE = "frontier.png"
+GAP = 5.0  # points between a point and its name
+# Where a name may stand, the best first: (right, up) is its middle's direction from the point. To
+# the lower left of the front there is nothing.
+FRONT_PLACES = ((-1, -1), (-1, 0), (0, -1), (-1, -3), (-1, -5), (1, 1), (1, 0), (0, 1))
+PLACES = ((1, 0), (1, 1), (0, 1), (1, -1), (-1, 0), (-1, 1), (0, -1), (-1, -1))
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ def frontier(evaluations: Sequence[Path], out: Path, condition: str = CLEAN) -> 
     was decoded under, and if no model has a size.
     """
     named = read_named(evaluations)
-    check_comparable(list(named.values()))
+    check_comparable(named)
     measured = {name: r for name, r in named.items() if condition in r.passes}
     if not measured:
         known = dict.fromkeys(c for result in named.values() for c in result.passes)
@@ -74,11 +83,12 @@ def frontier(evaluations: Sequence[Path], out: Path, condition: str = CLEAN) -> 
         raise InputError(f"no model with a size: {told}")
     notes = [
         "MB: 10^6 bytes of the model's file as stored; parameters: of the whole model, without "
-        "pruned ones; front: no other model is smaller and as good, or better and as small.",
+        "pruned ones; front: no other model is smaller and as good, or better and as small. In "
+        "the picture models behind the front have a name where there is room.",
         *(f"{point.name} has no size: {point.why}." for point in points if point.size is None),
         *(f"{name} is left out: not decoded under {condition}."
           for name in named if name not in measured),
-        *measured_under(list(measured.values())),
+        *measured_under(measured),
     ]  # fmt: skip
     plot(points, condition, out / PICTURE)
     section = Section(f"Accuracy against size, {condition}", *table(points), [PICTURE])
@@ -117,22 +127,22 @@ def make_point(name: str, result: Result, condition: str) -> Point:
 
 
 def measure(file: Path) -> Size:
-    """Of a recogniser's `.safetensors`."""
-    parameters = kept_parameters(load_recognizer(file), read_masks(file))
-    return Size(file.stat().st_size, parameters)
+    """Of a `.safetensors` that was evaluated; the weights themselves are not read."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened, torch.device("meta"):
+        model = build(json.loads(opened.metadata()[METADATA_KEY]))
+    return Size(file.stat().st_size, kept_parameters(model, read_masks(file)))
 
 
 def with_front(points: Sequence[Point]) -> list[Point]:
-    """The points from the smallest to the largest, then those without size, and who is on the
-    front."""
+    """The points from the smallest to the largest, marked where they are on the front, then those
+    without size."""
     sized = sorted(
         (point for point in points if point.size), key=lambda p: (p.size.bytes, p.wer, p.name)
     )
     on_front = pareto_front([(point.size.bytes, point.wer) for point in sized])
-    marked = [
-        Point(p.name, p.file, p.wer, p.size, on_front=on)
-        for p, on in zip(sized, on_front, strict=True)
-    ]
+    marked = [replace(point, on_front=on) for point, on in zip(sized, on_front, strict=True)]
     return marked + [point for point in points if point.size is None]
 
 
@@ -175,7 +185,7 @@ def as_csv(points: Sequence[Point], condition: str) -> str:
 def plot(points: Sequence[Point], condition: str, path: Path) -> None:
     """WER over size; the front as steps: the best rate that so many bytes can have."""
     plt = pyplot()
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     sized = [(p, (p.size.bytes / 1e6, p.wer)) for p in points if p.size]
@@ -187,10 +197,10 @@ def plot(points: Sequence[Point], condition: str, path: Path) -> None:
     axes.plot(*zip(*front, strict=True), "o", color="#0072b2", markersize=6)
     axes.set_xscale("log")
     smallest, largest = sized[0][1][0], sized[-1][1][0]
-    axes.set_xlim(smallest / 1.15, largest * 1.3)
-    axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axes.set_xlim(smallest / 1.3, largest * 1.3)
+    axes.xaxis.set_major_locator(LogLocator(10, (1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("model file (MB)")
     axes.set_title(f"Accuracy against size, {condition}: the front, and behind it", loc="left",
                    fontsize=11)  # fmt: skip
@@ -209,38 +219,38 @@ def label(axes: Axes, named: Sequence[tuple[str, tuple[float, float], bool]]) ->
 
     Where no place is free, a name of the front goes there nevertheless, another is left out.
     """
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     renderer = axes.figure.canvas.get_renderer()
+    outline = [withStroke(linewidth=2, foreground="white")]  # lines behind a name stay away from it
+    pixels = axes.figure.dpi / 72  # a point
     places = axes.transData.transform([place for _, place, _ in named])
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places]
-    for name, place, front in named:
+    dot = 4 * pixels
+    taken = [Bbox.from_bounds(x - dot, y - dot, 2 * dot, 2 * dot) for x, y in places]
+    # The steps between the points of the front, too.
+    corners = sorted((x, y) for (x, y), (*_, front) in zip(places, named, strict=True) if front)
+    for (x, y), (right, low) in pairwise(corners):
+        taken += [Bbox.from_extents(x, y - 1, right, y + 1)]
+        taken += [Bbox.from_extents(right - 1, low, right + 1, y)]
+    for (name, place, front), (x, y) in zip(named, places, strict=True):
         text = axes.annotate(
-            name, place, textcoords="offset points",
-            fontsize=8 if front else 7, color="black" if front else "0.4",
+            name, place, xytext=(0, 0), textcoords="offset points",
+            fontsize=8 if front else 7, color="black" if front else "0.4", path_effects=outline,
         )  # fmt: skip
-        for x, y, horizontal, vertical in _offsets():
-            text.set(position=(x, y), ha=horizontal, va=vertical)
-            box = text.get_window_extent(renderer)
+        size = text.get_window_extent(renderer)
+        for right, up in FRONT_PLACES if front else PLACES:
+            left = right * GAP * pixels + (right - 1) / 2 * size.width
+            low = up * GAP * pixels + (up - 1) / 2 * size.height
+            box = Bbox.from_bounds(x + left, y + low, size.width, size.height)
             if _inside(axes.bbox, box) and not any(box.overlaps(other) for other in taken):
                 break
         else:
             if not front:
                 text.remove()
                 continue
+        text.set_position((left / pixels, low / pixels))
         taken.append(box)
-
-
-def _offsets() -> Iterator[tuple[float, float, str, str]]:
-    """Places of a name around its point, the nearest first: offset in points, alignment."""
-    for radius in (6, 13):
-        yield radius, 0, "left", "center"
-        yield 0, radius, "center", "bottom"
-        yield -radius, 0, "right", "center"
-        yield 0, -radius, "center", "top"
-        for x, horizontal in ((0.7 * radius, "left"), (-0.7 * radius, "right")):
-            for y, vertical in ((0.7 * radius, "bottom"), (-0.7 * radius, "top")):
-                yield x, y, horizontal, vertical
 
 
 def _inside(outer: Bbox, box: Bbox) -> bool:

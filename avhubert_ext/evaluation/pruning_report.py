@@ -17,7 +17,7 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,7 +115,7 @@ class Sweep:
         rewinds = [model.rewind for model in self.models if model.rewind is not None]
         if last is not None and last < max(rewinds, default=0):
             raise InputError(
-                f"--last {last}: a model was rewound to {max(rewinds)}, which is later"
+                f"--last {last}: expected at least {max(rewinds)}, which a model was rewound to"
             )
         self.last = last
 
@@ -127,6 +127,10 @@ class Sweep:
             key=lambda item: (order.index(item[0].method), self.rewound_to(item[0]) or 0,
                               item[0].sparsity),
         )  # fmt: skip
+
+    def named(self) -> dict[str, Result]:
+        """By the models' names, in the same order."""
+        return {result.model: result for _, result in self.in_order()}
 
     def rewound_to(self, model: Pruned) -> int | None:
         """T of Figure 1; None for what it does not show."""
@@ -166,7 +170,7 @@ def report(evaluation: Path, out: Path, last: int | None = None) -> str:
     """
     results = read_results(evaluation)
     sweep = Sweep(results, last)
-    check_comparable(list(sweep.models.values()))
+    check_comparable(sweep.named())
     sections = [methods_section(sweep, out), paper_section()]
     if sweep.rewinding():
         sections.append(rewinding_section(sweep, out))
@@ -179,9 +183,9 @@ def report(evaluation: Path, out: Path, last: int | None = None) -> str:
     return as_text(sections, notes)
 
 
-def check_comparable(results: Sequence[Result]) -> None:
+def check_comparable(named: Mapping[str, Result]) -> None:
     """Raise InputError if the models were not decoded on the same number of reference words."""
-    words = {result.passes[CLEAN][0].words: result.model for result in results}
+    words = {result.passes[CLEAN][0].words: name for name, result in named.items()}
     if len(words) > 1:
         told = ", ".join(f"{model} {count}" for count, model in words.items())
         raise InputError(
@@ -195,7 +199,7 @@ def methods_section(sweep: Sweep, out: Path) -> Section:
     rates = [[sweep.rate(Pruned(DENSE))] * len(METHODS)]
     rates += [[sweep.rate(Pruned(method, s)) for method in METHODS] for s in sparsities]
     rows = [
-        [told_sparsity(sparsity), *mark_best(["-" if r is None else f"{r:.2f}" for r in row])]
+        [told_sparsity(sparsity), *mark_best([told_rate(rate) for rate in row])]
         for sparsity, row in zip([0, *sparsities], rates, strict=True)
     ]
     pictures = []
@@ -217,6 +221,10 @@ def told_sparsity(sparsity: int) -> str:
     return f"{sparsity}%" if sparsity else "0 (dense)"
 
 
+def told_rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.2f}"
+
+
 def mark_best(cells: list[str]) -> list[str]:
     """Markdown's bold around the lowest rates of a row, unless they are all the same."""
     rates = {float(cell) for cell in cells if cell != "-"}
@@ -231,7 +239,7 @@ def rewinding_section(sweep: Sweep, out: Path) -> Section:
     curves = sweep.rewinding()
     header = ["T", *(told_sparsity(sparsity) for sparsity in curves)]
     rows = [
-        [str(t), *(f"{curve[t]:.2f}" if t in curve else "-" for curve in curves.values())]
+        [str(t), *(told_rate(curve.get(t)) for curve in curves.values())]
         for t in sorted({t for curve in curves.values() for t in curve})
     ]
     plot_rewinding(sweep, out / REWINDING_PICTURE)
@@ -246,16 +254,14 @@ def visual_section(models: list[tuple[Pruned, Result]]) -> Section:
     """
     results = [result for _, result in models]
     types = visual_types(results)
-    rates = [(result.mean(CLEAN), visual_mean(result, results, types)) for result in results]
-    dense = next((r for (m, _), r in zip(models, rates, strict=True) if m.method == DENSE), None)
+    rates = {r.model: (r.mean(CLEAN), visual_mean(r, results, types)) for r in results}
     rows = []
-    for (model, result), (clean, noisy) in zip(models, rates, strict=True):
-        gains = [
-            "-" if dense is None or rate is None or before is None else f"{rate - before:+.2f}"
-            for rate, before in zip((clean, noisy), dense or (None, None), strict=True)
-        ]
-        told = [f"{clean:.2f}", gains[0], "-" if noisy is None else f"{noisy:.2f}", gains[1]]
-        rows.append([result.model, told_sparsity(model.sparsity), *told])
+    for model, result in models:
+        row = [result.model, told_sparsity(model.sparsity)]
+        for rate, dense in zip(rates[result.model], rates.get(DENSE, (None, None)), strict=True):
+            known = rate is not None and dense is not None
+            row += [told_rate(rate), f"{rate - dense:+.2f}" if known else "-"]
+        rows.append(row)
     title = f"Visual noise, mean over {len(types)} types, {told_levels(results, types)}, WER (%)"
     header = ["model", "Sp", CLEAN, "to dense", "visual noise", "to dense"]
     return Section(title, header, rows, [])
@@ -276,11 +282,11 @@ def notes_on(sweep: Sweep) -> list[str]:
         "WER in %: total word edits over total reference words, above 100 where a model inserts "
         "words; bold: the best of a row; -: not evaluated (yet). Sparsity: of the prunable "
         "weights, as the models' names tell.",
-        "Pictures: WER is linear where three quarters of the rates are, logarithmic above the "
-        "dotted line; the axis does not start at 0.",
+        "Pictures: WER is linear where two thirds of the rates are, logarithmic above the dotted "
+        "line, if there is one; the axis does not start at 0.",
         "The paper finetunes (Finetune, PARP) for 10 epochs with a fixed learning rate; its "
         "numbers tell which method is better, not what rates to expect here.",
-        *measured_under(list(sweep.models.values())),
+        *measured_under(sweep.named()),
     ]
     if sweep.last is None and any(m.method == REWIND for m in sweep.models):
         notes.append("One-shot LRR is not in Figure 1: name its T with --last.")
@@ -289,13 +295,13 @@ def notes_on(sweep: Sweep) -> list[str]:
     return notes
 
 
-def measured_under(results: Sequence[Result]) -> list[str]:
+def measured_under(named: Mapping[str, Result]) -> list[str]:
     """Data and search, a line for all models that have them in common."""
     alike: dict[str, list[str]] = {}
-    for r in results:
+    for name, r in named.items():
         s, words = r.settings, r.passes[CLEAN][0].words
         told = f"split {s['split']} of {s['data']} ({words} words), modalities {s['modalities']}"
-        alike.setdefault(f"{told}, {told_beam(s['beam'])}", []).append(r.model)
+        alike.setdefault(f"{told}, {told_beam(s['beam'])}", []).append(name)
     if len(alike) == 1:
         return [f"All models: {next(iter(alike))}."]
     return [f"{', '.join(models)}: {told}." for told, models in alike.items()]
@@ -369,13 +375,14 @@ def _finish(axes: Axes, sweep: Sweep, rates: list[float]) -> None:
 def scale_rates(axes: Axes, rates: Sequence[float]) -> None:
     """A y axis for rates in %, a few of which are far above the others.
 
-    Linear where three quarters of the rates are, which is two thirds of the height, logarithmic
-    above, from a dotted line on; linear throughout where that shows nearly as much.
+    Linear where two thirds of the rates are, which is two thirds of the height, logarithmic above,
+    from a dotted line on; linear throughout where that shows nearly as much.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     top = max(rates)
-    ticks = MaxNLocator(6).tick_values(min(rates), float(np.quantile(rates, 0.75)))
+    locator = MaxNLocator(7, steps=[1, 2, 5, 10])
+    ticks = locator.tick_values(min(rates), float(np.quantile(rates, 2 / 3)))
     low, knee = max(0.0, ticks[0]), ticks[-1]
     axes.set_ylabel("WER (%)")
     axes.spines[["top", "right"]].set_visible(False)
