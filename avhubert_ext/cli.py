@@ -213,6 +213,25 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _export_sparse(args: argparse.Namespace) -> None:
+    from avhubert_ext.models.checkpoint import export_sparse
+
+    print(export_sparse(args.input, args.output, args.codebook))
+
+
+def _add_export_sparse(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "export-sparse", _export_sparse, "store a pruned model small, or one in 8 bits"
+    )
+    parser.add_argument("input", type=Path, help="a pruned model; a dense one with --codebook")
+    parser.add_argument("output", type=Path, help=".safetensors")
+    parser.add_argument(
+        "--codebook",
+        action="store_true",
+        help="a byte a weight: codebooks of 256 values a tensor, by k-means",
+    )
+
+
 def _complexity(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
@@ -635,6 +654,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_average(commands)
     _add_init(commands)
     _add_prune(commands)
+    _add_export_sparse(commands)
     _add_subwords(commands)
     _add_complexity(commands)
     _add_benchmark(commands)

@@ -1,12 +1,19 @@
-"""Pruned models on disk: `.safetensors` that shrink with sparsity, and masks alone.
+"""Pruned and 8-bit models on disk: `.safetensors` that shrink with sparsity, and masks alone.
 
-Layout. A weight NAME that is not pruned is stored as it is. A pruned one is two tensors instead:
+Layout. A weight NAME that is neither pruned nor on a codebook is stored as it is. A pruned one is
+two tensors instead, three on a codebook; one that is on a codebook and not pruned is the last two:
 
-    NAME.mask     uint8, NumPy's `packbits` of the flattened mask, 1 = kept
-    NAME.values   float32, the kept weights in the order of the flattened mask
+    NAME.mask       uint8, NumPy's `packbits` of the flattened mask, 1 = kept
+    NAME.values     float32, the kept weights in the order of the flattened mask
 
-The metadata `avhubert_ext_masks` is JSON: `shapes` (NAME -> shape) and `sha256`, the checksum that
-`avhubert_ext.pruning.pack` defines. A file of masks alone holds the `NAME.mask` only.
+    NAME.mask       as above
+    NAME.indices    uint8, for each kept weight in that order its place in the codebook, from 0;
+                    without a mask for every weight, in the weight's shape
+    NAME.codebook   float32, up to 256 values in ascending order
+
+The metadata `avhubert_ext_masks`, where there are masks, is JSON: `shapes` (NAME -> shape) and
+`sha256`, the checksum that `avhubert_ext.pruning.pack` defines. A file of masks alone holds the
+`NAME.mask` only.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,19 +29,31 @@ from torch import Tensor
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
 from avhubert_ext.pruning import Masks, pack, unpack
+from avhubert_ext.quantization import Codebooks, look_up, nearest
 
 METADATA_KEY = "avhubert_ext_masks"
-MASK, VALUES = ".mask", ".values"
+MASK, VALUES, INDICES, CODEBOOK = ".mask", ".values", ".indices", ".codebook"
+DENSE: Codebooks = MappingProxyType({})
 
 
 def to_sparse(
-    state: Mapping[str, Tensor], masks: Masks
+    state: Mapping[str, Tensor], masks: Masks, codebooks: Codebooks = DENSE
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file, from a model's state and its masks."""
+    """The tensors and the metadata of a file, from a model's state and its masks.
+
+    codebooks: by name, of weights that are on them, as `avhubert_ext.quantization.quantize` leaves
+    a model.
+    """
     packed = pack(masks)
     bits = packed.pop("bits")
-    tensors = {name: tensor for name, tensor in state.items() if name not in masks}
-    tensors |= {name + VALUES: state[name][mask] for name, mask in masks.items()}
+    tensors = {n: t for n, t in state.items() if n not in masks and n not in codebooks}
+    for name in masks.keys() | codebooks.keys():
+        weights = state[name][masks[name]] if name in masks else state[name]
+        if name in codebooks:
+            tensors[name + INDICES] = nearest(weights, codebooks[name])
+            tensors[name + CODEBOOK] = codebooks[name]
+        else:
+            tensors[name + VALUES] = weights
     tensors |= {name + MASK: tensor for name, tensor in bits.items()}
     return tensors, {METADATA_KEY: json.dumps(packed)} if masks else {}
 
@@ -43,14 +63,37 @@ def to_dense(
 ) -> dict[str, Tensor]:
     """The inverse of `to_sparse`; InputError, which names `where`, for a damaged file."""
     masks = masks_in(tensors, metadata, where)
-    state = {n: t for n, t in tensors.items() if not n.endswith((MASK, VALUES))}
+    parts = (MASK, VALUES, INDICES, CODEBOOK)
+    state = {n: t for n, t in tensors.items() if not n.endswith(parts)}
+    weights = {n.removesuffix(VALUES): t for n, t in tensors.items() if n.endswith(VALUES)}
+    for name in _named(tensors, INDICES) | _named(tensors, CODEBOOK):
+        weights[name] = _on_codebook(tensors, name, where)
     for name, mask in masks.items():
-        values = tensors.get(name + VALUES)
+        values = weights.pop(name, None)
         if values is None or values.shape != (int(mask.sum()),):
             raise InputError(f"{where}: its weights {name} do not fit their mask; copy it again")
         state[name] = torch.zeros(mask.shape, dtype=values.dtype)
         state[name][mask] = values
-    return state
+    return state | weights
+
+
+def _named(tensors: Mapping[str, Tensor], part: str) -> set[str]:
+    return {name.removesuffix(part) for name in tensors if name.endswith(part)}
+
+
+def _on_codebook(tensors: Mapping[str, Tensor], name: str, where: object) -> Tensor:
+    """The weights that are stored as places in a codebook."""
+    indices, codebook = tensors.get(name + INDICES), tensors.get(name + CODEBOOK)
+    fits = (
+        indices is not None
+        and codebook is not None
+        and (indices.dtype, codebook.dtype) == (torch.uint8, torch.float32)
+        and codebook.dim() == 1
+        and (not indices.numel() or int(indices.max()) < len(codebook))
+    )
+    if not fits:
+        raise InputError(f"{where}: its weights {name} do not fit their codebook; copy it again")
+    return look_up(codebook, indices)
 
 
 def masks_in(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: object) -> Masks:
@@ -58,7 +101,11 @@ def masks_in(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: 
     if METADATA_KEY not in metadata:
         return {}
     bits = {n.removesuffix(MASK): t for n, t in tensors.items() if n.endswith(MASK)}
-    return unpack(json.loads(metadata[METADATA_KEY]) | {"bits": bits}, where)
+    try:
+        packed = json.loads(metadata[METADATA_KEY]) | {"bits": bits}
+    except (ValueError, TypeError):
+        packed = {}  # which `unpack` refuses
+    return unpack(packed, where)
 
 
 def save_masks(path: Path, masks: Masks) -> None:

@@ -25,7 +25,12 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import show_input_errors_plainly
 
 from . import loading, scoring
-from .criterions import av_distillation, ctc_attention, pruning  # noqa: F401 (fairseq does not look there)
+from .criterions import (  # noqa: F401 (fairseq does not look there)
+    av_distillation,
+    ctc_attention,
+    pruning,
+    quantization,
+)
 
 loading.install()
 scoring.install()

@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import numpy as np
 import torch
@@ -99,12 +99,25 @@ class RecognizerConfig(FairseqDataclass):
     )
 
 
+class Stateful(Protocol):
+    """What can be kept in a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class AVTask(FairseqTask):
     """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
+
+    model: torch.nn.Module  # in training; the model itself, not what wraps it on several GPUs
+    updates = 0  # of the model, before the one in progress
 
     def __init__(self, cfg: AVTaskConfig) -> None:
         super().__init__(cfg)
         self.corrupt: dict[str, CorruptUtterances] = {}  # by split
+        # What criterions want kept in checkpoints: fairseq keeps theirs only with parameters.
+        self.kept: dict[str, Stateful] = {}
 
     @classmethod
     def setup_task(cls, cfg: AVTaskConfig, **kwargs: Any) -> "AVTask":
@@ -168,6 +181,24 @@ class AVTask(FairseqTask):
             cfg.description = model.description
         return model
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps besides the model."""
+        return {name: kept.state_dict() for name, kept in self.kept.items()}
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """`checkpoint_state` under the name by which fairseq finds it again."""
+        state = self.checkpoint_state()
+        return {type(self).__name__: state} if state else {}
+
+    def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state in a checkpoint to go on from."""
+        for name, kept in self.kept.items():
+            if name in state:
+                kept.load_state_dict(state[name])
+
+    def begin_epoch(self, epoch: int, model: torch.nn.Module) -> None:
+        self.model = model
+
     def train_step(
         self,
         sample: dict[str, Any],
@@ -178,6 +209,7 @@ class AVTask(FairseqTask):
         ignore_grad: bool = False,
     ) -> tuple:
         self.report_corrupt(sample)
+        self.updates = update_num
         # fairseq seeds all processes alike at each update, and goes on drawing for the batches
         # that it accumulates: all would lose the same modality and drop the same units, and two
         # processes would not compute what one does with --update-freq 2. So the draws follow from

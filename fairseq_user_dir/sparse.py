@@ -181,12 +181,14 @@ class SparseMask:
             pruning.apply_masks(self.pruned, self.masks)
             mask_master_copies(optimizer, self.pruned, self.masks)
 
-    def get_checkpoint_dict(self) -> dict[str, Any]:
-        if self.masks is None:
-            return {}
-        return {type(self).__name__: {"masks": pruning.pack(self.masks), "frozen": self.frozen}}
+    def checkpoint_state(self) -> dict[str, Any]:
+        state = super().checkpoint_state()
+        if self.masks is not None:
+            state |= {"masks": pruning.pack(self.masks), "frozen": self.frozen}
+        return state
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
+        super().set_checkpoint_dict(state)
         self.masks = pruning.unpack(state["masks"], "the checkpoint to go on from")
         self.frozen = state["frozen"]
 

@@ -37,6 +37,7 @@ from avhubert_ext.pruning import (
     same,
     unpack,
 )
+from avhubert_ext.quantization import Codebooks, quantize
 
 METADATA_KEY = "avhubert_ext"
 Recognizer = AVRecognizer | CTCAttentionRecognizer
@@ -109,11 +110,13 @@ def save_model(
     half: bool = False,
     origin: Mapping[str, str] = NOTHING,
     masks: Masks = NOTHING,
+    codebooks: Codebooks = NOTHING,
 ) -> None:
     """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16.
 
     origin: as `read_origin` gives it. masks: of a pruned model, which is stored without its zeros
-    (`avhubert_ext.sparse_file`). Raises InputError if its tensors are not those of its
+    (`avhubert_ext.sparse_file`). codebooks: of a model that is on them (`quantize`), which is
+    stored in a byte a weight. Raises InputError if its tensors are not those of its
     configuration, as after `fuse`.
     """
     from safetensors.torch import save
@@ -131,7 +134,7 @@ def save_model(
         raise InputError(
             f"{path}: a changed model, fused or other, cannot be saved; save the original"
         )
-    tensors, metadata = sparse_file.to_sparse(tensors, masks)
+    tensors, metadata = sparse_file.to_sparse(tensors, masks, codebooks)
     metadata |= {METADATA_KEY: json.dumps(description), **origin}
     with whole_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
@@ -466,6 +469,33 @@ def prune(source: Path, target: Path, sparsity: float, weights: Path | None = No
         model = rewound
     apply_masks(model, masks)
     return _save(target, model, read_origin(weights or source), masks=masks)
+
+
+def export_sparse(source: Path, target: Path, codebook: bool = False) -> str:
+    """Write a pruned or 8-bit model without what it does not need; returns a line about it.
+
+    A pruned model is stored without its zeros, its kept weights as they are. codebook: store these,
+    or a dense model's weights, in a byte each, on a codebook of 256 values a tensor; a tensor with
+    no more values comes back as it was, any other is changed. Raises InputError for a dense model
+    without `codebook`.
+    """
+    if target.suffix != ".safetensors":
+        raise InputError(f"{target}: expected .safetensors, the one form that has this layout")
+    model, masks = load_model(source), read_masks(source)
+    if not masks and not codebook:
+        raise InputError(
+            f"{source}: a dense model, without zeros to leave out; prune it first, or store a byte "
+            "a weight with --codebook"
+        )
+    codebooks = quantize(model, masks) if codebook else {}
+    save_model(target, model, origin=read_origin(source), masks=masks, codebooks=codebooks)
+    size = target.stat().st_size
+    dense = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""
+    return (
+        f"{target}: {size / 1e6:.1f} MB, {size / dense:.3f} of the dense model's {dense / 1e6:.1f} "
+        f"MB in float32{sparsity}{', 8-bit' if codebook else ''}"
+    )
 
 
 def average(sources: list[Path], target: Path) -> str:

@@ -50,7 +50,9 @@ class Wrapper(FairseqCriterion):
             raise InputError(f"base_options: {str(error).splitlines()[0]}") from None
         # Below the same parent, for options that stand for others, as ${optimization.sentence_avg}.
         base_cfg._set_parent(cfg._get_parent())
-        both = type(f"{cls.__name__}Of{base.__name__}", (cls, base), {})
+        # The base, if it is a wrapper too, takes up its own options by its own way.
+        own = {"prepare": base.prepare} if issubclass(base, Wrapper) else {}
+        both = type(f"{cls.__name__}Of{base.__name__}", (cls, base), own)
         criterion = base.build_criterion.__func__(both, base_cfg, task)
         cls.prepare(criterion, cfg)
         return criterion
