@@ -232,6 +232,22 @@ def _add_export_sparse(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _sparse_report(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.sparse_report import sparse_report
+
+    print(sparse_report(args.model, args.out))
+    if args.out:
+        print(f"\nwritten: {args.out}/sparsity.csv, .json, .png")
+
+
+def _add_sparse_report(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands, "sparse-report", _sparse_report, "where the pruned weights of a model are"
+    )
+    parser.add_argument("model", type=Path, help="a pruned model of any kind, or a mask")
+    parser.add_argument("--out", type=Path, help="folder for CSV, JSON and a heat map")
+
+
 def _complexity(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
@@ -417,6 +433,43 @@ def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_sparse(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_sparse import benchmark_sparse, text_table
+
+    report = benchmark_sparse(args.preset, args.sparsity, args.threads, args.frames, args.rounds)
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "benchmark-sparse",
+        _benchmark_sparse,
+        "time pruned layers and encoders, sparse beside dense, on the CPU",
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=["base-s", "base-l", "7"],
+        metavar="NAME",
+        help="encoders: as for `complexity`",
+    )
+    parser.add_argument(
+        "--sparsity",
+        nargs="+",
+        type=float,
+        default=[0.5, 0.8, 0.9, 0.95],
+        metavar="S",
+        help="of each linear layer, in [0, 1)",
+    )
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="of the encoders; ten times as many of layers"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
 
 
@@ -656,11 +709,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prune(commands)
     _add_export_sparse(commands)
     _add_subwords(commands)
+    _add_sparse_report(commands)
     _add_complexity(commands)
     _add_benchmark(commands)
     _add_benchmark_distillation(commands)
     _add_benchmark_decoding(commands)
     _add_benchmark_data(commands)
+    _add_benchmark_sparse(commands)
     _add_evaluate(commands)
     _add_report(commands)
     _add_compare(commands)
