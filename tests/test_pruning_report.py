@@ -163,7 +163,7 @@ def test_figure_1(sweep: Path, reported: Path, tmp_path: Path) -> None:
 def test_visual_noise(reported: Path) -> None:
     title = "Visual noise, mean over 2 types, levels 1, 5 of block; 1 of contrast"
     assert section((reported / "pruning.md").read_text(), title) == [
-        ["model", "Sp", "clean", "to dense", "visual noise", "to dense"],
+        ["model", "Sp", "clean", "minus dense", "visual noise", "minus dense"],
         ["dense", "0 (dense)", "39.00", "+0.00", "50.00", "+0.00"],
         ["lrr-iterative-50", "50%", "38.00", "-1.00", "46.00", "-4.00"],
     ]
@@ -200,7 +200,8 @@ def test_pictures(reported: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rates", [[39.3], [0.0, 0.0], [39, 38, 42, 376], [0, 0, 0, 120], [3, 4, 5, 6, 100, 140]]
+    "rates",
+    [[39.3], [0.0, 0.0], [39, 38, 42, 376], [0, 0, 0, 120], [9, 12, 22], [3, 4, 5, 6, 8, 140]],
 )
 def test_axis_of_rates(rates: list[float]) -> None:
     """All are on it, in their order; most get two thirds of the height, however high the others."""

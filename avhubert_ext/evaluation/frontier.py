@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PICTURE = "frontier.png"
 GAP = 5.0  # points between a point and its name
 # Where a name may stand, the best first: (right, up) is its middle's direction from the point. To
-# the lower left of the front there is nothing.
+# the lower left of the front there is nothing: farther off there it gets a line to its point.
 FRONT_PLACES = ((-1, -1), (-1, 0), (0, -1), (-1, -3), (-1, -5), (1, 1), (1, 0), (0, 1))
 PLACES = ((1, 0), (1, 1), (0, 1), (1, -1), (-1, 0), (-1, 1), (0, -1), (-1, -1))
 
@@ -250,6 +250,11 @@ def label(axes: Axes, named: Sequence[tuple[str, tuple[float, float], bool]]) ->
                 text.remove()
                 continue
         text.set_position((left / pixels, low / pixels))
+        if up < -1:
+            axes.annotate(
+                "", place, xytext=(-GAP, (low + size.height) / pixels), textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0},
+            )  # fmt: skip
         taken.append(box)
 
 

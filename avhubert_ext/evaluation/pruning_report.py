@@ -263,7 +263,7 @@ def visual_section(models: list[tuple[Pruned, Result]]) -> Section:
             row += [told_rate(rate), f"{rate - dense:+.2f}" if known else "-"]
         rows.append(row)
     title = f"Visual noise, mean over {len(types)} types, {told_levels(results, types)}, WER (%)"
-    header = ["model", "Sp", CLEAN, "to dense", "visual noise", "to dense"]
+    header = ["model", "Sp", CLEAN, "minus dense", "visual noise", "minus dense"]
     return Section(title, header, rows, [])
 
 
@@ -376,7 +376,7 @@ def scale_rates(axes: Axes, rates: Sequence[float]) -> None:
     """A y axis for rates in %, a few of which are far above the others.
 
     Linear where two thirds of the rates are, which is two thirds of the height, logarithmic above,
-    from a dotted line on; linear throughout where that shows nearly as much.
+    from a dotted line on; linear throughout where they have a quarter of the height then, too.
     """
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
@@ -387,24 +387,25 @@ def scale_rates(axes: Axes, rates: Sequence[float]) -> None:
     axes.set_ylabel("WER (%)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    if top < knee + (knee - low):
+    span = knee - low
+    if top <= knee + 3 * span:
         return
-    half = (knee - low) / 2 / math.log(top / knee)
+    slope = span / 2 / math.log(top / knee)
 
     def forward(rate: np.ndarray) -> np.ndarray:
-        return np.where(rate <= knee, rate, knee + half * np.log(np.maximum(rate, knee) / knee))
+        return np.where(rate <= knee, rate, knee + slope * np.log(np.maximum(rate, knee) / knee))
 
     def inverse(height: np.ndarray) -> np.ndarray:
-        return np.where(
-            height <= knee, height, knee * np.exp((np.maximum(height, knee) - knee) / half)
-        )
+        above = np.maximum(height, knee) - knee
+        return np.where(height <= knee, height, knee * np.exp(above / slope))
 
     axes.set_yscale("function", functions=(forward, inverse))
-    decades = [m * 10**n for n in range(-2, 5) for m in (1, 2, 5)]
-    above = [rate for rate in decades if 1.1 * knee < rate <= 1.05 * top]
-    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if t >= low] + above))
+    decades = np.array([m * 10.0**n for n in range(-2, 5) for m in (1, 2, 5)])
+    heights = forward(decades)
+    legible = (heights > knee + 0.08 * span) & (decades <= top)
+    axes.yaxis.set_major_locator(FixedLocator([*ticks[ticks >= low], *decades[legible]]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(low - 0.03 * (knee - low), 1.05 * top)
+    axes.set_ylim(low - 0.03 * span, float(inverse(np.array(knee + 0.53 * span))))
     axes.axhline(knee, color="0.4", linestyle=":", linewidth=1)
     axes.set_ylabel(f"WER (%), logarithmic above {knee:g}")
