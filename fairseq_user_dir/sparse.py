@@ -105,7 +105,7 @@ class SparseMask:
         if self.cfg.mask is None:
             return None
         path = Path(self.cfg.mask)
-        masks = read_masks(path)
+        masks = read_masks(path, whole_student=True)
         if not masks:
             raise InputError(f"{path}: a dense model; name a mask, or a pruned model")
         masks = to_fairseq_names(masks, self.model_name)

@@ -313,11 +313,13 @@ def read_origin(path: Path) -> dict[str, str]:
     return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
 
 
-def read_masks(path: Path) -> Masks:
+def read_masks(path: Path, whole_student: bool = False) -> Masks:
     """The pruning masks in a mask file, a pruned model, or a checkpoint of a sparse-mask task.
 
-    Names are the recogniser's own; bool, True = kept. Empty for a dense model, and for one whose
-    pruned weights may grow again (PARP before its end). InputError if the file is missing.
+    Names are those of the model that `load_model` gives; bool, True = kept. Empty for a dense
+    model, and for one whose pruned weights may grow again (PARP before its end). whole_student:
+    those of a student in training, with the heads that `load_model` drops. Raises InputError if
+    the file is missing or damaged.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: name a mask, or a pruned model")
@@ -330,7 +332,10 @@ def read_masks(path: Path) -> Masks:
     found = section(stored, "extra_state", SPARSE_TASKS.get(name, ""))
     if not found.get("frozen"):
         return {}
-    return from_fairseq_names(unpack(section(found, "masks"), path), name)
+    masks = from_fairseq_names(unpack(section(found, "masks"), path), name)
+    if name == FAIRSEQ_STUDENT and not whole_student:
+        return strip_prefix(masks, "encoder.")
+    return masks
 
 
 def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
