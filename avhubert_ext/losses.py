@@ -74,6 +74,64 @@ def ctc_attention_loss(
     return loss, {name: value.detach() for name, value in terms.items()}
 
 
+def soft_label_kl(
+    logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """KL(teacher || student) in nats, summed over the valid positions.
+
+    logits, teacher_logits: [B, N, V], log probabilities will do; both are divided by `temperature`.
+    valid: [B, N] bool. No gradient reaches the teacher. float32 throughout. Raises InputError where
+    the shapes differ.
+    """
+    if logits.shape != teacher_logits.shape:
+        raise InputError(
+            f"the student's outputs have shape {list(logits.shape)}, its teacher's "
+            f"{list(teacher_logits.shape)}: choose a teacher of the same outputs and frame rate"
+        )
+    student, teacher = (
+        (x[valid].float() / temperature).log_softmax(dim=-1)
+        for x in (logits, teacher_logits.detach())
+    )
+    return F.kl_div(student, teacher, reduction="sum", log_target=True)
+
+
+def ctc_attention_distillation_loss(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    padding_mask: Tensor | None,
+    targets: Tensor,
+    ctc_weight: float = 0.1,
+    smoothing: float = 0.1,
+    distillation_weight: float = 0.5,
+    temperature: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of paper B's distilled models, summed over the utterances of the batch.
+
+    student, teacher: CTC log probabilities [B, T, V] and logits [B, L, V] of the same batch, as
+    `CTCAttentionRecognizer.forward` gives them; the rest as in `ctc_attention_loss`. With w the
+    distillation weight it is (1 - w) * hard + w * temperature**2 * soft, where hard is
+    `ctc_attention_loss`, and soft the same sum of CTC and attention with the divergence from the
+    teacher's posteriors, of each valid frame and of each target token, in place of the labels.
+    Returns it and, without gradient, the terms of the hard loss and `kl_ctc` and `kl_attention`,
+    sums over frames and tokens without the temperature's factor.
+
+    Labels and the teacher's posteriors together are Ma et al. (Towards practical lipreading with
+    distilled and efficient models, ICASSP 2021), whom paper B follows for words in sentences
+    without a further detail. Ours are: frame by frame and, the labels before it given, token by
+    token; weight and temperature; its factor, by which gradients keep their size (Hinton et al.).
+    """
+    hard, terms = ctc_attention_loss(*student, padding_mask, targets, ctc_weight, smoothing)
+    ctc_log_probs, logits = student
+    frames = torch.ones(ctc_log_probs.shape[:2], dtype=torch.bool, device=ctc_log_probs.device)
+    if padding_mask is not None:
+        frames = ~padding_mask
+    ctc = soft_label_kl(ctc_log_probs, teacher[0], frames, temperature)
+    attention = soft_label_kl(logits, teacher[1], targets != IGNORED, temperature)
+    soft = ctc_weight * ctc + (1 - ctc_weight) * attention
+    loss = (1 - distillation_weight) * hard + distillation_weight * temperature**2 * soft
+    return loss, terms | {"kl_ctc": ctc.detach(), "kl_attention": attention.detach()}
+
+
 def distillation_loss(
     predictions: Mapping[int, Tensor],
     targets: Mapping[int, Tensor],

@@ -28,6 +28,7 @@ from . import loading, scoring
 from .criterions import (  # noqa: F401 (fairseq does not look there)
     av_distillation,
     ctc_attention,
+    ctc_attention_distillation,
     pruning,
     quantization,
 )

@@ -1,4 +1,5 @@
-"""The distillation loss against equations (1) and (2) of paper A, written frame by frame."""
+"""The distillation losses: paper A's against its equations (1) and (2), written frame by frame, and
+that of paper B's lip readers against divergences written output by output."""
 
 import math
 
@@ -6,7 +7,13 @@ import pytest
 import torch
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import distillation_loss
+from avhubert_ext.losses import (
+    IGNORED,
+    ctc_attention_distillation_loss,
+    ctc_attention_loss,
+    distillation_loss,
+    soft_label_kl,
+)
 
 
 def by_hand(predictions, states, padding, weight) -> float:
@@ -92,3 +99,120 @@ def test_a_student_that_does_not_fit_its_teacher_is_refused(case, targets):
     predictions, _, padding = case
     with pytest.raises(InputError, match=r"predicts teacher block 2 as \[2, 5, 7\], its target is"):
         distillation_loss(predictions, targets, padding)
+
+
+# ---- lip readers (paper B)
+
+OUTPUTS = 6
+FRAMES, TOKENS = (7, 5), (4, 2)
+
+
+def outputs(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """CTC log probabilities and decoder logits of two utterances, padded."""
+    generator = torch.Generator().manual_seed(seed)
+    ctc, logits = (
+        torch.randn(2, max(lengths), OUTPUTS, generator=generator) for lengths in (FRAMES, TOKENS)
+    )
+    return ctc.log_softmax(-1), logits
+
+
+@pytest.fixture
+def lips():
+    """Outputs of student and teacher, padding mask, targets."""
+    padding = torch.tensor([[t >= n for t in range(max(FRAMES))] for n in FRAMES])
+    targets = torch.tensor([[1, 3, 2, 5], [4, 5, IGNORED, IGNORED]])
+    return outputs(1), outputs(2), padding, targets
+
+
+def divergence(logits, teacher_logits, lengths, temperature) -> float:
+    """KL(teacher || student), an output at a time."""
+    total = 0.0
+    for b, length in enumerate(lengths):
+        for n in range(length):
+            q, p = (
+                [math.exp(x / temperature) for x in rows[b, n].tolist()]
+                for rows in (logits, teacher_logits)
+            )
+            q, p = ([x / sum(values) for x in values] for values in (q, p))
+            total += sum(t * math.log(t / s) for t, s in zip(p, q, strict=True))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("weight", "temperature", "ctc_weight"), [(0.5, 1.0, 0.1), (0.3, 2.5, 0.4), (1.0, 0.5, 0.0)]
+)
+def test_soft_and_hard_labels_are_weighted(lips, weight, temperature, ctc_weight):
+    student, teacher, padding, targets = lips
+    found, terms = ctc_attention_distillation_loss(*lips, ctc_weight, 0.2, weight, temperature)
+    hard, hard_terms = ctc_attention_loss(*student, padding, targets, ctc_weight, 0.2)
+    ctc, attention = (
+        divergence(one, other, lengths, temperature)
+        for one, other, lengths in zip(student, teacher, (FRAMES, TOKENS), strict=True)
+    )
+    soft = ctc_weight * ctc + (1 - ctc_weight) * attention
+    expected = (1 - weight) * hard.item() + weight * temperature**2 * soft
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert terms["kl_ctc"].item() == pytest.approx(ctc, rel=1e-5)
+    assert terms["kl_attention"].item() == pytest.approx(attention, rel=1e-5)
+    assert hard_terms.items() <= terms.items()
+    assert not any(term.requires_grad for term in terms.values())
+
+
+def test_without_weight_only_the_labels_count(lips):
+    student, _, padding, targets = lips
+    found, _ = ctc_attention_distillation_loss(*lips, distillation_weight=0.0, temperature=3.0)
+    assert found == ctc_attention_loss(*student, padding, targets)[0]
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn_from_it(lips):
+    student, _, padding, targets = lips
+    found, terms = ctc_attention_distillation_loss(
+        student, student, padding, targets, distillation_weight=1.0, temperature=2.0
+    )
+    assert found == terms["kl_ctc"] == terms["kl_attention"] == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_labels_pull_towards_the_teacher(lips, temperature):
+    """The gradient is the difference of the softened posteriors, none at padding."""
+    (_, logits), (_, teacher_logits), _, targets = lips
+    logits, teacher_logits = logits.requires_grad_(), teacher_logits.requires_grad_()
+    valid = targets != IGNORED
+    (temperature**2 * soft_label_kl(logits, teacher_logits, valid, temperature)).backward()
+    student, teacher = ((x / temperature).softmax(-1) for x in (logits, teacher_logits))
+    expected = temperature * (student - teacher).detach() * valid[..., None]
+    torch.testing.assert_close(logits.grad, expected)
+    assert teacher_logits.grad is None
+
+
+def test_the_soft_loss_is_a_sum_over_utterances_without_their_padding(lips):
+    student, teacher, padding, targets = lips
+    student, teacher = (
+        (ctc.masked_fill(padding[..., None], x), logits.masked_fill((targets < 0)[..., None], x))
+        for (ctc, logits), x in ((student, -1e4), (teacher, 1e4))
+    )
+    together, _ = ctc_attention_distillation_loss(student, teacher, padding, targets)
+    apart = [
+        ctc_attention_distillation_loss(
+            *((ctc[b : b + 1, :t], logits[b : b + 1, :n]) for ctc, logits in (student, teacher)),
+            None,
+            targets[b : b + 1, :n],
+        )[0]
+        for b, (t, n) in enumerate(zip(FRAMES, TOKENS, strict=True))
+    ]
+    torch.testing.assert_close(together, sum(apart))
+
+
+def test_half_precision_posteriors_are_compared_in_float32(lips):
+    (_, logits), (_, teacher_logits), _, targets = lips
+    logits, teacher_logits = (x.bfloat16() for x in (logits, teacher_logits))
+    found = soft_label_kl(logits, teacher_logits, targets != IGNORED)
+    assert found.dtype == torch.float32
+    exact = divergence(logits, teacher_logits, TOKENS, 1.0)
+    assert found.item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_a_teacher_of_other_outputs_is_refused(lips):
+    student, (ctc, logits), padding, targets = lips
+    with pytest.raises(InputError, match=r"shape \[2, 4, 6\], its teacher's \[2, 4, 5\]: choose"):
+        ctc_attention_distillation_loss(student, (ctc, logits[..., :5]), padding, targets)

@@ -28,6 +28,8 @@ class CTCAttentionConfig(FairseqDataclass):
 class CTCAttentionCriterion(FairseqCriterion):
     """The trainer divides the gradient by the utterances of all processes and batches."""
 
+    logged = ("loss", "loss_ctc", "loss_attention")  # sums, each shown per utterance
+
     def __init__(self, task: FairseqTask, ctc_weight: float, label_smoothing: float) -> None:
         super().__init__(task)
         for name, value in (("ctc_weight", ctc_weight), ("label_smoothing", label_smoothing)):
@@ -40,19 +42,24 @@ class CTCAttentionCriterion(FairseqCriterion):
         self, model: nn.Module, sample: dict[str, Any]
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """The loss summed over the utterances, their number, and what is logged."""
-        ctc_log_probs, logits = model(**sample["net_input"])
         padding = self.task.target_dictionary.pad()
-        loss, terms = ctc_attention_loss(
-            ctc_log_probs,
-            logits,
-            sample["net_input"]["padding_mask"],
-            sample["target"].masked_fill(sample["target"] == padding, IGNORED),
-            self.ctc_weight,
-            self.label_smoothing,
-        )
+        targets = sample["target"].masked_fill(sample["target"] == padding, IGNORED)
+        loss, terms = self.losses(model, sample["net_input"], targets)
         utterances = sample["nsentences"]
         counts = {"ntokens": sample["ntokens"], "nsentences": utterances, "sample_size": utterances}
         return loss, utterances, {"loss": loss.detach(), **terms, **counts}
+
+    def losses(
+        self, model: nn.Module, inputs: dict[str, Any], targets: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms, as `ctc_attention_loss`; inputs: the model's."""
+        return ctc_attention_loss(
+            *model(**inputs),
+            inputs["padding_mask"],
+            targets,
+            self.ctc_weight,
+            self.label_smoothing,
+        )
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -62,7 +69,7 @@ class CTCAttentionCriterion(FairseqCriterion):
             return sum(float(log[name]) for log in logging_outputs)
 
         utterances, tokens = total("sample_size"), total("ntokens")
-        for name in ("loss", "loss_ctc", "loss_attention"):
+        for name in cls.logged:
             metrics.log_scalar(name, total(name) / utterances, weight=utterances, round=4)
         metrics.log_scalar("accuracy", total("accuracy") / tokens, weight=tokens, round=4)
 
