@@ -182,7 +182,7 @@ def _init(args: argparse.Namespace) -> None:
 
 def _add_init(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "init", _init, "the file that a lip reader's training starts from")
-    parser.add_argument("network", help="base-s, base-l, tiny")
+    parser.add_argument("network", help="base-s, base-l, tiny, tiny-s")
     parser.add_argument("output", type=Path, help=".safetensors")
     parser.add_argument("--data", type=Path, required=True, help="manifest folder: its subwords")
     parser.add_argument("--modality", choices=("video", "audio", "both"), default="video")

@@ -66,7 +66,9 @@ def global_magnitude_mask(
             "pruned weights never return; choose a higher target"
         )
     kept = {
-        name: previous[name].cpu().clone() if previous else torch.ones(w.shape, dtype=torch.bool)
+        name: previous[name].cpu().clone(memory_format=torch.contiguous_format)
+        if previous
+        else torch.ones(w.shape, dtype=torch.bool)
         for name, w in weights.items()
     }
     if not count:

@@ -4,7 +4,8 @@ Layout. A weight NAME that is neither pruned nor on a codebook is stored as it i
 two tensors instead, three on a codebook; one that is on a codebook and not pruned is the last two:
 
     NAME.mask       uint8, NumPy's `packbits` of the flattened mask, 1 = kept
-    NAME.values     float32, the kept weights in the order of the flattened mask
+    NAME.values     float32 (float16 after `convert --half`), the kept weights in the order of the
+                    flattened mask
 
     NAME.mask       as above
     NAME.indices    uint8, for each kept weight in that order its place in the codebook, from 0;
@@ -120,13 +121,24 @@ def save_masks(path: Path, masks: Masks) -> None:
 
 def read_masks(path: Path) -> Masks:
     """The masks in a `.safetensors` file, alone or with their model; empty where it has none."""
+    return masks_in(*_read(path, MASK), path)
+
+
+def read_codebooks(path: Path) -> Codebooks:
+    """By name, of a model stored in 8 bits; empty for any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    tensors, _ = _read(path, CODEBOOK)
+    return {name.removesuffix(CODEBOOK): tensor for name, tensor in tensors.items()}
+
+
+def _read(path: Path, ending: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file whose names end so, and its metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.endswith(MASK)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
-            metadata = file.metadata() or {}
+            names = [name for name in file.keys() if name.endswith(ending)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
-    return masks_in(tensors, metadata, path)

@@ -26,7 +26,10 @@ class SparseMaskConfig:
 
     mask: Optional[str] = field(
         default=None,
-        metadata={"help": "mask file or pruned model, as `avhubert-ext prune` writes it"},
+        metadata={
+            "help": "pruned model, or masks alone; without it those of --finetune-from-model, if "
+            "that is pruned"
+        },
     )
     sparsity: Optional[float] = field(
         default=None,
@@ -35,6 +38,7 @@ class SparseMaskConfig:
             "update; on top of --mask if there is one"
         },
     )
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     max_epoch: int = II("optimization.max_epoch")
     max_update: int = II("optimization.max_update")
 
@@ -75,8 +79,6 @@ class SparseMask:
 
     def _begin(self, model: nn.Module) -> None:
         """Find the masks and prune, before the first update or the first one after a resume."""
-        if self.cfg.mask is None and self.cfg.sparsity is None:
-            raise InputError("what to prune? Give a --mask, or a target --sparsity")
         if self.regrow and not (self.cfg.max_update or self.cfg.max_epoch):
             raise InputError("regrow prunes with the last update: set --max-update or --max-epoch")
         resumed = self.masks is not None
@@ -96,19 +98,25 @@ class SparseMask:
         )
 
     def _new_masks(self, model: nn.Module) -> pruning.Masks:
-        given = self._given_masks(model)
-        if self.cfg.sparsity is None:
-            return given
-        return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
+        """From --mask, else from a pruned model to start from, with more pruned by --sparsity."""
+        given = self._masks_in(self.cfg.mask, model)
+        if given is None and self.cfg.mask is not None:
+            raise InputError(f"{self.cfg.mask}: a dense model; name a mask, or a pruned model")
+        if given is None:
+            given = self._masks_in(self.cfg.finetune_from_model, model)
+        if self.cfg.sparsity is not None:
+            return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
+        if given is None:
+            raise InputError("what to prune? Give a --mask, or a target --sparsity")
+        return given
 
-    def _given_masks(self, model: nn.Module) -> pruning.Masks | None:
-        if self.cfg.mask is None:
+    def _masks_in(self, file: str | None, model: nn.Module) -> pruning.Masks | None:
+        if file is None:
             return None
-        path = Path(self.cfg.mask)
-        masks = read_masks(path, whole_student=True)
+        path = Path(file)
+        masks = to_fairseq_names(read_masks(path, whole_student=True), self.model_name)
         if not masks:
-            raise InputError(f"{path}: a dense model; name a mask, or a pruned model")
-        masks = to_fairseq_names(masks, self.model_name)
+            return None
         try:
             pruning.check_fits(pruning.prunable_weights(model), masks)
         except InputError as error:
@@ -127,7 +135,7 @@ class SparseMask:
                     f"sparsity {self.cfg.sparsity}: the checkpoint to go on from has "
                     f"{pruning.mask_sparsity(self.masks):.4f}; {advice}"
                 )
-        given = self._given_masks(model)
+        given = self._masks_in(self.cfg.mask, model)
         # The last update of PARP has chosen another mask than the one that was given.
         if given is None or (self.regrow and self.frozen):
             return

@@ -25,7 +25,7 @@ student=$demo/student/checkpoint_last.pt
 export WORK=$work DATA=$demo/data PRESET=tiny-student OMP_NUM_THREADS=1
 export OPTIONS="--noise-manifests $(noise_kinds "$demo/noise") $quickly"
 mkdir -p "$work/dense"
-cp -n "$student" "$work/dense/checkpoint_last.pt"
+ln -sfn "$(realpath "$student")" "$work/dense/checkpoint_last.pt"
 scripts/prune.sh lrr-iterative ${sparsities##* }
 
 step teacher avhubert-ext convert $shipped/model.safetensors "$work/models/teacher.safetensors"
@@ -37,11 +37,11 @@ done
 
 evaluate() {
   avhubert-ext evaluate --data "$demo/data" --cache-dir "$work/cache" --out "$work/evaluation" \
-    --noise "$demo/noise/babble" --snr 0 --passes 3 --threads 1 "$@"
+    --noise "$demo/noise/babble" --snr 0 --passes 1 --threads 1 "$@"
 }
 export -f evaluate
 export work demo
-ls "$work"/models/*.safetensors | xargs -P 2 -n 8 bash -c \
+printf '%s\0' "$work"/models/*.safetensors | xargs -0 -P 2 -n 8 bash -c \
   'for file; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
    evaluate "${models[@]}" > /dev/null' _
 evaluate

@@ -13,7 +13,7 @@
 #
 # In the environment: WORK, a folder with the dense training in dense/ (its checkpoints T and
 # checkpoint_last.pt) and the file that it started from, start.safetensors; PRESET, the settings:
-# tiny (default), tiny-student, lrs3-base-s, lrs3-base-l; DATA, the manifests (default: WORK/data).
+# tiny (default), tiny-student (lrr-iterative only), lrs3-base-s, lrs3-base-l; DATA, the manifests (default: WORK/data).
 # OPTIONS="..." go to every fairseq-train. Results: WORK/models/METHOD-SPARSITY.safetensors. Killed?
 # Run it again: what is finished is skipped, a training goes on from its last checkpoint.
 set -euo pipefail
@@ -34,7 +34,7 @@ case ${PRESET:-tiny} in
   lrs3-base-l)  config=scripts/config/lrs3 shared="vsr vsr_base_l prune" ;;
   *) usage ;;
 esac
-settings=$(for name in $shared; do options $config/$name.args; done)
+settings=$(for name in $shared; do options $config/$name.args || exit; done)
 
 first=$work/start.safetensors last=$work/dense/checkpoint_last.pt
 [ -e "$last" ] || fail "$last not found: train the dense model first"
@@ -48,31 +48,41 @@ kept() {
   for file in "$work/dense/checkpoint$1.pt" "$work"/dense/checkpoint_*_"$1.pt"; do
     if [ -e "$file" ]; then echo "$file"; return; fi
   done
-  fail "$work/dense has no checkpoint of epoch or update $1: choose another of $(
-    cd "$work/dense" && echo checkpoint*[0-9].pt), or train again with every checkpoint kept"
+  fail "$work/dense has no checkpoint of epoch or update $1: choose another of the kept ones:" \
+    $(cd "$work/dense" && ls | grep 'checkpoint.*[0-9]\.pt')
 }
 
 # retrain NAME SCHEDULE START OPTION...: train the pruned model NAME on from the weights of START.
 retrain() {
-  step "$1" fairseq-train "$data" --user-dir fairseq_user_dir $settings \
-    $(options $config/prune_$2.args) --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
-    --finetune-from-model "$3" "${@:4}" ${OPTIONS:-}
-  step "$1.export" avhubert-ext convert "$work/$1/checkpoint_last.pt" "$(model "$1")"
+  local schedule
+  schedule=$(options $config/prune_$2.args)
+  step "$1" fairseq-train "$data" --user-dir fairseq_user_dir $settings $schedule \
+    --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) --finetune-from-model "$3" "${@:4}" \
+    ${OPTIONS:-}
 }
+export_model() { step "$1.export" avhubert-ext convert "$work/$1/checkpoint_last.pt" "$(model "$1")"; }
 
 # rewound NAME SCHEDULE RANKED WEIGHTS SPARSITY: RANKED says what is pruned, WEIGHTS what stays.
 rewound() {
   local start=$work/$1/start.safetensors
   step "$1.start" avhubert-ext prune "$3" "$start" --weights "$4" --sparsity $(fraction $5)
   retrain "$1" "$2" "$start" --mask "$start"
+  export_model "$1"
 }
 
 # The methods; each gets a sparsity in percent.
 naive() { step naive-$1 avhubert-ext prune "$last" "$(model naive-$1)" --sparsity $(fraction $1); }
-finetune() { retrain finetune-$1 finetune "$last" --sparsity $(fraction $1); }
-parp() { retrain parp-$1 finetune "$last" --sparsity $(fraction $1) --regrow; }
+finetune() { retrain finetune-$1 finetune "$last" --sparsity $(fraction $1); export_model finetune-$1; }
 lth() { rewound lth-$1 retrain "$last" "$first" $1; }
-lrr() { retrain lrr-$1 retrain "$last" --sparsity $(fraction $1); }
+lrr() { retrain lrr-$1 retrain "$last" --sparsity $(fraction $1); export_model lrr-$1; }
+
+parp() {
+  retrain parp-$1 finetune "$last" --sparsity $(fraction $1) --regrow
+  # Changes nothing, unless the training could not make its last update, which prunes.
+  step parp-$1.export avhubert-ext prune "$work/parp-$1/checkpoint_last.pt" "$(model parp-$1)" \
+    --sparsity $(fraction $1)
+}
+
 rewind() { rewound rewind-$epoch-$1 retrain "$last" "$rewind_to" $1; }
 
 lth_iterative() {
@@ -88,24 +98,25 @@ lrr_iterative() {
   for round in $(rounds $1); do
     retrain lrr-iterative-$round round "$ranked" ${mask[@]+"${mask[@]}"} \
       --sparsity $(fraction $round)
+    export_model lrr-iterative-$round
     ranked=$(model lrr-iterative-$round) mask=(--mask "$(model lrr-iterative-$round)")
   done
 }
 
-rounds() {
-  [ $(($1 % 10)) = 0 ] || fail "sparsity $1: rounds prune 10% each, so 10, 20 ... 90"
-  seq 10 10 "$1"
-}
+rounds() { seq 10 10 "$1"; }
 
 method=$1
 case $method in
-  naive | finetune | parp | lrr) ;;
-  lth | *-iterative)
-    [ $method = lrr-iterative ] || [ -e "$first" ] || fail "$first not found: where the training began" ;;
-  rewind-*) epoch=${method#rewind-} rewind_to=$(kept $epoch) method=rewind ;;
+  naive | finetune | parp | lrr | lrr-iterative) ;;
+  lth | lth-iterative) [ -e "$first" ] || fail "$first not found: where the training began" ;;
+  rewind-[0-9]*) epoch=${method#rewind-} rewind_to=$(kept "$epoch") method=rewind ;;
   *) usage ;;
 esac
 for sparsity in "${@:2}"; do
-  [[ $sparsity =~ ^[0-9]+$ && $sparsity -lt 100 ]] || fail "sparsity $sparsity: 0 to 99, in percent"
+  [[ $sparsity =~ ^[1-9][0-9]?$ ]] || fail "sparsity $sparsity: 1 to 99, in percent"
+  [[ $method != *-iterative || $sparsity =~ 0$ ]] \
+    || fail "sparsity $sparsity: rounds prune 10% each, so 10, 20 ... 90"
+done
+for sparsity in "${@:2}"; do
   ${method//-/_} $sparsity
 done

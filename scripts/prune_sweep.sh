@@ -8,8 +8,8 @@
 #   LRS3=DIR FRONTEND=lrw_resnet18.pth UNITS=unigram5000_units.txt SUBWORDS=unigram5000.model \
 #     scripts/prune_sweep.sh --preset lrs3   the paper's values for BASE-S; GPUs' work of weeks
 #
-# WORK=DIR takes another folder, JOBS=N trains so many models at once, LEVELS="1 5" are the levels of
-# visual noise. Results: WORK/report, WORK/noise/evaluation. Killed?
+# WORK=DIR takes another folder, JOBS=N trains so many models at once, LEVELS="1 5" are the tiny
+# preset's levels of visual noise. Results: WORK/report, WORK/noise/evaluation. Killed?
 # Run it again: cells that are finished are skipped. `scripts/prune_sweep.sh --preset tiny report`
 # makes the report of what there is.
 set -euo pipefail
@@ -45,7 +45,11 @@ evaluate() {
 report() {
   avhubert-ext pruning-report --evaluation "$work/evaluation" --out "$work/report" --last $final
 }
-if [ "${3:-}" = report ]; then report; exit; fi
+case "${3:-}" in
+  "") ;;
+  report) report; exit ;;
+  *) usage ;;
+esac
 
 if [ "$2" = lrs3 ]; then
   export PRESET=lrs3-base-s
@@ -105,7 +109,7 @@ cells | xargs -P ${JOBS:-1} -L 1 scripts/prune.sh
 export -f evaluate
 export work data
 evaluate_all() {
-  ls "$2"/*.safetensors | xargs -P ${JOBS:-1} -n 12 bash -c \
+  printf '%s\0' "$2"/*.safetensors | xargs -0 -P ${JOBS:-1} -n 12 bash -c \
     'out=$1 options=$2
      for file in "${@:3}"; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
      evaluate --out "$out" "${models[@]}" $options > /dev/null' _ "$1" "${*:3}"

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import ROOT, run, run_well
 
-from avhubert_ext import pruning
 from avhubert_ext.evaluation.report import read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.models.checkpoint import load_model
@@ -119,44 +118,6 @@ def test_shipped_teacher_recognises_an_unseen_speaker(teacher_data: Path, tmp_pa
     assert word_error_rate(read_hypotheses(tmp_path / "generate-test.txt")) < 25
 
 
-@pytest.fixture(scope="module")
-def pruned(trained: Path, manifests: Path) -> Path:
-    """`trained`, pruned to half and retrained for three updates."""
-    folder = trained.parent / "pruned"
-    command = train_command(manifests, folder, "--max-update", 3, "--sparsity", 0.5)
-    command[command.index("av_asr")] = "av_asr_sparse"
-    run_well(*command, "--finetune-from-model", trained / "checkpoint_last.pt")
-    return folder
-
-
-def pruned_names(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: w == 0 for name, w in pruning.prunable_weights(model).items()}
-
-
-def test_sparse_training_keeps_exactly_half(pruned: Path, trained: Path) -> None:
-    model, dense = (load_model(f / "checkpoint_last.pt") for f in (pruned, trained))
-    zeros = pruned_names(model)
-    total = sum(z.numel() for z in zeros.values())
-    assert sum(int(z.sum()) for z in zeros.values()) == round(0.5 * total)
-    expected = pruning.global_magnitude_mask(dense, 0.5)
-    # The mask is that of the model it started from, and the kept weights have moved.
-    assert all(torch.equal(~expected[name], z) for name, z in zeros.items())
-    kept = model.encoder.post_extract_proj.weight != dense.encoder.post_extract_proj.weight
-    assert kept.any()
-
-
-def test_sparse_training_resumes_with_its_mask(
-    pruned: Path, trained: Path, manifests: Path
-) -> None:
-    before = pruned_names(load_model(pruned / "checkpoint_last.pt"))
-    command = train_command(manifests, pruned, "--sparsity", 0.5)
-    command[command.index("av_asr")] = "av_asr_sparse"
-    log = run_well(*command, "--finetune-from-model", trained / "checkpoint_last.pt")
-    assert re.search(r"Loaded checkpoint.*@ 3 updates", log)
-    after = pruned_names(load_model(pruned / "checkpoint_last.pt"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 def broken_copy(manifests: Path, folder: Path) -> Path:
     shutil.copytree(manifests, folder)
     return folder
@@ -204,24 +165,10 @@ def test_spoilt_data_folder_ends_with_one_line(
     assert line.startswith("error: ") and named in line
 
 
-def test_unknown_noise_range_and_sparsity_are_refused(
-    manifests: Path, noise: Path, tmp_path: Path
-) -> None:
+def test_an_unknown_noise_range_is_refused(manifests: Path, noise: Path, tmp_path: Path) -> None:
     options = ("--noise-manifests", f"{noise}/babble", "--noise-snr", "loud")
     result = run(*train_command(manifests, tmp_path, *options))
     assert result.returncode != 0 and "noise_snr 'loud'" in error_line(result.stdout)
-    command = train_command(manifests, tmp_path, "--sparsity", 1.5)
-    command[command.index("av_asr")] = "av_asr_sparse"
-    result = run(*command)
-    assert result.returncode != 0 and "sparsity 1.5" in error_line(result.stdout)
-
-
-def test_a_changed_sparsity_is_refused_on_resume(pruned: Path, manifests: Path) -> None:
-    command = train_command(manifests, pruned, "--sparsity", 0.7, "--max-update", 9)
-    command[command.index("av_asr")] = "av_asr_sparse"
-    result = run(*command)
-    assert result.returncode != 0
-    assert "sparsity 0.7" in error_line(result.stdout) and "0.5000" in error_line(result.stdout)
 
 
 def test_a_torn_copy_never_replaces_a_checkpoint(tmp_path: Path) -> None:

@@ -81,6 +81,19 @@ def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
             assert torch.equal(rewound[tensor], expected), (name, tensor)
 
 
+def test_methods_begin_with_the_weights_they_say(sweep: Path) -> None:
+    dense, models = sweep / "dense/checkpoint_last.pt", sweep / "models"
+    starts = {f"{name}-20": dense for name in ("finetune", "parp", "lrr")}
+    starts |= {
+        "lrr-iterative-10": dense,
+        "lrr-iterative-20": models / "lrr-iterative-10.safetensors",
+    }
+    starts |= {n: sweep / n / "start.safetensors" for n in ("lth-20", "rewind-1-20")}
+    for name, start in starts.items():
+        log = (sweep / f"log/{name}.log").read_text()
+        assert f"loading pretrained model from {start}:" in log, name
+
+
 def test_finished_cells_are_skipped_and_the_rest_goes_on(sweep: Path, tmp_path: Path) -> None:
     work = tmp_path / "copy"
     shutil.copytree(sweep, work, symlinks=True)
@@ -94,11 +107,13 @@ def test_finished_cells_are_skipped_and_the_rest_goes_on(sweep: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("lrr", "100"), "sparsity 100: 0 to 99, in percent"),
-        (("lrr", "0.5"), "sparsity 0.5: 0 to 99, in percent"),
+        (("lrr", "20", "100"), "sparsity 100: 1 to 99, in percent"),
+        (("lrr", "0"), "sparsity 0: 1 to 99, in percent"),
+        (("lrr", "0.5"), "sparsity 0.5: 1 to 99, in percent"),
         (("lrr-iterative", "25"), "sparsity 25: rounds prune 10% each"),
-        (("rewind-7", "50"), "has no checkpoint of epoch or update 7: choose another of checkp"),
+        (("rewind-7", "50"), "has no checkpoint of epoch or update 7: choose another of the kept"),
         (("magic", "50"), "scripts/prune.sh METHOD SPARSITY"),
+        (("magic-iterative", "50"), "scripts/prune.sh METHOD SPARSITY"),
     ],
 )
 def test_wrong_use_is_told_before_any_training(

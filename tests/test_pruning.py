@@ -420,6 +420,15 @@ def test_an_average_is_of_models_with_one_mask(files, tmp_path, capsys):
         assert f"{other}.safetensors: pruned in other places than" in capsys.readouterr().err
 
 
+def test_a_previous_mask_of_another_memory_layout(model):
+    """Of channels last, as `{name: w != 0}` of such a model is."""
+    for w in prunable_weights(model).values():
+        w.data.fill_(1.0)  # all tie
+    previous = global_magnitude_mask(model, 0.2)
+    previous["conv2.weight"] = previous["conv2.weight"].to(memory_format=torch.channels_last)
+    assert pruned(global_magnitude_mask(model, 0.6, previous)) == round(0.6 * TOTAL)
+
+
 # ---- paper B's sizes
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import (
+    convert,
     export_sparse,
     load_model,
     prune,
@@ -27,7 +28,7 @@ from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognize
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.pruning import prunable_weights, same
 from avhubert_ext.quantization import quantizable_weights, quantize
-from avhubert_ext.sparse_file import METADATA_KEY, to_dense, to_sparse
+from avhubert_ext.sparse_file import METADATA_KEY, read_codebooks, to_dense, to_sparse
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.loading import load_any_checkpoint  # noqa: E402
@@ -91,6 +92,28 @@ def test_a_model_on_codebooks_comes_back_bit_for_bit(
     export_sparse(plain, again, codebook=True)
     assert f"{NAME}.codebook" in load_file(again)
     assert different(load_model(again), load_model(files[name])) == []
+
+
+def test_converted_a_model_stays_on_its_codebooks(files: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("dense8", "both"):
+        convert(files[name], tmp_path / f"{name}.safetensors")
+        found, given = (load_file(path) for path in (tmp_path / f"{name}.safetensors", files[name]))
+        assert found.keys() == given.keys()
+        assert all(torch.equal(found[part], given[part]) for part in given)
+    convert(files["both"], tmp_path / "half.safetensors", half=True)
+    assert read_codebooks(tmp_path / "half.safetensors") == {}
+    assert same(read_masks(tmp_path / "half.safetensors"), read_masks(files["both"]))
+
+
+def test_weights_that_are_pruned_elsewhere_are_no_start(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "rewound.safetensors"
+    with pytest.raises(InputError, match=r"sparse\.safetensors: pruned in other places itself"):
+        prune(files["dense"], target, 0.3, weights=files["sparse"])
+    assert not target.exists()
+    prune(files["dense"], target, 0.9, weights=files["sparse"])  # what is left of it is enough
+    assert same(read_masks(target), read_masks(files["sparse"])) is False
 
 
 def test_the_layout_is_that_of_the_docstring(files: dict[str, Path]) -> None:

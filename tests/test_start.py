@@ -62,3 +62,10 @@ def test_missing_files_are_named(data: Path) -> None:
         start_file("tiny", data / "start.safetensors", data, recognizer=data / "gone.pt")
     with pytest.raises(InputError, match=r"dict\.wrd\.txt"):
         start_file("tiny", data / "start.safetensors", data / "nowhere")
+
+
+def test_an_ending_or_a_pair_that_makes_no_sense_is_refused(data: Path) -> None:
+    with pytest.raises(InputError, match=r"start\.pth: expected \.safetensors"):
+        start_file("tiny", data / "start.pth", data)
+    with pytest.raises(InputError, match="name one of the two"):
+        start_file("tiny", data / "start.safetensors", data, frontend=data, recognizer=data)

@@ -434,7 +434,9 @@ def save_fairseq(
 def convert(source: Path, target: Path, half: bool = False) -> str:
     """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
     source = newest_state(source) if source.is_dir() else source
-    return _save(target, load_model(source), read_origin(source), half, read_masks(source))
+    model, masks = load_model(source), read_masks(source)
+    codebooks = {} if half else sparse_file.read_codebooks(source)
+    return _save(target, model, read_origin(source), half, masks, codebooks)
 
 
 def _save(
@@ -443,9 +445,10 @@ def _save(
     origin: Mapping[str, str],
     half: bool = False,
     masks: Masks = NOTHING,
+    codebooks: Codebooks = NOTHING,
 ) -> str:
     if target.suffix == ".safetensors":
-        save_model(target, model, half, origin, masks)
+        save_model(target, model, half, origin, masks, codebooks)
     elif target.suffix == ".pt" and isinstance(model, Recognizer) and not half:
         save_fairseq(target, model, origin, masks)
     else:
@@ -471,6 +474,8 @@ def prune(source: Path, target: Path, sparsity: float, weights: Path | None = No
         rewound = load_model(weights)
         if describe(rewound) != describe(model):
             raise InputError(f"{weights}: another network than that of {source}")
+        if any((masks[name] & ~mask).any() for name, mask in read_masks(weights).items()):
+            raise InputError(f"{weights}: pruned in other places itself; name a dense checkpoint")
         model = rewound
     apply_masks(model, masks)
     return _save(target, model, read_origin(weights or source), masks=masks)

@@ -30,6 +30,10 @@ def start_file(
     recognizer: checkpoint of a whole recogniser, perhaps with other subwords, that all but the
         embedding and the output layers come from. Raises InputError where it does not fit.
     """
+    if target.suffix != ".safetensors":
+        raise InputError(f"{target}: expected .safetensors")
+    if frontend is not None and recognizer is not None:
+        raise InputError("a recogniser brings its own frontend: name one of the two checkpoints")
     vocabulary = Vocabulary(data / "dict.wrd.txt", ctc=True)
     torch.manual_seed(seed)
     model = build_vsr(network, modality, len(vocabulary))

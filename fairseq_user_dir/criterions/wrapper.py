@@ -44,8 +44,10 @@ class Wrapper(FairseqCriterion):
         known = [f.name for f in fields(config) if f.name != "_name"]
         if unknown := options.keys() - set(known):
             raise InputError(f"base_options: {name} knows no {sorted(unknown)}; expected {known}")
+        # What the task knows by the same name, as --ctc-weight, is one option for both.
+        shared = {name: getattr(task.cfg, name) for name in known if hasattr(task.cfg, name)}
         try:
-            base_cfg = OmegaConf.merge(OmegaConf.structured(config()), options)
+            base_cfg = OmegaConf.merge(OmegaConf.structured(config()), shared, options)
         except OmegaConfBaseException as error:
             raise InputError(f"base_options: {str(error).splitlines()[0]}") from None
         # Below the same parent, for options that stand for others, as ${optimization.sentence_avg}.

@@ -23,7 +23,7 @@ from ..precision import Float32Weights, Precision
 
 @dataclass
 class VSRConfig(RecognizerConfig):
-    network: str = field(default="base-s", metadata={"help": "preset: base-s, base-l, tiny"})
+    network: str = field(default="base-s", metadata={"help": "base-s, base-l, tiny, tiny-s"})
     frontend_checkpoint: Optional[str] = field(
         default=None,
         metadata={"help": "start the visual frontend from an LRW or Auto-AVSR checkpoint"},
