@@ -5,7 +5,8 @@
 Everything the command prints goes to FOLDER/log/NAME.log. When it succeeds, the next call returns
 at once; a step that failed or was killed runs again, and the command itself resumes. A step whose
 command line or input files are no longer those it began with is refused: nothing old is passed off
-as new. Files named in the command count as inputs, and those in the environment variable INPUTS.
+as new. Inputs are the files that the command names and that are there when it first runs, and those
+in the environment variable INPUTS.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def main(folder: Path, name: str, command: list[str]) -> int:
     key, done = folder / "key" / name, folder / "done" / name
     with (folder / "log" / f"{name}.log").open("ab") as log:
         refuse_if_running(log.fileno(), name)
-        now = digest(command)
-        if key.is_file() and key.read_text() != now:
+        begun = key.read_text() if key.is_file() else None
+        now = digest(command, inputs(command) if begun is None else recorded(begun))
+        if begun not in (None, now):
             raise InputError(
                 f"{name}: its settings or input files have changed since {folder} was begun; "
                 "delete that folder, or set WORK to another"
@@ -69,13 +71,24 @@ def refuse_if_running(log: int, name: str) -> None:
         raise InputError(f"{name}: is running already; wait for it, or stop it first") from None
 
 
-def digest(command: list[str]) -> str:
-    """A hash of the command line and of the contents of the files it names."""
-    total = hashlib.sha256("\n".join(command).encode())
-    for word in [*command, *os.environ.get("INPUTS", "").split()]:
-        if Path(word).is_file():
-            total.update(Path(word).read_bytes())
-    return total.hexdigest()
+def inputs(command: list[str]) -> list[str]:
+    """The files there are among the words of the command, and in INPUTS."""
+    words = [*command, *os.environ.get("INPUTS", "").split()]
+    return [word for word in words if Path(word).is_file()]
+
+
+def recorded(digest: str) -> list[str]:
+    """The inputs in a digest: what the command has written since is none of them."""
+    return [line.partition(" ")[2] for line in digest.splitlines()[1:]]
+
+
+def digest(command: list[str], files: list[str]) -> str:
+    """A hash of the command line, and a line of hash and name for each file."""
+    hashes = [hashlib.sha256("\n".join(command).encode()).hexdigest()]
+    for name in files:
+        content = Path(name).read_bytes() if Path(name).is_file() else b"gone"
+        hashes.append(f"{hashlib.sha256(content).hexdigest()} {name}")
+    return "\n".join(hashes)
 
 
 def run(command: list[str], log: int, name: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -94,14 +93,20 @@ def test_methods_begin_with_the_weights_they_say(sweep: Path) -> None:
         assert f"loading pretrained model from {start}:" in log, name
 
 
-def test_finished_cells_are_skipped_and_the_rest_goes_on(sweep: Path, tmp_path: Path) -> None:
-    work = tmp_path / "copy"
-    shutil.copytree(sweep, work, symlinks=True)
-    # `naive-30` is new, `naive-20` is there; the copy's commands name other folders.
-    shutil.rmtree(work / "key")
-    printed = run_well("scripts/prune.sh", "naive", "20", "30", WORK=str(work))
-    assert "naive-20: done before" in printed and "naive-30: " in printed
-    assert (work / "models/naive-30.safetensors").is_file()
+def test_finished_cells_are_skipped(sweep: Path) -> None:
+    printed = run_well("scripts/prune.sh", "lrr-iterative", "20", WORK=str(sweep))
+    steps = [f"lrr-iterative-{s}{part}" for s in (10, 20) for part in ("", ".export")]
+    assert printed.splitlines() == [f"{step}: done before" for step in steps]
+
+
+def test_another_dense_model_is_not_passed_off_as_the_old_one(sweep: Path) -> None:
+    dense = sweep / "dense/checkpoint_last.pt"
+    content = dense.read_bytes()
+    dense.write_bytes(content[:-1])
+    result = run("scripts/prune.sh", "naive", "20", WORK=str(sweep))
+    dense.write_bytes(content)
+    assert result.returncode == 1
+    assert "naive-20: its settings or input files have changed" in result.stdout
 
 
 @pytest.mark.parametrize(
