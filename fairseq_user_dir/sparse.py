@@ -203,9 +203,10 @@ class SparseMask:
 
 @torch.no_grad()
 def mask_master_copies(optimizer: FairseqOptimizer, model: nn.Module, masks: pruning.Masks) -> None:
-    """Zero pruned weights in the float32 copy that the optimizers of --fp16 and --bf16 keep.
+    """Zero pruned weights in the float32 copy that the optimizer of --fp16 keeps, in one tensor.
 
-    From there every step copies the weights back into the model.
+    From there every step copies the weights back into the model. With --bf16 there is a copy of
+    each weight, which shares its memory as long as the weights are float32.
     """
     of = {id(weight): masks[name] for name, weight in pruning.prunable_weights(model).items()}
     for parameter, copy in _master_copies(optimizer):

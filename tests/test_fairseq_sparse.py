@@ -253,7 +253,7 @@ PARP = ("--sparsity", 0.2, "--regrow", "--bf16", "--lr", PARP_LR)
 
 @pytest.fixture(scope="module")
 def regrown(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """PARP in bfloat16, whose optimizer has its own copies of the weights: checkpoints and log."""
+    """PARP in bfloat16: all its checkpoints, and the log."""
     folder = tmp_path_factory.mktemp("regrown")
     return folder, run_well(*train(manifests, folder, *PARP), **ONE_THREAD)
 
@@ -445,6 +445,43 @@ def test_the_copies_of_half_precision_are_pruned_too(flat: bool) -> None:
     for (name, parameter), copy in zip(model.named_parameters(), found, strict=True):
         expected = parameter * masks[name] if name in masks else parameter
         assert torch.equal(copy.view_as(parameter), expected), name
+
+
+class FlatCopies:
+    """What --fp16 on a GPU does to the weights: each step puts back those of one flat copy."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.fp16_params = list(model.parameters())
+        self.fp32_params = {0: torch.cat([p.detach().flatten() for p in self.fp16_params])}
+
+    def step(self) -> None:
+        sizes = [p.numel() for p in self.fp16_params]
+        for parameter, copy in zip(self.fp16_params, self.fp32_params[0].split(sizes), strict=True):
+            parameter.data.copy_(copy.view_as(parameter))
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_copies_from_before_the_pruning_bring_nothing_back(manifests: Path, regrow: bool) -> None:
+    """fairseq makes them before the first epoch begins; PARP too grows from zero."""
+    task = new_task(manifests, sparsity=0.5, max_epoch=0, max_update=9)
+    task.regrow, task.batches = regrow, Namespace(epoch=1)
+    model = new_model(task)
+    optimizer = FlatCopies(model)
+    task.begin_epoch(1, model)
+    pruned = {name: w.detach().clone() for name, w in pruning.prunable_weights(model).items()}
+    task.optimizer_step(optimizer, model, 0)
+    for name, weight in pruning.prunable_weights(model).items():
+        assert torch.equal(weight, pruned[name]) and not weight[~task.masks[name]].any(), name
+    # What the optimizer changes then is pruned again; with PARP only by the last update.
+    optimizer.fp32_params[0] += 1
+    task.optimizer_step(optimizer, model, 1)
+    zeros = sum(int((w == 0).sum()) for w in pruning.prunable_weights(model).values())
+    assert (zeros == 0) == regrow
+    optimizer.step()
+    assert sum(int((w == 0).sum()) for w in pruning.prunable_weights(model).values()) == zeros
+    task.optimizer_step(optimizer, model, 8)
+    for name, weight in pruning.prunable_weights(model).items():
+        assert not weight[~task.masks[name]].any(), name
 
 
 def test_an_optimizer_without_copies_has_none_to_prune() -> None:
