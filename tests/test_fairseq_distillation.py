@@ -219,7 +219,9 @@ def test_two_processes_give_the_gradients_of_one(settings: dict[str, Any], tmp_p
     )  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
     command = distil_command(settings, two, *options, "--update-freq", 1, *TWO_PROCESSES)
-    two_log = run_well("torchrun", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD)
+    two_log = run_well(
+        "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD
+    )
     one_log = run_well(*distil_command(settings, one, *options), **ONE_THREAD)
     (update,), (expected_update,) = logged(two_log, "train_inner"), logged(one_log, "train_inner")
     assert expected_update["bsz"] == 7
@@ -251,7 +253,13 @@ def test_processes_validate_and_save_the_statistics_of_all(tmp_path: Path) -> No
         "print(f'process {rank} agrees')\n"
     )
     printed = run_well(
-        "torchrun", "--nproc_per_node", 2, script, **ONE_THREAD, PYTHONPATH=str(ROOT)
+        "torchrun",
+        "--standalone",
+        "--nproc_per_node",
+        2,
+        script,
+        **ONE_THREAD,
+        PYTHONPATH=str(ROOT),
     )
     assert "process 0 agrees" in printed and "process 1 agrees" in printed
 

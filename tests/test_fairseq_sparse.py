@@ -161,7 +161,9 @@ def test_two_processes_are_one_with_accumulated_batches(
 ) -> None:
     options = ("--sparsity", 0.5, "--update-freq", 1, "--max-update", 1, *TWO_PROCESSES)
     command = train(manifests, tmp_path, *options)
-    log = run_well("torchrun", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD)
+    log = run_well(
+        "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD
+    )
     masks = assert_pruned(tmp_path / "checkpoint_last.pt", 0.5)
     alone = frozen[0] / "checkpoint_1_1.pt"
     assert pruning.same(masks, read_masks(alone))

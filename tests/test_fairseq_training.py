@@ -217,7 +217,7 @@ def test_two_processes_are_one_with_accumulated_batches(manifests: Path, tmp_pat
         "--optimizer", "sgd", "--lr", "0.1",
     )  # fmt: skip
     two = train_command(manifests, tmp_path / "two", *settings, *TWO_PROCESSES)
-    run_well("torchrun", "--nproc_per_node", 2, "--no-python", *two, **ONE_THREAD)
+    run_well("torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", *two, **ONE_THREAD)
     run_well(
         *train_command(manifests, tmp_path / "one", *settings, "--update-freq", 2), **ONE_THREAD
     )
@@ -244,7 +244,9 @@ def test_two_processes_go_on_where_they_stopped(manifests: Path, tmp_path: Path)
         command = train_command(
             manifests, tmp_path / folder, *settings, "--max-update", updates, *TWO_PROCESSES
         )
-        log = run_well("torchrun", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD)
+        log = run_well(
+            "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python", *command, **ONE_THREAD
+        )
         assert ("@ 1 updates" in log) == (updates == 2 and folder == "stopped") or updates == 1
     found, expected = (stored(tmp_path / name)["model"] for name in ("stopped", "straight"))
     for name, tensor in expected.items():

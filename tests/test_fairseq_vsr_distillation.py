@@ -207,7 +207,9 @@ def test_the_teacher_computes_in_the_student_s_precision(manifests: Path, teache
 def test_a_pruned_student_learns_from_a_pruned_teacher(manifests: Path, tmp_path: Path) -> None:
     settings = vars(new_task(manifests).cfg)
     task = SparseVSRTask.setup_task(
-        SparseVSRConfig(**settings, sparsity=0.5, max_epoch=1, max_update=0)
+        SparseVSRConfig(
+            **settings, sparsity=0.5, max_epoch=1, max_update=0, finetune_from_model=None
+        )
     )
     large = build_vsr("tiny", vocabulary=len(task.outputs))
     masks = global_magnitude_mask(large, 0.8)
