@@ -109,7 +109,7 @@ def _add_noise_preview(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.checkpoint import convert
+    from avhubert_ext.models.conversion import convert
 
     print(convert(args.input, args.output, half=args.half))
 
@@ -153,7 +153,7 @@ def _add_subwords(commands: argparse._SubParsersAction) -> None:
 
 
 def _average(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.checkpoint import average
+    from avhubert_ext.models.conversion import average
 
     print(average(args.inputs, args.output))
 
@@ -194,7 +194,7 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
 
 
 def _prune(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.checkpoint import prune
+    from avhubert_ext.models.conversion import prune
 
     print(prune(args.input, args.output, args.sparsity, args.weights))
 
@@ -214,7 +214,7 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
 
 
 def _export_sparse(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.checkpoint import export_sparse
+    from avhubert_ext.models.conversion import export_sparse
 
     print(export_sparse(args.input, args.output, args.codebook))
 

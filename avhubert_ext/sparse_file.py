@@ -45,8 +45,7 @@ def to_sparse(
     codebooks: by name, of weights that are on them, as `avhubert_ext.quantization.quantize` leaves
     a model.
     """
-    packed = pack(masks)
-    bits = packed.pop("bits")
+    bits, metadata = _packed(masks)
     tensors = {n: t for n, t in state.items() if n not in masks and n not in codebooks}
     for name in masks.keys() | codebooks.keys():
         weights = state[name][masks[name]] if name in masks else state[name]
@@ -55,8 +54,14 @@ def to_sparse(
             tensors[name + CODEBOOK] = codebooks[name]
         else:
             tensors[name + VALUES] = weights
-    tensors |= {name + MASK: tensor for name, tensor in bits.items()}
-    return tensors, {METADATA_KEY: json.dumps(packed)} if masks else {}
+    return tensors | bits, metadata
+
+
+def _packed(masks: Masks) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a file holds of masks: tensors and metadata."""
+    packed = pack(masks)
+    bits = {name + MASK: tensor for name, tensor in packed.pop("bits").items()}
+    return bits, {METADATA_KEY: json.dumps(packed)} if masks else {}
 
 
 def to_dense(
@@ -113,27 +118,31 @@ def save_masks(path: Path, masks: Masks) -> None:
     """Write masks alone."""
     from safetensors.torch import save
 
-    tensors, metadata = to_sparse({n: torch.zeros(m.shape) for n, m in masks.items()}, masks)
-    bits = {name: tensor for name, tensor in tensors.items() if name.endswith(MASK)}
+    bits, metadata = _packed(masks)
     with whole_file(path) as temporary:
         temporary.write_bytes(save(bits, metadata))
 
 
 def read_masks(path: Path) -> Masks:
     """The masks in a `.safetensors` file, alone or with their model; empty where it has none."""
-    return masks_in(*_read(path, MASK), path)
+    return masks_in(*read_tensors(path, MASK), path)
 
 
 def read_codebooks(path: Path) -> Codebooks:
     """By name, of a model stored in 8 bits; empty for any other file."""
     if path.suffix != ".safetensors":
         return {}
-    tensors, _ = _read(path, CODEBOOK)
+    tensors, _ = read_tensors(path, CODEBOOK)
     return {name.removesuffix(CODEBOOK): tensor for name, tensor in tensors.items()}
 
 
-def _read(path: Path, ending: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file whose names end so, and its metadata."""
+def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a `.safetensors` file whose names end so, and its metadata.
+
+    Raises InputError for a file that is missing, truncated or another.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} not found: mend the path")
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -54,9 +54,9 @@ class SparseMask:
 
     masks: pruning.Masks | None = None
     sparsity: float  # that of the masks
-    pruned: nn.Module | None = None  # the model itself, not what wraps it on several GPUs
     batches: EpochBatchIterator  # that is trained on
     regrow = False
+    begun = False
     frozen = True  # whether the pruned weights are zero and stay so
     stale_copies = False  # whether the optimizer may have copies from before the first pruning
 
@@ -74,8 +74,9 @@ class SparseMask:
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         super().begin_epoch(epoch, model)
-        if self.pruned is None:
+        if not self.begun:
             self._begin(model)
+            self.begun = True
 
     def _begin(self, model: nn.Module) -> None:
         """Find the masks and prune, before the first update or the first one after a resume."""
@@ -91,7 +92,6 @@ class SparseMask:
         if self.frozen or not resumed:
             pruning.apply_masks(model, self.masks)
             self.stale_copies = True
-        self.pruned = model
         kept = pruning.kept_parameters(model, self.masks)
         logger.info(
             f"sparsity {self.sparsity:.4f} of the prunable weights, {kept:,} parameters kept"
@@ -171,23 +171,23 @@ class SparseMask:
         result = super().train_step(sample, model, *args, **kwargs)
         if self.frozen:
             # Before the trainer clips, so that pruned weights do not count in the gradient norm.
-            pruning.mask_gradients(self.pruned, self.masks)
+            pruning.mask_gradients(self.model, self.masks)
         return result
 
     def optimizer_step(
         self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int
     ) -> None:
         if self.stale_copies:
-            mask_master_copies(optimizer, self.pruned, self.masks)
+            mask_master_copies(optimizer, self.model, self.masks)
             self.stale_copies = False
         super().optimizer_step(optimizer, model, update_num)
         if self.regrow and self._is_last(update_num + 1):
-            self.masks = pruning.global_magnitude_mask(self.pruned, self.sparsity)
-            self._share(next(self.pruned.parameters()).device)
+            self.masks = pruning.global_magnitude_mask(self.model, self.sparsity)
+            self._share(next(self.model.parameters()).device)
             self.frozen = True
         if self.frozen:
-            pruning.apply_masks(self.pruned, self.masks)
-            mask_master_copies(optimizer, self.pruned, self.masks)
+            pruning.apply_masks(self.model, self.masks)
+            mask_master_copies(optimizer, self.model, self.masks)
 
     def checkpoint_state(self) -> dict[str, Any]:
         state = super().checkpoint_state()

@@ -1,5 +1,11 @@
 # Sourced by the recipes: where things are, and the settings that every training here wants.
 
+# Files and folders that the environment names in the variables of $given: as seen from where the
+# recipe was started.
+for name in ${given:-}; do
+  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
+done
+recipe=$(readlink -f "$0")
 CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
@@ -16,6 +22,10 @@ noise_kinds() { printf "$1/%s\n" $kinds | paste -sd,; }
 
 # on_cpu: the flag fairseq needs where there is no GPU.
 on_cpu() { nvidia-smi -L > /dev/null 2>&1 || echo --cpu; }
+
+# usage: what the recipe says of itself at its top; fail MESSAGE: an error.
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$recipe" >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 1; }
 
 # step NAME COMMAND...: run one resumable step of the recipe that works in $work.
 step() { python scripts/step.py "$work" "$@"; }
@@ -35,6 +45,17 @@ train() {
   step "$1" fairseq-train "${data:-$work/data}" --user-dir fairseq_user_dir --task "$2" \
     --arch av_asr_seq2seq --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) \
     --noise-manifests "$(noise_kinds "$work/noise")" $common "${@:3}"
+}
+
+# evaluate_all OUT FOLDER OPTION...: decode the models in a folder with the recipe's function
+# `evaluate`, $JOBS at a time; a last call, without a model, writes the page.
+evaluate_all() {
+  export -f evaluate
+  printf '%s\0' "$2"/*.safetensors | xargs -0 -P ${JOBS:-1} -n 12 bash -c \
+    'out=$1 options=$2
+     for file in "${@:3}"; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
+     evaluate --out "$out" "${models[@]}" $options > /dev/null' _ "$1" "${*:3}"
+  evaluate --out "$1" "${@:3}"
 }
 
 # A few updates only, to see that everything runs: as OVERRIDES of distil and OPTIONS of train.

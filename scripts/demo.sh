@@ -19,9 +19,7 @@ case "$*" in
     work=${WORK:-runs/demo-quick} speakers=5 utterances=4
     distill_quickly=$quick_distillation
     train_quickly=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
-  *)
-    sed -n '2,/^set/s/^# \{0,1\}//p' scripts/demo.sh >&2
-    exit 2 ;;
+  *) usage ;;
 esac
 scripts/setup.sh
 

@@ -9,18 +9,16 @@
 # DEMO=DIR is the folder of the demo, WORK=DIR takes another folder than runs/frontier. Results:
 # WORK/report. Killed? Run it again: finished steps are skipped.
 set -euo pipefail
-for name in DEMO WORK; do   # as seen from where this was started
-  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
-done
+given="DEMO WORK"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 case "$*" in
   "")      demo=${DEMO:-runs/demo} work=${WORK:-runs/frontier} sparsities="10 20 30 40 50 60 70 80 90" quickly= ;;
   --quick) demo=${DEMO:-runs/demo-quick} work=${WORK:-runs/frontier-quick} sparsities="10 20" quickly="--max-update 2" ;;
-  *) sed -n '2,/^set/s/^# \{0,1\}//p' scripts/frontier.sh >&2; exit 2 ;;
+  *) usage ;;
 esac
 student=$demo/student/checkpoint_last.pt
-[ -e "$student" ] || { echo "error: $student not found: run scripts/demo.sh first" >&2; exit 1; }
+[ -e "$student" ] || fail "$student not found: run scripts/demo.sh first"
 
 export WORK=$work DATA=$demo/data PRESET=tiny-student OMP_NUM_THREADS=1
 export OPTIONS="--noise-manifests $(noise_kinds "$demo/noise") $quickly"
@@ -36,15 +34,11 @@ for name in teacher student $(printf 'lrr-iterative-%s ' $sparsities); do
 done
 
 evaluate() {
-  avhubert-ext evaluate --data "$demo/data" --cache-dir "$work/cache" --out "$work/evaluation" \
-    --noise "$demo/noise/babble" --snr 0 --passes 1 --threads 1 "$@"
+  avhubert-ext evaluate --data "$DATA" --cache-dir "$work/cache" --threads 1 \
+    --noise "$demo/noise/babble" --snr 0 --passes 1 "$@"
 }
-export -f evaluate
 export work demo
-printf '%s\0' "$work"/models/*.safetensors | xargs -0 -P 2 -n 8 bash -c \
-  'for file; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
-   evaluate "${models[@]}" > /dev/null' _
-evaluate
+JOBS=2 evaluate_all "$work/evaluation" "$work/models"
 avhubert-ext frontier --evaluation "$work/evaluation" --out "$work/report"
 avhubert-ext frontier --evaluation "$work/evaluation" --out "$work/report/babble" \
   --condition babble_0dB

@@ -17,24 +17,20 @@
 # OPTIONS="..." go to every fairseq-train. Results: WORK/models/METHOD-SPARSITY.safetensors. Killed?
 # Run it again: what is finished is skipped, a training goes on from its last checkpoint.
 set -euo pipefail
-for name in WORK DATA; do   # as seen from where this was started
-  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
-done
+given="WORK DATA"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/prune.sh >&2; exit 2; }
-fail() { echo "error: $*" >&2; exit 1; }
 [ $# -ge 2 ] || usage
 work=${WORK:?name the folder of the dense training} data=${DATA:-$WORK/data}
 
 case ${PRESET:-tiny} in
-  tiny)         config=scripts/config/tiny shared="vsr prune" ;;
-  tiny-student) config=scripts/config/tiny/student shared="prune" ;;
-  lrs3-base-s)  config=scripts/config/lrs3 shared="vsr vsr_base_s prune" ;;
-  lrs3-base-l)  config=scripts/config/lrs3 shared="vsr vsr_base_l prune" ;;
+  tiny)         prune=tiny/prune shared=tiny/vsr ;;
+  tiny-student) prune=tiny/student/prune shared=tiny/common ;;
+  lrs3-base-s)  prune=lrs3/prune shared="lrs3/vsr lrs3/vsr_base_s" ;;
+  lrs3-base-l)  prune=lrs3/prune shared="lrs3/vsr lrs3/vsr_base_l" ;;
   *) usage ;;
 esac
-settings=$(for name in $shared; do options $config/$name.args || exit; done)
+settings=$(for name in $shared $prune; do options scripts/config/$name.args || exit; done)
 
 first=$work/start.safetensors last=$work/dense/checkpoint_last.pt
 [ -e "$last" ] || fail "$last not found: train the dense model first"
@@ -55,7 +51,7 @@ kept() {
 # retrain NAME SCHEDULE START OPTION...: train the pruned model NAME on from the weights of START.
 retrain() {
   local schedule
-  schedule=$(options $config/prune_$2.args)
+  schedule=$(options scripts/config/${prune}_$2.args)
   step "$1" fairseq-train "$data" --user-dir fairseq_user_dir $settings $schedule \
     --save-dir "$work/$1" --cache-dir "$work/cache" $(on_cpu) --finetune-from-model "$3" "${@:4}" \
     ${OPTIONS:-}

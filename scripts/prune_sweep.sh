@@ -13,12 +13,9 @@
 # Run it again: cells that are finished are skipped. `scripts/prune_sweep.sh --preset tiny report`
 # makes the report of what there is.
 set -euo pipefail
-for name in LRS3 FRONTEND UNITS SUBWORDS WORK; do   # as seen from where this was started
-  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
-done
+given="LRS3 FRONTEND UNITS SUBWORDS WORK"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/prune_sweep.sh >&2; exit 2; }
 [ "${1:-}" = --preset ] || usage
 methods="lrr-iterative lth-iterative lrr lth parp finetune naive"
 sparsities="10 20 30 40 50 60 70 80 90" rewound="20 50 80" half=50 quickly=
@@ -104,17 +101,7 @@ cells() {
 }
 cells | xargs -P ${JOBS:-1} -L 1 scripts/prune.sh
 
-# evaluate_all OUT FOLDER OPTION...: the models in a folder, side by side; a last call, without a
-# model, writes the page.
-export -f evaluate
 export work data
-evaluate_all() {
-  printf '%s\0' "$2"/*.safetensors | xargs -0 -P ${JOBS:-1} -n 12 bash -c \
-    'out=$1 options=$2
-     for file in "${@:3}"; do models+=(--model "$(basename "$file" .safetensors)" "$file"); done
-     evaluate --out "$out" "${models[@]}" $options > /dev/null' _ "$1" "${*:3}"
-  evaluate --out "$1" "${@:3}"
-}
 evaluate_all "$work/evaluation" "$work/models"
 report
 

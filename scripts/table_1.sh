@@ -12,12 +12,9 @@
 # goes on. Once the teacher is there, other models can be made side by side by starting it once for
 # each.
 set -euo pipefail
-for name in LRS3 MUSAN GENERIC TEACHER WORK; do   # as seen from where this was started
-  if [ -n "${!name:-}" ]; then export $name="$(realpath -m "${!name}")"; fi
-done
+given="LRS3 MUSAN GENERIC TEACHER WORK"
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' scripts/table_1.sh >&2; exit 2; }
 [ "${1:-}" = --preset ] || usage
 kinds="babble music noise talker"   # the paper's four
 

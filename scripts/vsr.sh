@@ -18,9 +18,7 @@ case "$*" in
   --quick)
     work=${WORK:-runs/vsr-quick} speakers=5 utterances=4 levels=${LEVELS:-5}
     quickly=(--max-update 4) ;;
-  *)
-    sed -n '2,/^set/s/^# \{0,1\}//p' scripts/vsr.sh >&2
-    exit 2 ;;
+  *) usage ;;
 esac
 scripts/setup.sh
 

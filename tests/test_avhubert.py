@@ -26,7 +26,8 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.errors import InputError
 from avhubert_ext.models import avhubert
-from avhubert_ext.models.checkpoint import build, convert, describe, load_model, read_masks
+from avhubert_ext.models.checkpoint import build, describe, load_model, read_masks
+from avhubert_ext.models.conversion import convert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.torch_file import FOREIGN_PACKAGES, FOREIGN_TYPES, read_torch_file

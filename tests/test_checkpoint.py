@@ -17,7 +17,6 @@ from avhubert_ext.models.checkpoint import (
     FAIRSEQ_STUDENT,
     METADATA_KEY,
     build,
-    convert,
     describe,
     from_fairseq_names,
     load_avhubert,
@@ -29,6 +28,7 @@ from avhubert_ext.models.checkpoint import (
     student_states,
     to_fairseq_names,
 )
+from avhubert_ext.models.conversion import convert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student

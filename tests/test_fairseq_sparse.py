@@ -23,14 +23,8 @@ from torch import Tensor, nn
 from avhubert_ext import pruning
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import (
-    average,
-    from_fairseq_names,
-    load_model,
-    prune,
-    read_masks,
-    save_model,
-)
+from avhubert_ext.models.checkpoint import from_fairseq_names, load_model, read_masks, save_model
+from avhubert_ext.models.conversion import average, prune
 from avhubert_ext.models.presets import build_vsr
 from avhubert_ext.models.torch_file import read_torch_file
 from avhubert_ext.sparse_file import save_masks
@@ -553,7 +547,7 @@ def test_outside_a_training_the_criterion_is_its_base(manifests: Path) -> None:
     with torch.no_grad(), metrics.aggregate(new_root=True) as found:
         _, _, log = task.valid_step(sample_of(task), new_model(task), criterion)
         criterion.reduce_metrics([log])
-    assert found["loss"].avg > 0 and not {"sparsity", "regrown", "batches"} & found.keys()
+    assert found["loss"].avg > 0 and not {"sparsity", "regrown", "pruning_batches"} & found.keys()
 
 
 # ---- what is wrong is told before the first update

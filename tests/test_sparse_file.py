@@ -16,15 +16,9 @@ from torch import Tensor, nn
 
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import (
-    convert,
-    export_sparse,
-    load_model,
-    prune,
-    read_masks,
-    save_model,
-)
+from avhubert_ext.models.checkpoint import load_model, read_masks, save_model
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
+from avhubert_ext.models.conversion import convert, export_sparse, prune
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.pruning import prunable_weights, same
 from avhubert_ext.quantization import quantizable_weights, quantize

@@ -273,7 +273,7 @@ def _make_runs(
 ) -> dict[tuple[str, str], Run]:
     runs: dict[tuple[str, str], Run] = {}
     for model in tqdm(models, desc="building", unit="model"):
-        encoder = _fresh_encoder(full_name(model)).eval().to(clip.audio.dtype)
+        encoder = fresh_encoder(full_name(model)).eval().to(clip.audio.dtype)
         for backend in backends:
             runs[model, backend] = BACKENDS[backend](encoder, clip, threads)
         if full_name(model) == TEACHER or isinstance(encoder, ConformerEncoder):
@@ -281,7 +281,7 @@ def _make_runs(
     return runs
 
 
-def _fresh_encoder(name: str) -> Encoder:
+def fresh_encoder(name: str) -> Encoder:
     """An encoder by full name, with random weights."""
     if name.startswith("vsr-"):
         return ConformerEncoder(preset(VSR, name.removeprefix("vsr-"), "VSR").encoder)

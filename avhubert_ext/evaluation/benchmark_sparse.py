@@ -26,10 +26,9 @@ from tqdm import tqdm
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark import Clip, Encoder, machine, time_in_turn
+from avhubert_ext.evaluation.benchmark import Clip, Encoder, fresh_encoder, machine, time_in_turn
 from avhubert_ext.models.conformer import ConformerEncoder
-from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import build_vsr, encoder_preset, full_name
+from avhubert_ext.models.presets import full_name
 from avhubert_ext.pruning import apply_masks, check_sparsity, global_magnitude_mask
 
 Run = Callable[[], Any]
@@ -200,7 +199,7 @@ def benchmark_sparse(
     missing = unavailable()
     clip = Clip(torch.randn(1, FEATURES, frames), torch.randn(1, 1, frames, CROP, CROP))
     with torch.device("meta"):
-        shapes = {name: layer_shapes(_fresh_encoder(full_name(name))) for name in models}
+        shapes = {name: layer_shapes(fresh_encoder(full_name(name))) for name in models}
     backends = [backend for backend in BACKENDS if backend not in missing]
     whole: dict[Key, float] = {}
     with torch.no_grad():
@@ -209,7 +208,7 @@ def benchmark_sparse(
             _layer_runs(shapes, sparsities, backends, frames, threads), LAYER_ROUNDS * rounds, clock
         )
         for name in models:
-            encoder = _fresh_encoder(full_name(name)).fuse()
+            encoder = fresh_encoder(full_name(name)).eval().fuse()
             for sparsity in sorted(sparsities):  # what is pruned stays so
                 prune_each(encoder, sparsity)
                 whole |= _medians(_encoder_runs(name, encoder, sparsity, clip), rounds, clock)
@@ -235,13 +234,6 @@ def unavailable() -> dict[str, str]:
     if not torch.cuda.is_available():
         reasons[SEMI_STRUCTURED] = "PyTorch has it on CUDA alone, and there is no such device"
     return reasons
-
-
-def _fresh_encoder(name: str) -> Encoder:
-    """An encoder by full name, with random weights."""
-    if name.startswith("vsr-"):
-        return build_vsr(name.removeprefix("vsr-")).encoder.eval()
-    return AVHubertEncoder(encoder_preset(name)).eval()
 
 
 def _layer_runs(

@@ -26,18 +26,8 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 from avhubert_ext.models.torch_file import read_torch_file, section
-from avhubert_ext.pruning import (
-    Masks,
-    apply_masks,
-    check_sparsity,
-    global_magnitude_mask,
-    kept_parameters,
-    mask_sparsity,
-    pack,
-    same,
-    unpack,
-)
-from avhubert_ext.quantization import Codebooks, quantize
+from avhubert_ext.pruning import Masks, pack, unpack
+from avhubert_ext.quantization import Codebooks
 
 METADATA_KEY = "avhubert_ext"
 Recognizer = AVRecognizer | CTCAttentionRecognizer
@@ -208,14 +198,7 @@ Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]
 
 
 def _read_safetensors(path: Path) -> Contents:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
+    tensors, metadata = sparse_file.read_tensors(path)
     if METADATA_KEY not in metadata:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
     return metadata[METADATA_KEY], sparse_file.to_dense(tensors, metadata, path), {}
@@ -429,112 +412,6 @@ def save_fairseq(
     torch.save(fairseq_state(model, origin, masks), buffer)
     with whole_file(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-def convert(source: Path, target: Path, half: bool = False) -> str:
-    """Rewrite a model file in the form that `target`'s ending names; returns a line about it."""
-    source = newest_state(source) if source.is_dir() else source
-    model, masks = load_model(source), read_masks(source)
-    codebooks = {} if half else sparse_file.read_codebooks(source)
-    return _save(target, model, read_origin(source), half, masks, codebooks)
-
-
-def _save(
-    target: Path,
-    model: nn.Module,
-    origin: Mapping[str, str],
-    half: bool = False,
-    masks: Masks = NOTHING,
-    codebooks: Codebooks = NOTHING,
-) -> str:
-    if target.suffix == ".safetensors":
-        save_model(target, model, half, origin, masks, codebooks)
-    elif target.suffix == ".pt" and isinstance(model, Recognizer) and not half:
-        save_fairseq(target, model, origin, masks)
-    else:
-        raise InputError(
-            f"{target}: expected .safetensors, or .pt for a whole recogniser in float32"
-        )
-    parameters = kept_parameters(model, masks)
-    sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""
-    return f"{target}: {type(model).__name__}, {parameters / 1e6:.2f}M parameters{sparsity}"
-
-
-def prune(source: Path, target: Path, sparsity: float, weights: Path | None = None) -> str:
-    """Prune a model by the magnitudes of its weights (paper B, eq. 2); returns a line about it.
-
-    Weights that `source` lacks already stay pruned. weights: another checkpoint of the same
-    network, from which the kept weights come (rewinding); its norms and biases come along. Raises
-    InputError for a sparsity that makes no sense, or another network.
-    """
-    check_sparsity(sparsity)
-    model = load_model(source)
-    masks = global_magnitude_mask(model, sparsity, read_masks(source) or None)
-    if weights is not None:
-        rewound = load_model(weights)
-        if describe(rewound) != describe(model):
-            raise InputError(f"{weights}: another network than that of {source}")
-        if any((masks[name] & ~mask).any() for name, mask in read_masks(weights).items()):
-            raise InputError(f"{weights}: pruned in other places itself; name a dense checkpoint")
-        model = rewound
-    apply_masks(model, masks)
-    return _save(target, model, read_origin(weights or source), masks=masks)
-
-
-def export_sparse(source: Path, target: Path, codebook: bool = False) -> str:
-    """Write a pruned or 8-bit model without what it does not need; returns a line about it.
-
-    A pruned model is stored without its zeros, its kept weights as they are. codebook: store these,
-    or a dense model's weights, in a byte each, on a codebook of 256 values a tensor; a tensor with
-    no more values comes back as it was, any other is changed. Raises InputError for a dense model
-    without `codebook`.
-    """
-    if target.suffix != ".safetensors":
-        raise InputError(f"{target}: expected .safetensors, the one form that has this layout")
-    model, masks = load_model(source), read_masks(source)
-    if not masks and not codebook:
-        raise InputError(
-            f"{source}: a dense model, without zeros to leave out; prune it first, or store a byte "
-            "a weight with --codebook"
-        )
-    codebooks = quantize(model, masks) if codebook else {}
-    save_model(target, model, origin=read_origin(source), masks=masks, codebooks=codebooks)
-    size = target.stat().st_size
-    dense = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""
-    return (
-        f"{target}: {size / 1e6:.1f} MB, {size / dense:.3f} of the dense model's {dense / 1e6:.1f} "
-        f"MB in float32{sparsity}{', 8-bit' if codebook else ''}"
-    )
-
-
-def average(sources: list[Path], target: Path) -> str:
-    """Write the mean of the weights of several checkpoints of one run; returns a line about it.
-
-    Batch norm's counters are those of the last one. Raises InputError where networks differ.
-    """
-    if len(sources) < 2:
-        raise InputError("one checkpoint is its own average: name two or more")
-    if target.exists():
-        raise InputError(f"{target} is there already: name a new file for the average last")
-    masks = [read_masks(path) for path in sources]
-    for path, found in zip(sources, masks, strict=True):
-        if not same(found, masks[-1]):
-            raise InputError(f"{path}: pruned in other places than {sources[-1]}")
-    models = [load_model(path) for path in sources]
-    for path, model in zip(sources, models, strict=True):
-        if describe(model) != describe(models[-1]):
-            raise InputError(f"{path}: another network than that of {sources[-1]}")
-    states = [model.state_dict() for model in models]
-    averaged = {
-        name: torch.stack([s[name].double() for s in states]).mean(0).to(last.dtype)
-        if last.is_floating_point()
-        else last
-        for name, last in states[-1].items()
-    }
-    models[-1].load_state_dict(averaged)
-    saved = _save(target, models[-1], read_origin(sources[-1]), masks=masks[-1])
-    return f"{saved}, mean of {len(sources)} checkpoints"
 
 
 def newest_state(folder: Path) -> Path:

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairseq.criterions import register_criterion
-from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.pruning import regrown
 
 from ..sparse import SparseMask
-from .wrapper import Wrapper, WrapperConfig
+from .wrapper import Logs, Wrapper, WrapperConfig, log_means, without
+
+BATCHES, LOGGED = "pruning_batches", ("sparsity", "regrown")
 
 
 @dataclass
@@ -45,20 +46,13 @@ class PruningCriterion(Wrapper):
         Outside a training, as in fairseq-validate, there are no masks and the base is all.
         """
         loss, size, log = super().forward(model, sample, *args, **kwargs)
-        if self.task.pruned is not None:
-            log |= {"batches": 1, "sparsity": self.task.sparsity}
+        if self.task.masks is not None:
+            log |= {BATCHES: 1, "sparsity": self.task.sparsity}
             if self.task.regrow:
-                log["regrown"] = regrown(self.task.pruned, self.task.masks)
+                log["regrown"] = regrown(self.task.model, self.task.masks)
         return loss, size, log
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        own = ("batches", "sparsity", "regrown")
-        super().reduce_metrics(
-            [{k: v for k, v in log.items() if k not in own} for log in logging_outputs]
-        )
-        batches = sum(float(log.get("batches", 0)) for log in logging_outputs)
-        for name in own[1:]:
-            if name in logging_outputs[0]:
-                total = sum(float(log[name]) for log in logging_outputs)
-                metrics.log_scalar(name, total / batches, weight=batches, round=4)
+    def reduce_metrics(cls, logging_outputs: Logs) -> None:
+        super().reduce_metrics(without(logging_outputs, (BATCHES, *LOGGED)))
+        log_means(logging_outputs, LOGGED, BATCHES, digits=4)

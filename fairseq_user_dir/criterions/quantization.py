@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairseq.criterions import register_criterion
-from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from avhubert_ext.pruning import Masks
 from avhubert_ext.quantization import ADMM
 
 from ..sparse import SparseMask
-from .wrapper import Wrapper, WrapperConfig
+from .wrapper import Logs, Wrapper, WrapperConfig, log_means, without
 
 BATCHES, LOGGED = "quantization_batches", ("penalty", "codebook_distance")
 
@@ -67,13 +66,6 @@ class QuantizationCriterion(Wrapper):
         return self.task.masks if sparse else None
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        own = (BATCHES, *LOGGED)
-        super().reduce_metrics(
-            [{k: v for k, v in log.items() if k not in own} for log in logging_outputs]
-        )
-        batches = sum(float(log.get(BATCHES, 0)) for log in logging_outputs)
-        if batches:
-            for name in LOGGED:
-                total = sum(float(log[name]) for log in logging_outputs)
-                metrics.log_scalar(name, total / batches, weight=batches, round=5)
+    def reduce_metrics(cls, logging_outputs: Logs) -> None:
+        super().reduce_metrics(without(logging_outputs, (BATCHES, *LOGGED)))
+        log_means(logging_outputs, LOGGED, BATCHES, digits=5)

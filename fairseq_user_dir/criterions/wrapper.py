@@ -1,6 +1,8 @@
 """Criterions that add something to another one: `--base-criterion NAME --base-options JSON`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from fairseq.criterions import (
     CRITERION_DATACLASS_REGISTRY,
@@ -8,6 +10,7 @@ from fairseq.criterions import (
     FairseqCriterion,
 )
 from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +29,22 @@ class WrapperConfig(FairseqDataclass):
         default="{}",
         metadata={"help": 'its options as JSON: {"label_smoothing": 0.1}'},
     )
+
+
+Logs = list[dict[str, Any]]
+
+
+def without(logs: Logs, names: Sequence[str]) -> Logs:
+    """The logs as the base made them."""
+    return [{k: v for k, v in log.items() if k not in names} for log in logs]
+
+
+def log_means(logs: Logs, names: Sequence[str], batches: str, digits: int) -> None:
+    """Log the means over batches of what a wrapper added; `batches` is their number in a log."""
+    count = sum(float(log.get(batches, 0)) for log in logs)
+    for name in (name for name in names if name in logs[0]):
+        mean = sum(float(log[name]) for log in logs) / count
+        metrics.log_scalar(name, mean, weight=count, round=digits)
 
 
 class Wrapper(FairseqCriterion):
