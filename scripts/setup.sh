@@ -18,6 +18,10 @@ case $version in
      exit 1 ;;
 esac
 
+if [ -L .venv ]; then
+  echo "set-up: $PWD/.venv is a link to another environment, which would be emptied: remove the link" >&2
+  exit 1
+fi
 stamp=.venv/.installed
 pins=scripts/constraints.txt
 wanted=$( (echo "$PWD $version"; cat scripts/setup.sh scripts/requirements.txt $pins setup.py) | sha256sum)

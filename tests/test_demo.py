@@ -12,6 +12,9 @@ from pathlib import Path
 
 from conftest import ROOT, run_well
 
+from avhubert_ext.models.checkpoint import read_masks
+from avhubert_ext.pruning import mask_sparsity
+
 KEYS = [
     "model",
     "parameters",
@@ -39,6 +42,25 @@ def kill_when(path: Path, work: Path) -> None:
     assert process.poll() is None, "the demo ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def frontier(demo: Path) -> None:
+    """`scripts/frontier.sh --quick`: the demo's student pruned in rounds, all in 8 bits too."""
+    work = demo / "frontier"
+    printed = run_well("scripts/frontier.sh", "--quick", DEMO=str(demo), WORK=str(work))
+    names = ["teacher", "student", "lrr-iterative-10", "lrr-iterative-20"]
+    sizes = {n: (work / f"models/{n}.safetensors").stat().st_size for n in names}
+    bytes8 = {n: (work / f"models/{n}-8bit.safetensors").stat().st_size for n in names}
+    assert all(bytes8[name] < 0.5 * sizes[name] for name in names)
+    for n, parts in (("lrr-iterative-10", 0.1), ("lrr-iterative-20", 0.2)):
+        for kind in ("", "-8bit"):
+            assert (
+                abs(mask_sparsity(read_masks(work / f"models/{n}{kind}.safetensors")) - parts)
+                < 1e-5
+            )
+    assert all(f"{name}-8bit" in printed for name in names)
+    for folder in ("report", "report/babble"):
+        assert (work / folder / "frontier.png").stat().st_size > 0
 
 
 def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
@@ -70,6 +92,8 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
         line = next(x for x in printed.splitlines() if x.startswith(f"{model}, babble_0db: "))
         assert "beam 5, length penalty 1" in line and f"{told} {batch}" in line
     assert (work / "results.png").read_bytes().startswith(b"\x89PNG")
+
+    frontier(work)
 
     start = time.monotonic()
     again = run_well("scripts/demo.sh", "--quick", WORK=str(work))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, run
 
 README = (ROOT / "README.md").read_text()
 
@@ -32,3 +34,18 @@ def test_linked_files_exist() -> None:
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert "@@" not in README and "TODO" not in README
+
+
+def test_set_up_never_empties_an_environment_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "scripts")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/kept").write_text("")
+    (tmp_path / ".venv").symlink_to("other")
+    result = run(tmp_path / "scripts/setup.sh")
+    assert result.returncode == 1
+    assert result.stdout == (
+        f"set-up: {tmp_path}/.venv is a link to another environment, which would be emptied: "
+        "remove the link\n"
+    )
+    assert (tmp_path / "other/kept").exists()

@@ -29,6 +29,7 @@ from avhubert_ext.models.checkpoint import (
     save_model,
 )
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.models.conversion import export_sparse, prune
 from avhubert_ext.models.decoder import DecoderCache
 from avhubert_ext.models.presets import VSR
 from avhubert_ext.pruning import global_magnitude_mask, prunable_weights, same
@@ -694,3 +695,18 @@ def test_units_that_are_none_are_refused(tmp_path, capsys):
     units.write_text("<unk> 1\nA 3\n")
     assert main([*command, "--sentencepiece", str(model)]) == 1
     assert "expected `unit id` in each line with ids 1, 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("codebook", [False, True])
+def test_the_frontend_starts_from_a_pruned_or_8_bit_lip_reader(tmp_path, codebook):
+    source = small()
+    save_model(tmp_path / "dense.safetensors", source)
+    prune(tmp_path / "dense.safetensors", tmp_path / "pruned.safetensors", 0.4)
+    start = tmp_path / "start.safetensors"
+    export_sparse(tmp_path / "pruned.safetensors", start, codebook)
+    model = small()
+    load_frontend(model, start)
+    given = load_model(start).encoder.video.frontend.state_dict()
+    found = model.encoder.video.frontend.state_dict()
+    assert all(torch.equal(found[name], given[name]) for name in given)
+    assert not given["frontend3D.0.weight"].all()

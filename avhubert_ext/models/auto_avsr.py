@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from avhubert_ext import sparse_file
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.text import CTC_FIRST
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
-from avhubert_ext.models.imagenet import read_tensors
 from avhubert_ext.models.torch_file import read_torch_file, section
 
 MARK = "ctc.ctc_lo.weight"  # in every checkpoint, and in no other project's
@@ -163,8 +163,10 @@ def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
     if model.encoder.video is None:
         raise InputError(f"{path}: the model has no visual frontend to start from it; leave it out")
     frontend: ResNet18 = model.encoder.video.frontend
-    safe = path.suffix == ".safetensors"
-    stored = read_tensors(path) if safe else read_torch_file(path)
+    if path.suffix == ".safetensors":
+        stored = sparse_file.to_dense(*sparse_file.read_tensors(path), path)
+    else:
+        stored = read_torch_file(path)
     for key, prefix in (NESTED | {"model": "recognizer."}).items():
         if key in stored:
             stored = {n.removeprefix(prefix): t for n, t in section(stored, key).items()}
