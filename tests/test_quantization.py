@@ -369,6 +369,7 @@ def test_the_settings_files(folder: str, size: list[str]) -> None:
     assert (criterion.rho, criterion.quantization_interval) == (0.1, 10)
     assert criterion.base_criterion == "ctc_attention"
     assert json.loads(criterion.base_options).get("label_smoothing", 0.1) == 0.1
-    assert cfg.task._name == "vsr" and cfg.lr_scheduler._name == "cosine_epochs"
+    schedule = {"lrs3": "cosine_epochs", "tiny": "cosine"}[folder]
+    assert cfg.task._name == "vsr" and cfg.lr_scheduler._name == schedule
     if folder == "lrs3":
         assert (cfg.optimization.max_epoch, cfg.model.network) == (75, "base-l")
