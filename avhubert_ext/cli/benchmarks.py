@@ -1,0 +1,241 @@
+"""Commands that tell cost and speed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from avhubert_ext.cli.parsing import command, positive
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    _add_complexity(commands)
+    _add_benchmark(commands)
+    _add_benchmark_distillation(commands)
+    _add_benchmark_decoding(commands)
+    _add_benchmark_data(commands)
+    _add_benchmark_sparse(commands)
+
+
+def _complexity(args: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from avhubert_ext.evaluation.complexity import checkpoint_cost, preset_cost, text_table
+    from avhubert_ext.models.presets import TABLE_1
+
+    if args.checkpoint:
+        costs = [checkpoint_cost(path) for path in args.checkpoint]
+    else:
+        costs = [preset_cost(name) for name in args.preset or TABLE_1]
+    print(
+        json.dumps([asdict(cost) for cost in costs], indent=2) if args.json else text_table(costs)
+    )
+
+
+def _add_complexity(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "complexity", _complexity, "parameters and FLOPs/frame beside the paper's"
+    )
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help="teacher, 1 ... 7, base-s, base-l, teacher-tiny, tiny-7, vsr-tiny; without any: "
+        "all of paper A's Table 1",
+    )
+    models.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="model files")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _show(text: str, report: dict[str, Any], out: Path) -> None:
+    """What every benchmark ends with: its table on the terminal, all of it in a JSON file."""
+    import json
+
+    from avhubert_ext.data.files import write_text
+
+    print(text)
+    write_text(out, json.dumps(report, indent=2) + "\n")
+    print(f"\nwritten: {out}")
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    import torch
+
+    from avhubert_ext.evaluation.benchmark import BACKENDS, benchmark, text_table
+    from avhubert_ext.models.presets import TABLE_1
+
+    single = args.dtype == "float32"
+    report = benchmark(
+        args.preset or list(TABLE_1),
+        args.backend or [backend for backend in BACKENDS if single or backend != "onnx"],
+        args.threads,
+        args.frames,
+        getattr(torch, args.dtype),
+        args.rounds,
+    )
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = command(commands, "benchmark", _benchmark, "time the encoders side by side on the CPU")
+    parser.add_argument("what", choices=("encoder",), help="what is timed")
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help="as for `complexity`; without any: all of paper A's Table 1",
+    )
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=("eager", "fused", "compile", "onnx"),
+        help="fused: batch norm and more folded by `.fuse()`; without any: all",
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="for each model")
+    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--rounds", type=positive, default=9, help="each times everything once")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_distillation(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, text_table
+
+    report = benchmark_distillation(
+        args.student,
+        args.teacher,
+        args.batch_size,
+        args.frames,
+        args.threads,
+        args.rounds,
+        args.teacher_precision,
+    )
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-distillation",
+        _benchmark_distillation,
+        "time an update of a distillation beside a plain training loop on the CPU",
+    )
+    parser.add_argument("--student", default="7", help="preset: 1 ... 7, tiny-7")
+    parser.add_argument("--teacher", default="teacher", help="preset: teacher, teacher-tiny")
+    parser.add_argument("--batch-size", type=positive, default=4, help="utterances an update")
+    parser.add_argument("--frames", type=positive, default=100, help="of each utterance")
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=5, help="each times both once")
+    parser.add_argument(
+        "--teacher-precision",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="auto: bfloat16 where the hardware has it",
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_decoding(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_decoding import benchmark_decoding, text_table
+
+    report = benchmark_decoding(
+        args.preset,
+        args.beam,
+        args.seconds,
+        args.tokens,
+        args.threads,
+        args.rounds,
+        args.decoder,
+    )
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-decoding",
+        _benchmark_decoding,
+        "time whole recognisers, encoder and beam search, side by side on the CPU",
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=["teacher", "7"],
+        metavar="NAME",
+        help="encoders: as for `complexity`",
+    )
+    parser.add_argument("--decoder", default="base", help="preset of all decoders: base, tiny")
+    parser.add_argument("--beam", type=positive, default=10, help="hypotheses")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip")
+    parser.add_argument(
+        "--tokens", type=positive, help="decoded; without it 3.5 a second, as LRS3 has subwords"
+    )
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_data(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_data import benchmark_data, text_table
+
+    noise = tuple(map(Path, args.noise_manifests.split(","))) if args.noise_manifests else ()
+    report = benchmark_data(args.data, args.split, noise, args.rounds)
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-data",
+        _benchmark_data,
+        "time the reading of training data beside a plain data set on one CPU core",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="manifest folder of `prepare`")
+    parser.add_argument("--split", default="train", help="manifest to read")
+    parser.add_argument(
+        "--noise-manifests",
+        metavar="DIRS",
+        help="folders of `noise` separated by commas, for noise with probability 0.25",
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="epochs that are timed")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_sparse(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_sparse import benchmark_sparse, text_table
+
+    report = benchmark_sparse(args.preset, args.sparsity, args.threads, args.frames, args.rounds)
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-sparse",
+        _benchmark_sparse,
+        "time pruned layers and encoders, sparse beside dense, on the CPU",
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=["base-s", "base-l", "7"],
+        metavar="NAME",
+        help="encoders: as for `complexity`",
+    )
+    parser.add_argument(
+        "--sparsity",
+        nargs="+",
+        type=float,
+        default=[0.5, 0.8, 0.9, 0.95],
+        metavar="S",
+        help="of each linear layer, in [0, 1)",
+    )
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument(
+        "--rounds", type=positive, default=5, help="of the encoders; ten times as many of layers"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
