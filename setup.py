@@ -14,7 +14,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["avhubert_ext*", "fairseq_user_dir*", "s3prl_upstream*"]),
     package_data={
-        "s3prl_upstream": ["pretrain/distiller_av/*.yaml", "upstream/avhubert_ext/*.yaml"]
+        "avhubert_ext": ["serve/page/*"],
+        "s3prl_upstream": ["pretrain/distiller_av/*.yaml", "upstream/avhubert_ext/*.yaml"],
     },
     install_requires=[
         "torch>=2.6",
@@ -30,10 +31,20 @@ setup(
     ],
     extras_require={
         "synth": ["espeakng-loader==0.2.4"],
-        "prepare": ["mediapipe==0.10.21"],
+        "prepare": ["mediapipe==0.10.21"],  # the last whose models are in the wheel
         "export": ["onnx", "onnxscript", "onnxruntime"],
+        "openvino": ["openvino"],
+        "serve": ["fastapi", "uvicorn", "python-multipart"],
         "plot": ["matplotlib"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "jiwer", "avhubert-ext[synth,export,plot]"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "jiwer",
+            "playwright",
+            "scikit-image",
+            "avhubert-ext[synth,export,openvino,plot,prepare,serve]",
+        ],
     },
     entry_points={"console_scripts": ["avhubert-ext=avhubert_ext.cli:main"]},
 )

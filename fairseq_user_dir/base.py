@@ -94,6 +94,9 @@ class RecognizerConfig(FairseqDataclass):
     dictionary: Optional[str] = field(
         default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
     )
+    subwords: Optional[str] = field(
+        default=None, metadata={"help": "set by the task: the subwords, for checkpoints"}
+    )
     trained_with: Optional[str] = field(
         default=None, metadata={"help": "of a converted model: frames in an update of its training"}
     )

@@ -52,6 +52,8 @@ install --no-build-isolation fairseq-fixed
 
 echo "set-up: 3/4 s3prl and libraries"
 install -r scripts/requirements.txt
+# mediapipe brings an OpenCV with windows, in the same folder: without a display that does not load.
+install --no-deps --force-reinstall opencv-python-headless
 
 echo "set-up: 4/4 this project"
 install --no-deps --no-build-isolation -e .

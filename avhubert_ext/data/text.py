@@ -149,7 +149,12 @@ def ctc_symbols(subwords: list[str]) -> list[str]:
 
 def dictionary_digest(symbols: list[str]) -> str:
     """Of all symbols, the special ones first: another for other ones or another order."""
-    return hashlib.sha256("\n".join(symbols).encode()).hexdigest()
+    return hashlib.sha256(join_symbols(symbols).encode()).hexdigest()
+
+
+def join_symbols(symbols: list[str]) -> str:
+    """All symbols as files of models keep them, one a line."""
+    return "\n".join(symbols)
 
 
 def check_dictionary(

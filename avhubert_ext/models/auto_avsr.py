@@ -128,8 +128,7 @@ def _layers(state: dict[str, Tensor], prefix: str) -> int:
 def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
     """The subwords in Auto-AVSR's `unigram5000_units.txt`, and the sentencepiece model beside it.
 
-    A unit a line, `<unk> 1` the first, in the order of their ids. Raises InputError where a file is
-    missing or its ids have gaps.
+    Raises InputError where a file is missing, and as `read_units`.
     """
     import sentencepiece
 
@@ -142,6 +141,15 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
         sentencepiece.SentencePieceProcessor(model_file=str(model))
     except RuntimeError:
         raise InputError(f"{model}: not a sentencepiece model; name another file") from None
+    return read_units(units), model.read_bytes()
+
+
+def read_units(units: Path) -> list[str]:
+    """The subwords in Auto-AVSR's `unigram5000_units.txt`.
+
+    A unit a line, `<unk> 1` the first, in the order of their ids. Raises InputError where these
+    have gaps.
+    """
     lines = [line.split() for line in read_lines(units)]
     if [line[1:] for line in lines] != [[str(number)] for number in range(1, len(lines) + 1)]:
         raise InputError(
@@ -149,7 +157,7 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
         )
     if not lines or lines[0][0] != CTC_FIRST[1]:
         raise InputError(f"{units}: expected {CTC_FIRST[1]} as the first unit; name another file")
-    return [line[0] for line in lines[1:]], model.read_bytes()
+    return [line[0] for line in lines[1:]]
 
 
 def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:

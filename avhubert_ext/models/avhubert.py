@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from avhubert_ext.data.audio import FEATURES as AUDIO_FEATURES
-from avhubert_ext.data.text import SPECIALS, dictionary_digest
+from avhubert_ext.data.text import SPECIALS, dictionary_digest, join_symbols
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.torch_file import read_torch_file, section, state_of
 
@@ -110,10 +110,13 @@ def subwords(path: Path) -> tuple[list[str], bytes]:
     return [str(symbol) for symbol in symbols[SPECIALS:]], model
 
 
-def dictionary(task_state: dict[str, Any]) -> str | None:
-    """The `dictionary_digest` of a finetuned file's subwords, None where they are not in it."""
+def dictionary(task_state: dict[str, Any]) -> dict[str, str]:
+    """A finetuned file's subwords and their `dictionary_digest`; empty where they aren't in it."""
     symbols = _symbols(task_state)
-    return dictionary_digest([str(s) for s in symbols]) if isinstance(symbols, list) else None
+    if not isinstance(symbols, list):
+        return {}
+    symbols = [str(symbol) for symbol in symbols]
+    return {"dictionary": dictionary_digest(symbols), "subwords": join_symbols(symbols)}
 
 
 def _symbols(task_state: dict[str, Any]) -> object:

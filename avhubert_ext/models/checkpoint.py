@@ -33,8 +33,9 @@ METADATA_KEY = "avhubert_ext"
 Recognizer = AVRecognizer | CTCAttentionRecognizer
 
 # What else is known of a recogniser, in safetensors' metadata and in fairseq's cfg.model:
-# `effective_batch` of its training, `dictionary_digest` of its subwords.
-ORIGIN = ("trained_with", "dictionary")
+# `effective_batch` of its training, `dictionary_digest` of its outputs' symbols, and these
+# themselves as `join_symbols` writes them.
+ORIGIN = ("trained_with", "dictionary", "subwords")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 # The names of fairseq's models.
@@ -281,7 +282,10 @@ def effective_batch(config: Mapping[str, Any]) -> str:
 
 
 def read_origin(path: Path) -> dict[str, str]:
-    """`trained_with` and `dictionary` of a model file, as far as it tells them."""
+    """`trained_with`, `dictionary` and `subwords` of a model file, as far as it tells them.
+
+    `find_subwords` also looks elsewhere.
+    """
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -292,8 +296,21 @@ def read_origin(path: Path) -> dict[str, str]:
         config = section(stored, "cfg")
         found = section(config, "model") | {"trained_with": effective_batch(config)}
         if found.get("_name") == avhubert.FINETUNED:
-            found["dictionary"] = avhubert.dictionary(section(stored, "task_state"))
+            found |= avhubert.dictionary(section(stored, "task_state"))
     return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `describe` gives of the model in a file that `load_model` reads."""
+    if path.suffix == ".safetensors":
+        _, metadata = sparse_file.read_tensors(path, METADATA_KEY)  # no tensor ends so
+        found = metadata.get(METADATA_KEY, "{}")
+    else:
+        found, _, _ = _read_torch(path)
+    try:
+        return json.loads(found) if isinstance(found, str) else dict(found)
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: its configuration is damaged; copy it again") from None
 
 
 def read_masks(path: Path, whole_student: bool = False) -> Masks:

@@ -20,10 +20,10 @@ from avhubert_ext.models.checkpoint import (
     load_model,
     newest_state,
     read_masks,
-    read_origin,
     save_fairseq,
     save_model,
 )
+from avhubert_ext.models.subwords import whole_origin
 from avhubert_ext.pruning import (
     Masks,
     apply_masks,
@@ -41,7 +41,7 @@ def convert(source: Path, target: Path, half: bool = False) -> str:
     source = newest_state(source) if source.is_dir() else source
     model, masks = load_model(source), read_masks(source)
     codebooks = {} if half else sparse_file.read_codebooks(source)
-    return _save(target, model, read_origin(source), half, masks, codebooks)
+    return _save(target, model, whole_origin(source), half, masks, codebooks)
 
 
 def _save(
@@ -83,7 +83,7 @@ def prune(source: Path, target: Path, sparsity: float, weights: Path | None = No
             raise InputError(f"{weights}: pruned in other places itself; name a dense checkpoint")
         model = rewound
     apply_masks(model, masks)
-    return _save(target, model, read_origin(weights or source), masks=masks)
+    return _save(target, model, whole_origin(weights or source), masks=masks)
 
 
 def export_sparse(source: Path, target: Path, codebook: bool = False) -> str:
@@ -103,7 +103,7 @@ def export_sparse(source: Path, target: Path, codebook: bool = False) -> str:
             "a weight with --codebook"
         )
     codebooks = quantize(model, masks) if codebook else {}
-    save_model(target, model, origin=read_origin(source), masks=masks, codebooks=codebooks)
+    save_model(target, model, origin=whole_origin(source), masks=masks, codebooks=codebooks)
     size = target.stat().st_size
     dense = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""
@@ -138,5 +138,5 @@ def average(sources: list[Path], target: Path) -> str:
         for name, last in states[-1].items()
     }
     models[-1].load_state_dict(averaged)
-    saved = _save(target, models[-1], read_origin(sources[-1]), masks=masks[-1])
+    saved = _save(target, models[-1], whole_origin(sources[-1]), masks=masks[-1])
     return f"{saved}, mean of {len(sources)} checkpoints"

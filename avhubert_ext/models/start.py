@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from avhubert_ext.data.text import Vocabulary, dictionary_digest
+from avhubert_ext.data.text import Vocabulary, dictionary_digest, join_symbols
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.auto_avsr import load_frontend
 from avhubert_ext.models.checkpoint import load_auto_avsr, save_model
@@ -41,7 +41,9 @@ def start_file(
         load_frontend(model, frontend)
     if recognizer is not None:
         take_over(model, recognizer)
-    save_model(target, model, origin={"dictionary": dictionary_digest(vocabulary.pieces)})
+    pieces = vocabulary.pieces
+    origin = {"dictionary": dictionary_digest(pieces), "subwords": join_symbols(pieces)}
+    save_model(target, model, origin=origin)
     return f"{target}: {network}, {len(vocabulary)} outputs"
 
 

@@ -19,7 +19,7 @@ from omegaconf import II, MISSING, open_dict
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, read_transcripts
 from avhubert_ext.data.manifest import read_lines
-from avhubert_ext.data.text import Subwords, dictionary_digest, find_subword_model
+from avhubert_ext.data.text import Subwords, dictionary_digest, find_subword_model, join_symbols
 from avhubert_ext.decoding import BeamConfig
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
@@ -112,6 +112,7 @@ class AVASRTask(AVTask):
         model = super().build_model(cfg, from_checkpoint)
         with open_dict(cfg):
             cfg.dictionary = dictionary_digest(self.outputs)
+            cfg.subwords = join_symbols(self.outputs)
         if self.cfg.best_checkpoint_metric == "wer":
             BeamConfig(self.cfg.valid_beam)  # complains about a value that makes no sense
             search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
