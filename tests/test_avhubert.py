@@ -26,7 +26,7 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.errors import InputError
 from avhubert_ext.models import avhubert
-from avhubert_ext.models.checkpoint import build, describe, load_model, read_masks
+from avhubert_ext.models.checkpoint import build, describe, load_model, read_masks, read_origin
 from avhubert_ext.models.conversion import convert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
@@ -418,6 +418,7 @@ def test_the_subwords_of_a_finetuned_file(real, tmp_path):
     found = Subwords(tmp_path / "spm_unigram5.model")
     text = "one three 17 six"
     assert found.encode(text) == expected.encode(text, out_type=str) != []
+    assert read_origin(path)["subwords"].split("\n") == ["<s>", "<pad>", "</s>", "<unk>", "one"]
 
 
 def test_no_subwords_in_a_file(tmp_path, capsys):
