@@ -1,0 +1,1 @@
+"""From any video to the mouth region: decoding, landmarks, tracks, alignment, quality."""

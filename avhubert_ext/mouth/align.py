@@ -1,0 +1,157 @@
+"""Landmarks -> the mouth region: smoothing, a similarity to a mean face, 96x96 pixels.
+
+The recipe is that of AV-HuBERT and Auto-AVSR, whose models expect its scale and position: landmarks
+smoothed over 13 frames, a similarity transform of points that speech does not move onto a mean face
+in 256x256 pixels, 96x96 pixels about the centre of the mouth points. It differs in two ways that
+only make it steadier: the window is not rounded to whole pixels, so the mouth does not step, and a
+frame with a face of more than twice the mean face's size is made smaller by averaging first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from avhubert_ext.errors import InputError
+
+SIZE = 96  # pixels of the mouth region
+HALF_WINDOW = 6  # frames before and after that smoothing averages
+
+# The mean face of the LRW recipe (20words_mean_face.npy, Imperial College London, Apache-2.0):
+# 68 points in iBUG's order, in an image of 256x256.
+MEAN_FACE = np.array([
+    [70.92, 97.14], [72.63, 114.90], [75.99, 131.07], [79.27, 146.21], [83.61, 163.26],
+    [91.33, 177.45], [100.27, 187.09], [112.12, 196.00], [130.74, 200.53], [149.86, 195.31],
+    [163.10, 186.44], [173.65, 176.57], [182.44, 162.28], [187.17, 145.09], [190.23, 129.72],
+    [193.02, 113.46], [194.44, 95.58], [81.33, 80.80], [87.76, 75.28], [96.23, 73.84],
+    [104.56, 74.74], [112.23, 76.98], [144.50, 76.42], [152.35, 73.83], [161.13, 72.64],
+    [170.59, 73.85], [178.21, 79.44], [128.73, 95.36], [128.49, 106.92], [128.24, 118.27],
+    [128.27, 127.70], [118.76, 135.19], [122.96, 136.15], [128.87, 137.30], [134.94, 136.00],
+    [139.48, 134.88], [92.52, 94.37], [97.59, 90.96], [105.41, 90.91], [112.77, 94.94],
+    [106.10, 97.08], [98.05, 97.36], [145.53, 94.53], [152.59, 90.21], [160.61, 90.20],
+    [166.68, 93.57], [160.56, 96.48], [152.20, 96.47], [107.17, 157.20], [114.48, 152.12],
+    [123.85, 148.52], [128.98, 149.42], [134.14, 148.43], [144.18, 151.79], [152.19, 156.99],
+    [143.86, 164.00], [136.74, 167.94], [129.15, 168.82], [121.80, 168.02], [115.28, 164.15],
+    [109.23, 157.00], [122.50, 154.41], [129.03, 154.12], [135.84, 154.31], [150.76, 156.80],
+    [135.66, 160.63], [128.95, 161.29], [122.49, 160.51],
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How faces with so many landmarks are aligned.
+
+    stable: the points that the similarity transform is estimated from; mouth: those whose mean is
+    the centre of the crop; reference: float [K, 2], where all points lie in the mean face.
+    """
+
+    stable: tuple[int, ...]
+    mouth: tuple[int, ...]
+    reference: np.ndarray
+
+
+def _mean_parts() -> np.ndarray:
+    """Right eye, left eye, nose and mouth of the mean face, [4, 2]."""
+    parts = (slice(36, 42), slice(42, 48), slice(31, 36), slice(48, 68))
+    return np.stack([MEAN_FACE[part].mean(0) for part in parts])
+
+
+# By number of points. 68: AV-HuBERT's choice, nose and corners of the eyes. 4: Auto-AVSR's files of
+# its mediapipe detector.
+SCHEMES = {
+    68: Scheme((33, 36, 39, 42, 45), tuple(range(48, 68)), MEAN_FACE),
+    4: Scheme((0, 1, 2, 3), (3,), _mean_parts()),
+}
+
+
+def scheme_of(points: np.ndarray) -> Scheme:
+    """The scheme for landmarks [..., K, 2]."""
+    count = points.shape[-2]
+    if count not in SCHEMES:
+        raise InputError(f"{count} landmarks a face, expected {' or '.join(map(str, SCHEMES))}")
+    return SCHEMES[count]
+
+
+def fill_gaps(points: dict[int, np.ndarray], frames: int) -> np.ndarray:
+    """Landmarks [K, 2] of some frames -> [frames, K, 2]: linear between them, the ends held."""
+    known = sorted(points)
+    values = np.stack([points[t] for t in known])
+    flat = values.reshape(len(known), -1)
+    times = np.arange(frames)
+    filled = np.stack([np.interp(times, known, column) for column in flat.T], axis=1)
+    return filled.reshape(frames, *values.shape[1:])
+
+
+def smooth(points: np.ndarray) -> np.ndarray:
+    """Shapes [T, K, 2] averaged over up to 6 frames on both sides, each kept at its own centre."""
+    frames = len(points)
+    sums = np.concatenate([np.zeros((1, *points.shape[1:])), np.cumsum(points, axis=0)])
+    reach = np.minimum(np.minimum(np.arange(frames), frames - 1 - np.arange(frames)), HALF_WINDOW)
+    first, last = np.arange(frames) - reach, np.arange(frames) + reach + 1
+    means = (sums[last] - sums[first]) / (2 * reach + 1)[:, None, None]
+    return means + (points - means).mean(axis=1, keepdims=True)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, scale and shift [T, 2, 3] that maps points [T, K, 2] nearest to [K, 2].
+
+    Least squares in closed form: with points as complex numbers it is the regression of the target
+    on the source.
+    """
+    z = source[..., 0] + 1j * source[..., 1]
+    w = target[..., 0] + 1j * target[..., 1]
+    z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
+    z_centred, w_centred = z - z_mean, w - w_mean
+    turn = (z_centred.conj() * w_centred).sum(-1) / (abs(z_centred) ** 2).sum(-1)
+    shift = w_mean[..., 0] - turn * z_mean[..., 0]
+    return np.stack(
+        [
+            np.stack([turn.real, -turn.imag, shift.real], -1),
+            np.stack([turn.imag, turn.real, shift.imag], -1),
+        ],
+        axis=-2,
+    )
+
+
+def mouth_transforms(points: np.ndarray) -> np.ndarray:
+    """Smoothed landmarks [T, K, 2] -> transforms [T, 2, 3] from a frame's pixels to its crop's."""
+    scheme = scheme_of(points)
+    transforms = similarity(points[:, scheme.stable], scheme.reference[list(scheme.stable)])
+    mouth = points[:, scheme.mouth].mean(axis=1)
+    centre = np.einsum("tij,tj->ti", transforms[:, :, :2], mouth) + transforms[:, :, 2]
+    transforms[:, :, 2] += SIZE / 2 - centre
+    return transforms
+
+
+def scales(transforms: np.ndarray) -> np.ndarray:
+    """Crop pixels a frame pixel, [T]."""
+    return np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])
+
+
+def warp(image: np.ndarray, transform: np.ndarray, shrink: int = 1) -> np.ndarray:
+    """The crop uint8 [96, 96] of a gray image [H, W]; black where the image ends.
+
+    Bilinear; with `shrink` over 1, of means over so many pixels each way.
+    """
+    if shrink > 1:
+        height, width = (max(1, side // shrink) for side in image.shape)
+        image = cv2.resize(
+            image[: height * shrink, : width * shrink],
+            (width, height),
+            interpolation=cv2.INTER_AREA,
+        )
+        # The centre of the small image's first pixel lies at (shrink - 1) / 2.
+        offset = transform[:, :2] @ np.full(2, (shrink - 1) / 2)
+        transform = np.column_stack([transform[:, :2] * shrink, transform[:, 2] + offset])
+    return cv2.warpAffine(image, transform, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+
+
+def share_outside(shape: tuple[int, int], transform: np.ndarray) -> float:
+    """The share of a crop's pixels that lie outside an image of [H, W]."""
+    steps = np.linspace(0, SIZE - 1, 9)
+    grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
+    x, y = np.linalg.solve(transform[:, :2], (grid - transform[:, 2]).T)
+    inside = (x >= 0) & (x <= shape[1] - 1) & (y >= 0) & (y <= shape[0] - 1)
+    return float(1 - inside.mean())

@@ -1,0 +1,148 @@
+"""Faces followed through a video, by place.
+
+A known face is looked for in a square around where it was; the whole frame is searched, in
+overlapping squares, only now and then. So a small face in a large frame is found and its landmarks
+are as fine as those of a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from avhubert_ext.mouth.landmarks import Landmarker
+
+SEARCH_EVERY = 12  # frames; while no face is seen, every third
+FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
+FINE = 3  # squares of that fraction of the frame's short side
+GIVE_UP = 25  # frames without a face in its place
+REGION = 2.0  # sides of the face: the square it is looked for in
+FEWEST = 5  # frames; a shorter track is a mistake of the detector
+
+
+@dataclass
+class Track:
+    """A face: landmarks [68, 2] by frame number."""
+
+    points: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        return max(self.points)
+
+    @property
+    def size(self) -> float:
+        """Summed height of the face, in pixels: large for a large face that is long there."""
+        return float(sum(box_side(points) for points in self.points.values()))
+
+
+def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Track]:
+    """The persons in a video, the largest first.
+
+    frames: RGB uint8 [H, W, 3] each. A face that goes on elsewhere, after a cut for one, goes on
+    in the largest person that is not in the picture at that time.
+    """
+    known: list[Track] = []  # in the picture
+    gone: list[Track] = []
+    for number, frame in enumerate(frames):
+        seen = []
+        for track in known:
+            points = _look_again(frame, track.points[track.last], landmarker)
+            if points is not None and not any(_same(points, other) for other in seen):
+                track.points[number] = points
+                seen.append(points)
+        if number % (SEARCH_EVERY if seen else 3) == 0:
+            fine = not seen and number % FINE_SEARCH_EVERY == 0
+            for points in _search(frame, landmarker, fine):
+                if not any(_same(points, other) for other in seen):
+                    known.append(Track({number: points}))
+                    seen.append(points)
+        gone += [track for track in known if number - track.last >= GIVE_UP]
+        known = [track for track in known if number - track.last < GIVE_UP]
+    return _persons(gone + known)
+
+
+def box_side(points: np.ndarray) -> float:
+    """The larger side of the box around landmarks [K, 2]."""
+    return float(np.ptp(points, axis=0).max())
+
+
+def _look_again(frame: np.ndarray, before: np.ndarray, landmarker: Landmarker) -> np.ndarray | None:
+    """The face [68, 2] where one was in the frame before."""
+    side = box_side(before) * REGION
+    corner = (before.min(0) + before.max(0) - side) / 2
+    found = _faces_in(frame, corner, side, landmarker)
+    near = [points for points in found if _same(points, before)]
+    return min(near, key=lambda points: _distance(points, before), default=None)
+
+
+def _search(frame: np.ndarray, landmarker: Landmarker, fine: bool) -> list[np.ndarray]:
+    short = min(frame.shape[:2])
+    found: list[np.ndarray] = []
+    for side in [short, short / FINE][: 1 + fine]:
+        for corner in _squares(frame.shape, side):
+            for points in _faces_in(frame, corner, side, landmarker):
+                if not any(_same(points, other) for other in found):
+                    found.append(points)
+        if found:
+            break
+    return found
+
+
+def _squares(shape: tuple[int, ...], side: float) -> Iterator[np.ndarray]:
+    """Upper left corners of squares that cover a frame and overlap by half or more."""
+    height, width = shape[:2]
+    for y in _steps(height - side, side):
+        for x in _steps(width - side, side):
+            yield np.array([x, y])
+
+
+def _steps(rest: float, side: float) -> np.ndarray:
+    return np.linspace(0, rest, 1 + int(np.ceil(2 * rest / side)))
+
+
+def _faces_in(
+    frame: np.ndarray, corner: np.ndarray, side: float, landmarker: Landmarker
+) -> list[np.ndarray]:
+    """Faces [68, 2] in a square of a frame, black where the frame ends."""
+    left, top = np.round(corner).astype(int)
+    side = round(side)
+    part = frame[max(top, 0) : top + side, max(left, 0) : left + side]
+    if not part.size:
+        return []
+    above, before = max(-top, 0), max(-left, 0)
+    below, after = side - above - part.shape[0], side - before - part.shape[1]
+    square = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT)
+    return [points + np.array([left, top]) for points in landmarker.faces(square)]
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a.mean(0) - b.mean(0)))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two faces of one frame, or of neighbouring frames, are one by place and size."""
+    sides = sorted((box_side(a), box_side(b)))
+    return _distance(a, b) < 0.5 * sides[1] and sides[0] > 0.5 * sides[1]
+
+
+def _persons(tracks: list[Track]) -> list[Track]:
+    """Tracks that do not overlap in time joined, the largest first."""
+    persons: list[Track] = []
+    for track in sorted(tracks, key=lambda t: t.size, reverse=True):
+        if len(track.points) < FEWEST and persons:
+            continue
+        for person in persons:
+            if not _overlap(person, track):
+                person.points |= track.points
+                break
+        else:
+            persons.append(track)
+    return sorted(persons, key=lambda p: p.size, reverse=True)
+
+
+def _overlap(a: Track, b: Track) -> bool:
+    return not a.points.keys().isdisjoint(b.points)
