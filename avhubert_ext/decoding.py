@@ -7,56 +7,14 @@ utterance has its own, so that its result does not depend on what else is in the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from avhubert_ext.beam import BeamConfig, Hypothesis, sort_hypotheses
 from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
-
-
-@dataclass(frozen=True)
-class BeamConfig:
-    """How hypotheses are searched; the lengths do not count the end of the sentence.
-
-    beam: hypotheses kept, and found, for each utterance; at most the vocabulary without padding.
-    length_penalty: exponent of the length that scores are divided by; 0 prefers short ones.
-    max_len_a, max_len_b: an utterance of T frames gets at most int(max_len_a * T + max_len_b)
-        tokens, but never fewer than min_len.
-    min_len: tokens before the end of the sentence may come; 0 allows an empty hypothesis.
-    Raises InputError where a value makes no sense.
-    """
-
-    beam: int = 5
-    length_penalty: float = 1.0
-    max_len_a: float = 1.0
-    max_len_b: int = 0
-    min_len: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("beam", 1), ("max_len_b", 0), ("min_len", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} {value!r}: expected a whole number, {least} or more")
-        for name in ("length_penalty", "max_len_a"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise InputError(f"{name} {value!r}: expected a number, 0 or more")
-
-    def limit(self, frames: int) -> int:
-        """The most tokens an utterance of so many frames gets."""
-        return max(self.min_len, int(self.max_len_a * frames + self.max_len_b))
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """tokens: subword ids, the last is EOS; score: sum of log p / len(tokens)**length_penalty."""
-
-    tokens: tuple[int, ...]
-    score: float
 
 
 @torch.no_grad()
@@ -129,18 +87,7 @@ def search(
         tokens = torch.cat([tokens[left[:, None], parents], chosen[..., None]], dim=2)
         rows.extend(left, parents)
         active = [active[place] for place in kept]
-    return best_first(found)
-
-
-def best_first(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
-    """The hypotheses of each utterance, sorted. Raises InputError if an utterance has none."""
-    without = [place for place, hypotheses in enumerate(found) if not hypotheses]
-    if without:
-        raise InputError(
-            f"clips {without} of the batch: no hypothesis has a finite score; look for NaN in the "
-            "model's weights and in the input"
-        )
-    return [sorted(hypotheses, key=lambda h: -h.score) for hypotheses in found]
+    return sort_hypotheses(found)
 
 
 def forbid(log_probs: Tensor, too_short: bool, last: list[int]) -> None:

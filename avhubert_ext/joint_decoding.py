@@ -7,57 +7,17 @@ It finds what ESPnet's BatchBeamSearch finds as Auto-AVSR uses it, but for hypot
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avhubert_ext.beam import Hypothesis, JointConfig, settled, sort_hypotheses
 from avhubert_ext.ctc import CTCPrefixScorer
-from avhubert_ext.decoding import DecoderRows, Hypothesis, best_first, check_not_training
+from avhubert_ext.decoding import DecoderRows, check_not_training
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import TransformerDecoder
-
-# The search ends when the best hypotheses of this many lengths in a row are so much worse than the
-# best of all (Watanabe et al. 2017, equation 50).
-END_LENGTHS = 3
-END_MARGIN = 10.0
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """How hypotheses are searched and scored; the defaults are Auto-AVSR's.
-
-    beam: hypotheses kept, and found at most, for each utterance.
-    ctc_weight: of CTC's log probability, the decoder's has the rest to 1; with 0 or 1 the other
-        has no say at all.
-    pre_beam: CTC scores int(pre_beam * beam) of the tokens that may come next: the decoder's best.
-    Raises InputError where a value makes no sense.
-    """
-
-    beam: int = 40
-    ctc_weight: float = 0.1
-    pre_beam: float = 1.5
-
-    def __post_init__(self) -> None:
-        if isinstance(self.beam, bool) or not isinstance(self.beam, int) or self.beam < 1:
-            raise InputError(f"beam {self.beam!r}: expected a whole number, 1 or more")
-        for name, least, most in (("ctc_weight", 0, 1), ("pre_beam", 1, math.inf)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not least <= value <= most or value == math.inf:
-                upper = "or more" if most == math.inf else f"to {most}"
-                raise InputError(f"{name} {value!r}: expected a number, {least} {upper}")
-
-    def options(self, vocabulary: int) -> int:
-        """How many of the decoder's best tokens are looked at to extend a hypothesis."""
-        if self.ctc_weight == 1:
-            return vocabulary
-        # Without CTC nothing is reordered: more than `beam` of one hypothesis are never needed.
-        ratio = self.pre_beam if self.ctc_weight > 0 else 1
-        return min(int(ratio * self.beam), vocabulary)
-
 
 @torch.no_grad()
 def joint_beam_search(
@@ -132,7 +92,7 @@ def joint_search(
         tokens = torch.cat([tokens[left[:, None], parents], chosen[..., None]], dim=2)
         rows.extend(left, parents, chosen, sums.masked_fill(scores == -math.inf, -math.inf))
         active = [active[place] for place in kept]
-    return [hypotheses[: config.beam] for hypotheses in best_first(found)]
+    return [hypotheses[: config.beam] for hypotheses in sort_hypotheses(found)]
 
 
 def check_shapes(decoder: TransformerDecoder, ctc_log_probs: Tensor, memory: Tensor) -> None:
@@ -143,21 +103,6 @@ def check_shapes(decoder: TransformerDecoder, ctc_log_probs: Tensor, memory: Ten
             f"CTC's log probabilities have the shape {tuple(ctc_log_probs.shape)}: expected "
             f"{expected}, the frames of the memory and the units of the decoder"
         )
-
-
-def settled(found: list[Hypothesis], step: int) -> bool:
-    """Whether longer hypotheses than those `found` up to this step (from 0) are not worth it.
-
-    As ESPnet's end detection, which looks at those that ended 2, 3 and 4 steps ago.
-    """
-    scores: dict[int, float] = {}
-    for hypothesis in found:
-        length = len(hypothesis.tokens)
-        scores[length] = max(scores.get(length, -math.inf), hypothesis.score)
-    margin = max(scores.values(), default=0.0) - END_MARGIN
-    newest = step - 1
-    lengths = range(newest, newest - END_LENGTHS, -1)
-    return all(length in scores and scores[length] < margin for length in lengths)
 
 
 class _JointRows:

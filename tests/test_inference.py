@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark import Clip, plain_forward
-from avhubert_ext.export import export_onnx
+from avhubert_ext.export.onnx import export_encoder
 from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import DecoderConfig
@@ -249,7 +249,7 @@ def test_a_fused_encoder_compiles_to_code_that_gives_the_same(name):
 def test_onnx_gives_the_same_for_any_batch_and_length(config, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder = trained(config)
-    export_onnx(encoder, tmp_path / "encoder.onnx")
+    export_encoder(encoder, tmp_path / "encoder.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
     for batch, frames in ((1, 1), (1, 2), (3, 11)):
         audio, video = clip(batch, frames)
@@ -262,7 +262,7 @@ def test_onnx_gives_the_same_for_any_batch_and_length(config, tmp_path):
 def test_onnx_of_a_lip_reader(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder = trained(replace(LIPS, layers=1))
-    export_onnx(encoder, tmp_path / "encoder.onnx")
+    export_encoder(encoder, tmp_path / "encoder.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
     for batch, frames in ((1, 1), (1, 2), (3, 11)):
         video = clip(batch, frames)[1]
@@ -270,7 +270,7 @@ def test_onnx_of_a_lip_reader(tmp_path):
         with torch.no_grad():
             assert near(torch.tensor(found), encoder(video))
     with pytest.raises(InputError, match="encoders of both are not exported"):
-        export_onnx(trained(replace(LIPS, modality="both")), tmp_path / "both.onnx")
+        export_encoder(trained(replace(LIPS, modality="both")), tmp_path / "both.onnx")
 
 
 def test_the_plain_forward_is_the_teacher():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from avhubert_ext.errors import InputError
 
 SAMPLE_RATE = 16_000  # Hz
 FILTERS = 26
+WINDOW, SHIFT, BINS = 400, 160, 512  # samples; of the Fourier transform
 STACK = 4  # filter-bank frames (100 Hz) in one video frame (25 Hz)
 FEATURES = FILTERS * STACK
 SAMPLES_PER_FRAME = SAMPLE_RATE // 25  # of a video frame
@@ -56,13 +59,19 @@ def audio_length(path: Path | str) -> int:
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
     """Write int16 [N] as a 16 kHz wav file, in one step."""
+    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
+    content = wav_bytes(samples)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def wav_bytes(samples: np.ndarray) -> bytes:
+    """The content of a 16 kHz wav file of int16 [N]."""
     import soundfile
 
-    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def check_samples(samples: np.ndarray, name: str) -> None:
@@ -97,9 +106,7 @@ def audio_features(
 
 def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
     """As `audio_features`, of samples [N] of any type in the scale of int16."""
-    from python_speech_features import logfbank
-
-    bands = logfbank(samples, samplerate=SAMPLE_RATE).astype(np.float32)
+    bands = log_filter_bank(samples).astype(np.float32)
     padding = -len(bands) % STACK
     stacked = np.pad(bands, ((0, padding), (0, 0))).reshape(-1, FEATURES)
     if n_frames is not None:
@@ -108,6 +115,33 @@ def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
     mean = stacked.mean(axis=1, keepdims=True)
     variance = stacked.var(axis=1, keepdims=True)
     return (stacked - mean) / np.sqrt(variance + np.float32(1e-5))
+
+
+def log_filter_bank(samples: np.ndarray) -> np.ndarray:
+    """Log energies of 26 mel bands at 100 Hz: [N] -> float64 [L, 26].
+
+    Those of python_speech_features.logfbank, which AV-HuBERT uses, to the last bit: pre-emphasis
+    of 0.97, windows of 25 ms without a taper, the last one filled up with zeros, 512 bins.
+    """
+    emphasised = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
+    count = 1 + max(0, math.ceil((len(emphasised) - WINDOW) / SHIFT))
+    padded = np.zeros((count - 1) * SHIFT + WINDOW)
+    padded[: len(emphasised)] = emphasised
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT]
+    power = 1.0 / BINS * np.square(np.absolute(np.fft.rfft(frames, BINS)))
+    energies = power @ _triangles().T
+    return np.log(np.where(energies == 0, np.finfo(np.float64).eps, energies))
+
+
+@cache
+def _triangles() -> np.ndarray:
+    """The weight of each frequency in each band: float64 [26, 257]."""
+    mels = np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700.0), FILTERS + 2)
+    corners = np.floor((BINS + 1) * (700 * (10 ** (mels / 2595.0) - 1)) / SAMPLE_RATE)
+    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    bins = np.arange(BINS // 2 + 1)
+    rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
+    return np.where(bins < middle, rising, falling).clip(min=0)
 
 
 def waveform_input(samples: np.ndarray, n_frames: int) -> np.ndarray:

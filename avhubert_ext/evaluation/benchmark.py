@@ -28,7 +28,7 @@ from tqdm import tqdm
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP, FPS
 from avhubert_ext.errors import InputError
-from avhubert_ext.export import export_onnx
+from avhubert_ext.export.onnx import export_encoder
 from avhubert_ext.models.attention import RelativeAttention
 from avhubert_ext.models.blocks import (
     ConformerConvolution,
@@ -110,7 +110,7 @@ def onnx(encoder: Encoder, clip: Clip, threads: int) -> Run:
     options.intra_op_num_threads = threads
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
-        export_onnx(encoder, path)
+        export_encoder(encoder, path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     inputs = {name: stream.numpy() for name, stream in clip.inputs(encoder).items()}
     return lambda: session.run(None, inputs)

@@ -167,8 +167,11 @@ class AVHubertEncoder(nn.Module):
         v = None if video is None else self.feature_extractor_video(video)
         a = torch.zeros_like(v) if a is None else a
         v = torch.zeros_like(a) if v is None else v
-        fused = self.post_extract_proj(self.layer_norm(torch.cat([a, v], dim=-1)))
-        return self.dropout_input(fused)
+        return self.dropout_input(self.fuse_streams(a, v))
+
+    def fuse_streams(self, audio: Tensor, video: Tensor) -> Tensor:
+        """What the frontends gave, [B, T, D] each, becomes one."""
+        return self.post_extract_proj(self.layer_norm(torch.cat([audio, video], dim=-1)))
 
     def forward(
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Encoders in the form that other runtimes read."""
+"""Graphs as ONNX."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.video import CROP
 from avhubert_ext.errors import InputError
+from avhubert_ext.export.graphs import EXAMPLE_FRAMES, Graph
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 
-LONGEST = 10_000  # frames; the exporter wants a bound
+LONGEST = 10_000  # of any axis; the exporter wants a bound
 
 
 class _LastState(nn.Module):
@@ -32,45 +33,59 @@ class _LastState(nn.Module):
         return self.encoder(audio, video).last_hidden_state
 
 
-def export_onnx(encoder: AVHubertEncoder | ConformerEncoder, path: Path) -> None:
-    """Write the fused encoder as ONNX, float32: `audio` [B, 104, T] and `video` [B, 1, T, 88, 88]
+def export_encoder(encoder: AVHubertEncoder | ConformerEncoder, path: Path) -> None:
+    """Write the fused encoder alone, float32: `audio` [B, 104, T] and `video` [B, 1, T, 88, 88]
     -> `last_hidden_state` [B, T, D], for any B and T, without padding.
 
     A lip reader of paper B takes `video` alone. Raises InputError if the packages of the extra
     `export` are missing, or for an encoder of waveforms.
     """
+    fused = encoder.fuse().float()
+    inputs = {
+        "audio": torch.zeros(2, FEATURES, EXAMPLE_FRAMES),
+        "video": torch.zeros(2, 1, EXAMPLE_FRAMES, CROP, CROP),
+    }
+    if isinstance(encoder, AVHubertEncoder):
+        fused = _LastState(fused)
+    elif encoder.config.modality == "video":
+        del inputs["audio"]
+    else:
+        raise InputError(f"encoders of {encoder.config.modality} are not exported, of video alone")
+    axes = {name: {0: "batch", 2: "frames"} for name in inputs}
+    write_onnx(Graph(fused, inputs, axes, ("last_hidden_state",)), path)
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write a graph, float32. Raises InputError if a package is missing."""
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError("onnx is missing: pip install 'avhubert-ext[export]'") from None
-    model, inputs = _traceable(encoder)
-    # A batch of one is a case of its own to the exporter, but what it writes is right for one too.
-    batch = torch.export.Dim("batch", min=2, max=1000)
-    frames = torch.export.Dim("frames", max=LONGEST)
     with _quiet(), whole_file(path) as temporary:
         torch.onnx.export(
-            model,
-            tuple(inputs.values()),
-            temporary,
-            input_names=list(inputs),
-            output_names=["last_hidden_state"],
-            dynamic_shapes=tuple({0: batch, 2: frames} for _ in inputs),
+            graph.module.eval(),
+            kwargs=dict(graph.inputs),
+            f=temporary,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=dynamic_shapes(graph),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
 
 
-def _traceable(encoder: AVHubertEncoder | ConformerEncoder) -> tuple[nn.Module, dict[str, Tensor]]:
-    """What maps example inputs to the last hidden state, and those by name."""
-    fused = encoder.fuse().float()
-    # Lengths other than 1, or the exporter takes them for constants.
-    audio, video = torch.zeros(2, FEATURES, 25), torch.zeros(2, 1, 25, CROP, CROP)
-    if isinstance(encoder, AVHubertEncoder):
-        return _LastState(fused), {"audio": audio, "video": video}
-    if encoder.config.modality != "video":
-        raise InputError(f"encoders of {encoder.config.modality} are not exported, of video alone")
-    return fused, {"video": video}
+def dynamic_shapes(graph: Graph) -> dict[str, dict[int, torch.export.Dim]]:
+    """The axes of a graph as the exporter wants them.
+
+    A length of 0 or 1 is a case of its own to it, but what it makes is right for them too.
+    """
+    names = {name for axes in graph.axes.values() for name in axes.values()}
+    sizes = {name: torch.export.Dim(name, min=2, max=LONGEST) for name in names}
+    return {
+        name: {axis: sizes[size] for axis, size in axes.items()}
+        for name, axes in graph.axes.items()
+    }
 
 
 @contextlib.contextmanager

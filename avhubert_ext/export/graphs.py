@@ -1,0 +1,216 @@
+"""What is exported: parts of a recogniser that map tensors of one clip to tensors.
+
+A clip has T frames and no padding. Its memory is what the decoder looks at: keys and values of the
+cross-attention of all N layers, [N, 2, 1, H, T, d] for H heads of width d.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
+from avhubert_ext.data.video import CROP
+from avhubert_ext.models.attention import MultiheadAttention
+from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
+from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
+from avhubert_ext.models.encoder import AVHubertEncoder
+
+EXAMPLE_FRAMES, EXAMPLE_ROWS, EXAMPLE_PAST, EXAMPLE_NEW = 25, 3, 7, 2
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module, its inputs by name, of which axes are of any length, and what it returns.
+
+    axes: for each input axis number -> name; equal names are equal lengths.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    axes: Mapping[str, Mapping[int, str]]
+    outputs: tuple[str, ...]
+
+
+def recognizer_graphs(model: AVRecognizer | CTCAttentionRecognizer) -> dict[str, Graph]:
+    """The graphs of a recogniser by name, of its fused form. It is left as it is."""
+    if isinstance(model, CTCAttentionRecognizer):
+        return ctc_attention_graphs(model)
+    return avhubert_graphs(model)
+
+
+def avhubert_graphs(model: AVRecognizer) -> dict[str, Graph]:
+    """A graph a stream, so that one which is missing costs nothing, and is zeros to `encoder`."""
+    encoder, dim = model.encoder.fuse().float(), model.encoder.config.dim
+    audio, video = encoder.feature_extractor_audio, encoder.feature_extractor_video
+    encoder.feature_extractor_audio = encoder.feature_extractor_video = None
+    # Two tensors, or the exporter takes them for one.
+    streams = {name: torch.zeros(1, EXAMPLE_FRAMES, dim) for name in ("audio", "video")}
+    return {
+        "audio": Graph(
+            audio,
+            {"audio": torch.zeros(1, FEATURES, EXAMPLE_FRAMES)},
+            {"audio": {2: "frames"}},
+            ("projected",),
+        ),
+        "video": Graph(video, {"video": _video()}, {"video": {2: "frames"}}, ("projected",)),
+        "encoder": Graph(
+            JoinedEncoder(encoder, model.bridge, MemoryProjection(model.decoder)),
+            streams,
+            {name: {1: "frames"} for name in streams},
+            ("memory",),
+        ),
+        "decoder": decoder_graph(model.decoder),
+    }
+
+
+def ctc_attention_graphs(model: CTCAttentionRecognizer) -> dict[str, Graph]:
+    """One graph for the encoder, with the inputs of its modality; waveforms are [1, T, 640]."""
+    modality = model.encoder.config.modality
+    inputs, axes = {}, {}
+    if modality != "audio":
+        inputs["video"], axes["video"] = _video(), {2: "frames"}
+    if modality != "video":
+        inputs["audio"] = torch.zeros(1, EXAMPLE_FRAMES, SAMPLES_PER_FRAME)
+        axes["audio"] = {1: "frames"}
+    encoder = CTCEncoder(model.encoder.fuse(), model.ctc, MemoryProjection(model.decoder))
+    return {
+        "encoder": Graph(encoder, inputs, axes, ("memory", "ctc")),
+        "decoder": decoder_graph(model.decoder),
+    }
+
+
+def _video() -> Tensor:
+    return torch.zeros(1, 1, EXAMPLE_FRAMES, CROP, CROP)
+
+
+def decoder_graph(decoder: TransformerDecoder) -> Graph:
+    """A step of the search, or a whole hypothesis: see `DecoderStep`."""
+    c = decoder.config
+    width = c.dim // c.heads
+    return Graph(
+        DecoderStep(decoder),
+        {
+            "tokens": torch.zeros(EXAMPLE_ROWS, EXAMPLE_NEW, dtype=torch.int64),
+            "past": torch.zeros(c.layers, 2, EXAMPLE_ROWS, c.heads, EXAMPLE_PAST, width),
+            "memory": torch.zeros(c.layers, 2, 1, c.heads, EXAMPLE_FRAMES, width),
+        },
+        {
+            "tokens": {0: "rows", 1: "new"},
+            "past": {2: "rows", 4: "past"},
+            "memory": {4: "frames"},
+        },
+        ("log_probs", "present", "attention"),
+    )
+
+
+class MemoryProjection(nn.Module):
+    """Keys and values of all layers' cross-attention, one product. [1, T, D] -> memory."""
+
+    def __init__(self, decoder: TransformerDecoder) -> None:
+        super().__init__()
+        attentions = [layer.encoder_attn for layer in decoder.layers]
+        parts = [part for a in attentions for part in (a.k_proj, a.v_proj)]
+        self.shape = (len(attentions), 2, attentions[0].heads, -1)
+        self.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+        self.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        projected = F.linear(encoded, self.weight, self.bias).unflatten(-1, self.shape)
+        return projected.permute(2, 3, 0, 4, 1, 5)
+
+
+class JoinedEncoder(nn.Module):
+    """AV-HuBERT's encoder behind the projections of its streams, the bridge, the memory."""
+
+    def __init__(self, encoder: AVHubertEncoder, bridge: nn.Module, memory: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.bridge, self.memory = encoder, bridge, memory
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        """[1, T, D] each -> memory."""
+        blocks = self.encoder.encoder
+        states = blocks(self.encoder.fuse_streams(audio, video), None)
+        return self.memory(self.bridge(blocks.layer_norm(states[-1])))
+
+
+class CTCEncoder(nn.Module):
+    """The encoder of a CTC/attention recogniser, its CTC layer, the memory."""
+
+    def __init__(self, encoder: ConformerEncoder, ctc: nn.Module, memory: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.ctc, self.memory = encoder, ctc, memory
+
+    def forward(
+        self, video: Tensor | None = None, audio: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[1, 1, T, 88, 88], [1, T, 640] -> memory, and CTC's log probabilities [1, T, V]."""
+        waveform = None if audio is None else audio.flatten(1)[:, None]
+        encoded = self.encoder(video, None, waveform)
+        return self.memory(encoded), self.ctc(encoded).log_softmax(dim=-1)
+
+
+class DecoderStep(nn.Module):
+    """The decoder over the newest L tokens of K hypotheses of one clip."""
+
+    def __init__(self, decoder: TransformerDecoder) -> None:
+        super().__init__()
+        self.decoder = copy.deepcopy(decoder)
+        for layer in self.decoder.layers:  # theirs is done by `MemoryProjection`
+            layer.encoder_attn.k_proj = layer.encoder_attn.v_proj = None
+
+    def forward(self, tokens: Tensor, past: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
+        """What comes after each token: log probabilities [K, L, V].
+
+        tokens: int64 [K, L]; past: keys and values of the P tokens before them, self-attention's,
+        [N, 2, K, H, P, d]. Also returns those of the new tokens, [N, 2, K, H, L, d], and how much
+        each token looks at each frame, [K, L, T], the mean over layers and heads.
+        """
+        rows, length = tokens.shape
+        before = past.shape[4]
+        x = self.decoder.embed(tokens, before)
+        places = torch.arange(before + length)
+        unseen = places > places[before:, None]
+        present, looks = [], []
+        for i, layer in enumerate(self.decoder.layers):
+            y = layer.self_attn_layer_norm(x)
+            keys, values = layer.self_attn.project_memory(y)
+            present.append(torch.stack([keys, values]))
+            keys = torch.cat([past[i, 0], keys], dim=2)
+            values = torch.cat([past[i, 1], values], dim=2)
+            queries = split_heads(layer.self_attn, y)
+            weights = attention_weights(queries, keys, unseen)
+            x = x + merge_heads(layer.self_attn, weights @ values)
+            # All hypotheses look at one memory: as queries of one row they share its products.
+            y = layer.encoder_attn_layer_norm(x).flatten(0, 1)[None]
+            weights = attention_weights(split_heads(layer.encoder_attn, y), memory[i, 0])
+            looks.append(weights.mean(dim=1)[0])
+            x = x + merge_heads(layer.encoder_attn, weights @ memory[i, 1]).view_as(x)
+            x = x + layer.fc2(layer.fc1(layer.final_layer_norm(x)).relu())
+        log_probs = self.decoder.predict(self.decoder.layer_norm(x)).log_softmax(dim=-1)
+        attention = torch.stack(looks).mean(dim=0).view(rows, length, -1)
+        return log_probs, torch.stack(present), attention
+
+
+def split_heads(attention: MultiheadAttention, x: Tensor) -> Tensor:
+    """Scaled queries [B, H, L, d] of [B, L, D]."""
+    queries = attention.q_proj(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+    return queries * queries.shape[-1] ** -0.5
+
+
+def attention_weights(queries: Tensor, keys: Tensor, unseen: Tensor | None = None) -> Tensor:
+    """[B, H, L, S]; unseen: bool [L, S], what the queries must not see."""
+    scores = queries @ keys.transpose(2, 3)
+    if unseen is not None:
+        scores = scores.masked_fill(unseen, -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def merge_heads(attention: MultiheadAttention, x: Tensor) -> Tensor:
+    """[B, H, L, d] -> [B, L, D]."""
+    return attention.out_proj(x.transpose(1, 2).flatten(2))
