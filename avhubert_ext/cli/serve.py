@@ -1,0 +1,74 @@
+"""`serve`: the page to try a recogniser on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.errors import InputError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    _add_serve(commands)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{error.name} is missing: pip install 'avhubert-ext[serve]'") from None
+    from avhubert_ext.serve.limits import Limits
+    from avhubert_ext.serve.server import serve
+    from avhubert_ext.transcription.recognizers import load
+
+    limits = Limits(args.max_mb, args.max_seconds, args.timeout)
+    recogniser = partial(load, args.model, dictionary=args.dictionary, device=args.device)
+    try:
+        serve(recogniser, args.model.name, args.host, args.port, args.noise, limits)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "serve",
+        _serve,
+        "serve a local page to try a recogniser on: a video or the camera, words, noise",
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="checkpoint or folder of `export`"
+    )
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        help="its subwords, a file or folder; by default those it names or that lie beside it",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="to listen at; others can reach 0.0.0.0"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="0 for any that is free")
+    parser.add_argument("--max-mb", type=positive, default=50, help="largest upload in megabytes")
+    parser.add_argument("--max-seconds", type=positive, default=60, help="longest clip")
+    parser.add_argument(
+        "--timeout", type=positive, default=180, help="seconds that a clip may be worked on"
+    )
+    parser.add_argument(
+        "--noise",
+        type=Path,
+        metavar="FILE",
+        help="sound to add; by default babble of the clip's own speech",
+    )
+    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 to 65535")
+    return number

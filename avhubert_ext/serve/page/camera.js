@@ -1,0 +1,68 @@
+// Recording from camera and microphone.
+
+const TYPES = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
+const BITS_PER_SECOND = 4_000_000;
+// What is said in noise should reach the model as it is.
+const SOUND = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 25 } };
+
+export async function openCamera(viewfinder) {
+  if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
+    throw new Error(
+      "No camera here: browsers give it to pages on localhost or by HTTPS only. Choose a file.");
+  }
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: PICTURE, audio: SOUND });
+  } catch (error) {
+    throw new Error(reasonOf(error));
+  }
+  viewfinder.srcObject = stream;
+  await viewfinder.play();
+  return new Camera(stream, viewfinder);
+}
+
+function reasonOf(error) {
+  switch (error.name) {
+    case "NotAllowedError":
+      return "The browser may not use the camera and microphone: allow it for this page.";
+    case "NotFoundError":
+      return "No camera with a microphone was found: connect one, or choose a file.";
+    default:
+      return `The camera can't be used (${error.message}): is another program using it?`;
+  }
+}
+
+class Camera {
+  constructor(stream, viewfinder) {
+    this.stream = stream;
+    this.viewfinder = viewfinder;
+  }
+
+  get recording() {
+    return this.recorder?.state === "recording";
+  }
+
+  // The recording, once stop() or close() was called.
+  record() {
+    const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
+    this.recorder = new MediaRecorder(
+      this.stream, { mimeType, videoBitsPerSecond: BITS_PER_SECOND });
+    const parts = [];
+    this.recorder.ondataavailable = (event) => parts.push(event.data);
+    const recorded = new Promise((resolve) => {
+      this.recorder.onstop = () => resolve(new Blob(parts, { type: this.recorder.mimeType }));
+    });
+    this.recorder.start();
+    return recorded;
+  }
+
+  stop() {
+    this.recorder.stop();
+  }
+
+  close() {
+    this.stream.getTracks().forEach((track) => track.stop());
+    this.viewfinder.srcObject = null;
+  }
+}

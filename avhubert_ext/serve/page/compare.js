@@ -1,0 +1,35 @@
+// Words against words.
+
+export function wordsOf(text) {
+  return text.toUpperCase().replace(/[^\p{L}\p{N}'\s]/gu, " ").split(/\s+/).filter(Boolean);
+}
+
+// The fewest edits from `said` to `heard`, in order: { kind, word (its number in heard), said },
+// kind "same", "wrong" (another or a further word) or "missing".
+export function align(said, heard) {
+  const cost = Array.from({ length: said.length + 1 }, (_, i) =>
+    Array.from({ length: heard.length + 1 }, (_, j) => (i && j ? 0 : i + j)));
+  for (let i = 1; i <= said.length; i++) {
+    for (let j = 1; j <= heard.length; j++) {
+      const changed = cost[i - 1][j - 1] + (said[i - 1] !== heard[j - 1]);
+      cost[i][j] = Math.min(changed, cost[i - 1][j] + 1, cost[i][j - 1] + 1);
+    }
+  }
+  const steps = [];
+  let [i, j] = [said.length, heard.length];
+  while (i || j) {
+    const same = i && j && said[i - 1] === heard[j - 1];
+    if (i && j && cost[i][j] === cost[i - 1][j - 1] + !same) {
+      steps.push({ kind: same ? "same" : "wrong", word: --j, said: said[--i] });
+    } else if (j && cost[i][j] === cost[i][j - 1] + 1) {
+      steps.push({ kind: "wrong", word: --j });
+    } else {
+      steps.push({ kind: "missing", said: said[--i] });
+    }
+  }
+  return steps.reverse();
+}
+
+export function edits(steps) {
+  return steps.filter((step) => step.kind !== "same").length;
+}

@@ -1,0 +1,98 @@
+"""The server's life: a socket, two workers, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth.media import read_audio
+from avhubert_ext.recognition import Recognizer
+from avhubert_ext.serve.app import Parts, create_app
+from avhubert_ext.serve.guard import is_loopback
+from avhubert_ext.serve.jobs import make_reader, make_recogniser
+from avhubert_ext.serve.limits import LIMITS, Limits
+from avhubert_ext.serve.process import WorkerProcess
+
+OWN_BABBLE = "babble of the clip's own speech"
+LEAVE_SECONDS = 2  # for requests under way when the server ends
+
+
+def serve(
+    load: Callable[[], Recognizer],
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    noise: Path | None = None,
+    limits: Limits = LIMITS,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve the page until the process is interrupted (SIGINT, SIGTERM).
+
+    load: makes the recogniser, in a process of its own, so it must pickle. model: its name, to
+    show. port: 0 for any that is free. noise: a sound file, None for babble of the clip's own
+    speech. Raises InputError for a taken port, a model or a noise that can't be read.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it the same way
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(_listen(host, port)))
+        samples = None if noise is None else read_audio(noise)
+        reader = WorkerProcess(
+            partial(make_reader, limits), "reading the clip", limits.job_seconds, limits.memory
+        )
+        stack.callback(reader.close)
+        recogniser = WorkerProcess(
+            partial(make_recogniser, load), "recognising the clip", limits.job_seconds
+        )
+        stack.callback(recogniser.close)
+        modalities = recogniser.wait()
+        reader.wait()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avhubert-ext-")))
+        parts = Parts(
+            reader,
+            recogniser,
+            model,
+            modalities,
+            samples,
+            OWN_BABBLE if noise is None else noise.name,
+            folder,
+            limits,
+        )
+        config = uvicorn.Config(
+            create_app(parts, host), log_level="warning", timeout_graceful_shutdown=LEAVE_SECONDS
+        )
+        shown = f"[{host}]" if ":" in host else host
+        announce(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)")
+        if not is_loopback(host):
+            announce(
+                f"warning: {host} is not loopback: whoever reaches this machine can use the page; "
+                "browsers give it a camera only by way of localhost or HTTPS"
+            )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} is in use; choose another with --port"
+        else:
+            reason = f"{host}:{port}: cannot listen there ({error.strerror}); mend --host or --port"
+        raise InputError(reason) from None
+    return listener
