@@ -24,6 +24,7 @@ from avhubert_ext.data.manifest import Utterance, write_manifest
 from avhubert_ext.data.text import SubwordConfig, make_subwords
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.mouth.media import read_audio
 from avhubert_ext.workers import WORKER_DIED, follow_parent
 
 MOUTH_REGION = (96, 96)  # pixels
@@ -79,15 +80,22 @@ def read_transcript(path: Path) -> str:
     """The words after `Text:` in an LRS3 transcript, lower case."""
     if not path.is_file():
         raise InputError(f"{path} not found: every clip needs a transcript, `Text:  WORDS`")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); save the transcript as UTF-8") from None
+    lines = read_lines(path)
     first = lines[0] if lines else ""
     label, _, words = first.partition(":")
     if label.strip() != "Text" or not words.strip():
         raise InputError(f"{path}: the transcript is empty; the first line must be `Text:  WORDS`")
     return " ".join(words.lower().split())
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; InputError if it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} not found: mend the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
 
 
 def _utterance(c: Clip) -> Utterance:
@@ -172,7 +180,8 @@ def check_clip(video: Path, pixels: np.ndarray, samples: int) -> None:
     if pixels.shape[1:] != MOUTH_REGION:
         height, width = pixels.shape[1:]
         raise InputError(
-            f"{video}: frames are {width}x{height}, expected the mouth region in 96x96: crop first"
+            f"{video}: frames are {width}x{height}, expected the mouth region in 96x96; run "
+            "`avhubert-ext prepare-video` first"
         )
     drift = abs(samples / SAMPLES_PER_FRAME - len(pixels))
     if drift > MAX_DRIFT:
@@ -184,23 +193,7 @@ def check_clip(video: Path, pixels: np.ndarray, samples: int) -> None:
 
 def extract_audio(video: Path, wav: Path) -> None:
     """The audio track of a video as a 16 kHz mono wav file."""
-    import av
-
-    try:
-        with av.open(str(video)) as container:
-            if not container.streams.audio:
-                raise InputError(f"{video}: no audio track and no {video.stem}.wav beside it")
-            resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-            frames = [r for f in container.decode(audio=0) for r in resampler.resample(f)]
-            frames += resampler.resample(None)
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"{video}: cannot decode its audio ({error.strerror}); copy it again"
-        ) from None
-    if not frames:
-        raise InputError(f"{video}: its audio track is empty; copy it again")
-    samples = np.concatenate([f.to_ndarray()[0] for f in frames])
-    write_wav(wav, samples)
+    write_wav(wav, read_audio(video))
 
 
 def _split(clips: list[Clip], valid_fraction: float) -> dict[str, list[Clip]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from avhubert_ext.mouth import align
 from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.media import LIMITS, Limits, soundtrack, video_frames, video_size
+from avhubert_ext.mouth.sheet import outlined, sample_times
 from avhubert_ext.mouth.tracks import Track, follow_faces
 
 Faces = Literal["largest", "all"] | int
@@ -45,7 +46,8 @@ class MouthClip:
 
     face: from 1, the largest first; video: uint8 [T, 96, 96] at 25 frames a second; audio: int16
     [T * 640] at 16 kHz, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels,
-    and transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip.
+    and transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures:
+    small frames that show where the mouth was found, for `write_sheet`.
     """
 
     face: int
@@ -54,6 +56,7 @@ class MouthClip:
     quality: Quality
     points: np.ndarray | None = None
     transforms: np.ndarray | None = None
+    pictures: list[np.ndarray] = field(default_factory=list)
 
 
 def mouth_clips(
@@ -94,7 +97,7 @@ def mouth_clips(
     count.total = 2 * frames
     points = [align.smooth(align.fill_gaps(persons[n].points, frames)) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]
-    videos, outside = _crops(count(video_frames(path, limits)), transforms)
+    videos, outside, pictures = _crops(count(video_frames(path, limits)), points, transforms)
     audio = soundtrack(path, frames, limits)
     return [
         MouthClip(
@@ -111,6 +114,7 @@ def mouth_clips(
             ),
             points=points[k],
             transforms=transforms[k],
+            pictures=pictures[k],
         )
         for k, n in enumerate(chosen)
     ]
@@ -150,19 +154,24 @@ def _choose(path: Path, persons: list[Track], faces: Faces) -> list[int]:
 
 
 def _crops(
-    frames: Iterator[np.ndarray], transforms: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Crops uint8 [persons, T, 96, 96], and the share of pixels outside the frames, [persons]."""
+    frames: Iterator[np.ndarray], points: list[np.ndarray], transforms: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
+    """Crops uint8 [persons, T, 96, 96], the shares of pixels outside the frames, and pictures."""
     # One factor a clip: changing it in between would show as a flicker.
     shrink = [max(1, int(1 / np.median(align.scales(t)))) for t in transforms]
-    crops = np.zeros((len(transforms), len(transforms[0]), align.SIZE, align.SIZE), np.uint8)
-    outside = np.zeros(len(transforms))
+    persons, total = len(transforms), len(transforms[0])
+    crops = np.zeros((persons, total, align.SIZE, align.SIZE), np.uint8)
+    outside = np.zeros(persons)
+    pictures: list[list[np.ndarray]] = [[] for _ in range(persons)]
+    shown = set(sample_times(total))
     for t, frame in enumerate(frames):
         gray = _gray(frame)
-        for k, transform in enumerate(transforms):
-            crops[k, t] = align.warp(gray, transform[t], shrink[k])
-            outside[k] += align.share_outside(gray.shape, transform[t])
-    return crops, outside / len(transforms[0])
+        for k in range(persons):
+            crops[k, t] = align.warp(gray, transforms[k][t], shrink[k])
+            outside[k] += align.share_outside(gray.shape, transforms[k][t])
+            if t in shown:
+                pictures[k].append(outlined(frame, points[k][t], transforms[k][t]))
+    return crops, outside / total, pictures
 
 
 def _gray(frame: np.ndarray) -> np.ndarray:

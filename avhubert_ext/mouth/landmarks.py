@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ import numpy as np
 from avhubert_ext.errors import InputError
 
 # Of mediapipe's 468 points of a face those nearest to iBUG's 68: jaw, brows, bridge and foot of the
-# nose, eyes, outer and inner lips. Chosen by measurement beside dlib's landmarks, which AV-HuBERT's
-# crops were made with, on six portraits: the crops' scale is 1.004 +- 0.030 of that of dlib's, their
-# centres lie within 2.3 pixels. (With points 33 and 263 for the outer corners of the eyes, which lie
-# further out than dlib's, faces come out 3% too small.)
+# nose, eyes, outer and inner lips. Chosen by measurement beside dlib's landmarks, of which
+# AV-HuBERT's crops are made, on six portraits: the crops' scale is 1.004 +- 0.030 of that of
+# dlib's, their centres lie within 2.3 pixels. (Points 33 and 263 for the outer corners of the eyes
+# lie further out than dlib's: faces come out 3% too small.)
 IBUG_68 = np.array([
     127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,
     70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
@@ -45,9 +46,6 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
 
     Raises InputError without mediapipe, or if this version has no models and none is named.
     """
-    # Before the import: its C++ logs go to stderr and cannot be told otherwise later.
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import mediapipe
     except ImportError:
@@ -58,9 +56,11 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
         with _task(mediapipe, model) as landmarker:
             yield landmarker
     elif hasattr(mediapipe, "solutions"):
-        mesh = mediapipe.solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=MOST_FACES
-        )
+        with _quiet():
+            mesh = mediapipe.solutions.face_mesh.FaceMesh(
+                static_image_mode=True, max_num_faces=MOST_FACES
+            )
+            mesh.process(np.zeros((192, 192, 3), np.uint8))  # what it has to say, it says now
         with mesh:
             yield _FaceMesh(mesh)
     else:
@@ -114,6 +114,20 @@ def _task(mediapipe: object, model: Path) -> Iterator[Landmarker]:
         ) from None
     with task:
         yield _FaceLandmarker(mediapipe, task)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what mediapipe's C++ writes to stderr, which no setting of its own can stop."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _in_pixels(face: list, image: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ TRUNCATED = 0.95  # of the length in the header; a shorter stream has lost its e
 class Limits:
     """What is still decoded: the length, and the size of a frame in pixels (8K)."""
 
-    seconds: float = 4 * 3600.0
+    seconds: float = 3600.0
     pixels: int = 7680 * 4320
 
 

@@ -1,0 +1,237 @@
+"""Where raw corpora keep their videos and transcripts, and where those go in LRS3's layout.
+
+Each layout is a function from a corpus' folder to its sources; each form of transcript a function
+from a file to pieces of text. Nothing is read before a source's turn, so that one bad file among
+thousands is one failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from avhubert_ext.data.prepare import read_lines, read_transcript
+from avhubert_ext.errors import InputError
+
+SUFFIXES = {
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm"),
+}
+GRID_TEST = ("s1", "s2", "s20", "s22")  # LipNet's unseen speakers
+GRID_TICKS = 25_000  # a second, in alignments
+GRID_SILENCES = ("sil", "sp")
+TEST_SHARE = 0.1  # of the speakers of a plain folder
+LONGEST_PIECE = 24.0  # seconds of a pretrain clip, as Auto-AVSR cuts them
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video of a corpus.
+
+    key: its path in the corpus, without the ending; name: that of what is made of it, in LRS3's
+    layout where it has a transcript; form: of the transcript, a key of TRANSCRIPTS.
+    """
+
+    video: Path
+    key: str
+    name: str
+    transcript: Path | None = None
+    form: str = "lrs"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is said from `start` to `end`, in seconds; None is the end of the video.
+
+    suffix: for the names of the pieces of one video.
+    """
+
+    text: str | None
+    start: float = 0.0
+    end: float | None = None
+    suffix: str = ""
+
+
+def plain_videos(inputs: Iterable[Path]) -> list[Source]:
+    """Videos without transcripts: files as named, folders with all videos below them."""
+    sources = []
+    for given in inputs:
+        if given.is_dir():
+            sources += [Source(v, key, key) for v, key in _videos(given, "**/*")]
+        else:
+            sources.append(Source(given, given.stem, given.stem))
+    if not sources:
+        raise InputError(
+            f"{', '.join(map(str, inputs))}: no video in it; known endings are "
+            f"{' '.join(sorted(SUFFIXES))}"
+        )
+    return sources
+
+
+def lrs3(corpus: Path) -> list[Source]:
+    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut at pauses."""
+    return [
+        Source(video, key, key, video.with_suffix(".txt"))
+        for split in ("trainval", "test")
+        for video, key in _videos(corpus, f"{split}/*/*")
+    ] + _pretrain(corpus)
+
+
+def lrs2(corpus: Path) -> list[Source]:
+    """`main/ID/CLIP.mp4` with `CLIP.txt`, `train.txt`, `val.txt`, `test.txt`; and `pretrain/`."""
+    split_of = {}
+    for listed, split in (("train", "trainval"), ("val", "trainval"), ("test", "test")):
+        for line in read_lines(corpus / f"{listed}.txt"):
+            if line.strip():
+                split_of[line.split()[0]] = split
+    found = {key.removeprefix("main/"): video for video, key in _videos(corpus, "main/*/*")}
+    return [
+        Source(video, f"main/{clip}", f"{split_of[clip]}/{clip}", video.with_suffix(".txt"))
+        for clip, video in found.items()
+        if clip in split_of
+    ] + _pretrain(corpus)
+
+
+def grid(corpus: Path) -> list[Source]:
+    """`CLIP.mpg` and `CLIP.align` somewhere below folders named s1 ... s34.
+
+    s1, s2, s20 and s22 are for the test. Clips of different speakers share names.
+    """
+    alignments = {(_grid_speaker(a), a.stem): a for a in sorted(corpus.rglob("*.align"))}
+    sources = []
+    for video, key in _videos(corpus, "**/*"):
+        speaker = _grid_speaker(video)
+        split = "test" if speaker in GRID_TEST else "trainval"
+        transcript = alignments.get((speaker, video.stem), video.with_suffix(".align"))
+        sources.append(Source(video, key, f"{split}/{speaker}/{video.stem}", transcript, "grid"))
+    return sources
+
+
+def folder(corpus: Path) -> list[Source]:
+    """`[SPEAKER/]CLIP.*` with `CLIP.txt`, plain text; a tenth of the speakers for the test.
+
+    Videos right in the folder count as a speaker each.
+    """
+    videos = [(video, key) for video, key in _videos(corpus, "**/*")]
+    speakers = sorted({key.split("/")[0] for _, key in videos}, key=_hash)
+    test = set(speakers[: max(1, round(TEST_SHARE * len(speakers)))])
+    sources = []
+    for video, key in videos:
+        speaker, *rest = key.split("/")
+        split = "test" if speaker in test else "trainval"
+        name = f"{split}/{speaker}/{'_'.join(rest) or speaker}"
+        sources.append(Source(video, key, name, video.with_suffix(".txt"), "plain"))
+    return sources
+
+
+LAYOUTS: dict[str, Callable[[Path], list[Source]]] = {
+    "lrs3": lrs3,
+    "lrs2": lrs2,
+    "grid": grid,
+    "folder": folder,
+}
+
+
+def corpus_sources(layout: str, corpus: Path) -> list[Source]:
+    """The videos of a corpus with their transcripts."""
+    if not corpus.is_dir():
+        raise InputError(f"{corpus}: no folder; name the corpus' own")
+    sources = LAYOUTS[layout](corpus)
+    if not sources:
+        form = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
+        raise InputError(f"{corpus}: not laid out as {layout}: {form}")
+    return sources
+
+
+def pieces(source: Source) -> list[Piece]:
+    """What is said in a video, in pieces; one without text if there is no transcript."""
+    if source.transcript is None:
+        return [Piece(None)]
+    if not source.transcript.is_file():
+        raise InputError(f"{source.video}: no transcript; {source.transcript} should be there")
+    return TRANSCRIPTS[source.form](source.transcript)
+
+
+def _whole(path: Path) -> list[Piece]:
+    return [Piece(read_transcript(path))]
+
+
+def _grid_words(path: Path) -> list[Piece]:
+    """Lines `START END WORD`."""
+    words = [line.split()[2] for line in read_lines(path) if len(line.split()) == 3]
+    return [_spoken(path, [w for w in words if w not in GRID_SILENCES])]
+
+
+def _plain_text(path: Path) -> list[Piece]:
+    return [_spoken(path, " ".join(read_lines(path)).split())]
+
+
+def _timed_words(path: Path) -> list[Piece]:
+    """Lines `WORD START END SCORE` below a heading, cut into pieces of at most LONGEST_PIECE."""
+    words = []
+    for line in read_lines(path):
+        match line.split():
+            case [word, start, end, _score] if _is_time(start) and _is_time(end):
+                words.append((word, float(start), float(end)))
+    if not words:
+        raise InputError(f"{path}: no lines `WORD START END SCORE`, which a pretrain clip has")
+    groups: list[list[tuple[str, float, float]]] = []
+    for word in words:
+        if not groups or word[2] - groups[-1][0][1] > LONGEST_PIECE:
+            groups.append([])
+        groups[-1].append(word)
+    return [
+        Piece(" ".join(w for w, *_ in group), group[0][1], group[-1][2], f"_{number:02d}")
+        for number, group in enumerate(groups)
+    ]
+
+
+TRANSCRIPTS: dict[str, Callable[[Path], list[Piece]]] = {
+    "lrs": _whole,
+    "grid": _grid_words,
+    "plain": _plain_text,
+    "timed": _timed_words,
+}
+
+
+def _spoken(path: Path, words: list[str]) -> Piece:
+    if not words:
+        raise InputError(f"{path}: no words in it; leave the clip out, or mend its transcript")
+    return Piece(" ".join(words))
+
+
+def _is_time(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _pretrain(corpus: Path) -> list[Source]:
+    # With the other clips of their speaker, so that no validation speaker is trained on.
+    return [
+        Source(
+            video,
+            key,
+            f"trainval/{video.parent.name}/pretrain_{video.stem}",
+            video.with_suffix(".txt"), "timed",
+        )
+        for video, key in _videos(corpus, "pretrain/*/*")
+    ]  # fmt: skip
+
+
+def _videos(folder: Path, pattern: str) -> list[tuple[Path, str]]:
+    """Videos below a folder with their paths in it, without the ending."""
+    found = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [(p, p.relative_to(folder).with_suffix("").as_posix()) for p in sorted(found)]
+
+
+def _grid_speaker(path: Path) -> str:
+    """The nearest folder named s1 ... s34."""
+    for part in reversed(path.parts[:-1]):
+        if part[:1] == "s" and part[1:].isdigit():
+            return part
+    raise InputError(f"{path}: not in a folder of a speaker, s1 ... s34, as GRID's files are")
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,49 @@
+"""A picture to see at a glance whether a clip's crops are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from avhubert_ext.data.files import whole_file
+from avhubert_ext.mouth.align import SIZE
+
+COLUMNS = 8
+WIDTH = 2 * SIZE  # pixels of a column
+GREEN, YELLOW = (0, 255, 0), (255, 255, 0)  # RGB
+
+
+def sample_times(frames: int) -> list[int]:
+    """The numbers of the frames that a sheet shows, evenly spaced."""
+    return sorted({int(t) for t in np.linspace(0, frames - 1, COLUMNS).round()})
+
+
+def outlined(image: np.ndarray, points: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """A frame RGB [H, W, 3], WIDTH wide, with its landmarks [K, 2] and the crop's outline."""
+    scale = WIDTH / image.shape[1]
+    height = max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    corners = np.array([[0, 0], [SIZE, 0], [SIZE, SIZE], [0, SIZE]]) - transform[:, 2]
+    outline = np.linalg.solve(transform[:, :2], corners.T).T
+    cv2.polylines(small, [np.round(outline * scale).astype(np.int32)], True, GREEN)
+    for x, y in np.round(points * scale).astype(int):
+        if 0 <= x < WIDTH and 0 <= y < height:
+            small[y, x] = YELLOW
+    return small
+
+
+def write_sheet(path: Path, video: np.ndarray, pictures: list[np.ndarray]) -> None:
+    """Write a JPEG: pictures of `outlined` at `sample_times`, if any, and the crops below them.
+
+    video: uint8 [T, 96, 96].
+    """
+    times = sample_times(len(video))
+    crops = [cv2.resize(video[t], (WIDTH, WIDTH), interpolation=cv2.INTER_CUBIC) for t in times]
+    rows = [np.hstack([cv2.cvtColor(crop, cv2.COLOR_GRAY2BGR) for crop in crops])]
+    if pictures:
+        rows.insert(0, cv2.cvtColor(np.hstack(pictures), cv2.COLOR_RGB2BGR))
+    _, encoded = cv2.imencode(".jpg", np.vstack(rows))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
