@@ -19,6 +19,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import TransformerDecoder
 
+
 @torch.no_grad()
 def joint_beam_search(
     model: CTCAttentionRecognizer,

@@ -62,17 +62,18 @@ def write_onnx(graph: Graph, path: Path) -> None:
     except ImportError:
         raise InputError("onnx is missing: pip install 'avhubert-ext[export]'") from None
     with _quiet(), whole_file(path) as temporary:
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph.module.eval(),
             kwargs=dict(graph.inputs),
-            f=temporary,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=dynamic_shapes(graph),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+        for node in program.model.graph:
+            node.metadata_props.clear()  # the trace of every operation, megabytes of it
+        program.save(temporary, external_data=False)
 
 
 def dynamic_shapes(graph: Graph) -> dict[str, dict[int, torch.export.Dim]]:

@@ -1,0 +1,70 @@
+"""What runs a graph: a function from arrays by name to arrays by name, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.errors import InputError
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
+
+
+def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
+    """ONNX Runtime."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
+
+
+def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
+    """OpenVINO, in float32 where the graph is: it would take bfloat16 if the CPU has it."""
+    try:
+        import openvino
+    except ImportError:
+        raise InputError("openvino is missing: pip install 'avhubert-ext[openvino]'") from None
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+
+    def run(inputs: Arrays) -> Arrays:
+        found = request.infer(inputs, share_inputs=True)
+        return {name: found[name] for name in outputs}
+
+    return run
+
+
+def open_torch(path: Path, outputs: list[str], threads: int) -> Run:
+    """PyTorch, for `torch.export` programs; its number of threads is the whole process'."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("torch is missing: pip install torch, or export as onnx") from None
+    if threads:
+        torch.set_num_threads(threads)
+    module = torch.export.load(path).module()
+
+    def run(inputs: Arrays) -> Arrays:
+        with torch.no_grad():
+            found = module(**{name: torch.from_numpy(x) for name, x in inputs.items()})
+        found = found if isinstance(found, tuple) else (found,)
+        return {name: x.numpy() for name, x in zip(outputs, found, strict=True)}
+
+    return run
+
+
+# By format, with the ending of their files.
+BACKENDS: dict[str, tuple[str, Callable[[Path, list[str], int], Run]]] = {
+    "onnx": ("onnx", open_onnx),
+    "openvino": ("xml", open_openvino),
+    "torch": ("pt2", open_torch),
+}

@@ -1,0 +1,165 @@
+"""Recognisers of both families from exported graphs, for one clip at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.errors import InputError
+from avhubert_ext.recognition import Recognition, network_inputs
+from avhubert_ext.runtime.backends import Arrays, Run
+from avhubert_ext.runtime.folder import ExportedModel, open_graph, read_model
+from avhubert_ext.runtime.joint_search import joint_search
+from avhubert_ext.runtime.search import beam_search
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A clip of T frames: the decoder's memory [N, 2, 1, H, T, d], and CTC's [T, V] or None."""
+
+    memory: np.ndarray
+    ctc: np.ndarray | None = None
+
+    @property
+    def frames(self) -> int:
+        return self.memory.shape[4]
+
+
+class DecoderRows:
+    """The decoder and its keys and values of K hypotheses of a clip; see `search.Rows`."""
+
+    def __init__(self, run: Run, model: ExportedModel, memory: np.ndarray) -> None:
+        self.run = run
+        self.vocabulary = len(model.symbols)
+        self.memory = memory
+        self.past = np.zeros(model.cache_shape(), np.float32)
+        self.newest = self.past
+
+    def log_probs(self, tokens: np.ndarray) -> np.ndarray:
+        found = self.step(tokens[:, None])
+        self.newest = found["present"]
+        return found["log_probs"][:, 0]
+
+    def step(self, tokens: np.ndarray) -> Arrays:
+        """[K, L] -> what the graph returns: log_probs [K, L, V], present, attention [K, L, T]."""
+        return self.run({"tokens": tokens, "past": self.past, "memory": self.memory})
+
+    def extend(self, parents: np.ndarray) -> None:
+        kept = (self.past[:, :, parents], self.newest[:, :, parents])
+        self.past = np.concatenate(kept, axis=4)
+
+
+class ExportedRecognizer(ABC):
+    """An exported recogniser; its graphs are opened when they are first needed.
+
+    waveform: whether it takes audio as a waveform, or as features.
+    """
+
+    modalities: tuple[str, ...]
+    waveform: bool
+
+    def __init__(self, folder: Path, model: ExportedModel, threads: int) -> None:
+        self.model = model
+        self.graph = cache(lambda name: open_graph(folder, model, name, threads))
+
+    @abstractmethod
+    def encode(self, audio: np.ndarray | None, video: np.ndarray | None) -> Encoded:
+        """What the decoder looks at, from what `network_inputs` gives."""
+
+    @abstractmethod
+    def search(self, encoded: Encoded) -> list[Hypothesis]:
+        """The hypotheses, best first."""
+
+    def recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
+        """See `avhubert_ext.recognition.Recognizer`."""
+        encoded = self.encode(*network_inputs(audio, video, self.modalities, self.waveform))
+        best = self.search(encoded)[0]
+        tokens = np.array([best.tokens])
+        # The end of the sentence, the last token, also begins one.
+        found = self.rows(encoded).step(np.roll(tokens, 1))
+        log_probs = np.take_along_axis(found["log_probs"][0], tokens.T, axis=1)[:-1, 0]
+        attention = found["attention"][0, :-1] if encoded.ctc is None else None
+        pieces = tuple(self.model.symbols[token] for token in best.tokens[:-1])
+        return Recognition(
+            pieces, best.tokens[:-1], best.score, log_probs, attention, ctc=encoded.ctc
+        )
+
+    def rows(self, encoded: Encoded) -> DecoderRows:
+        return DecoderRows(self.graph("decoder"), self.model, encoded.memory)
+
+
+class AVHubert(ExportedRecognizer):
+    """A recogniser of AV-HuBERT's family; a stream that is missing costs nothing."""
+
+    modalities = ("both", "audio", "video")
+    waveform = False
+
+    def __init__(self, folder: Path, model: ExportedModel, threads: int, beam: BeamConfig) -> None:
+        super().__init__(folder, model, threads)
+        self.beam = beam
+
+    def encode(self, audio: np.ndarray | None, video: np.ndarray | None) -> Encoded:
+        streams: Arrays = {}
+        if audio is not None:
+            features = np.ascontiguousarray(audio.T)[None]
+            streams["audio"] = self.graph("audio")({"audio": features})["projected"]
+        if video is not None:
+            streams["video"] = self.graph("video")({"video": video[None, None]})["projected"]
+        missing = np.zeros_like(next(iter(streams.values())))
+        both = {"audio": missing, "video": missing} | streams
+        return Encoded(self.graph("encoder")(both)["memory"])
+
+    def search(self, encoded: Encoded) -> list[Hypothesis]:
+        return beam_search(self.rows(encoded), encoded.frames, self.beam)
+
+
+class CTCAttention(ExportedRecognizer):
+    """A recogniser of Auto-AVSR's family; it takes what it was built for and no other."""
+
+    waveform = True
+
+    def __init__(self, folder: Path, model: ExportedModel, threads: int, beam: JointConfig) -> None:
+        super().__init__(folder, model, threads)
+        self.modalities = (model.network["encoder"]["modality"],)
+        self.beam = beam
+
+    def encode(self, audio: np.ndarray | None, video: np.ndarray | None) -> Encoded:
+        inputs: Arrays = {}
+        if audio is not None:
+            inputs["audio"] = audio[None]
+        if video is not None:
+            inputs["video"] = video[None, None]
+        found = self.graph("encoder")(inputs)
+        return Encoded(found["memory"], found["ctc"][0])
+
+    def search(self, encoded: Encoded) -> list[Hypothesis]:
+        return joint_search(self.rows(encoded), encoded.ctc, self.beam)
+
+
+def load_exported(
+    folder: Path,
+    *,
+    threads: int | None = None,
+    beam: int | None = None,
+    ctc_weight: float | None = None,
+) -> ExportedRecognizer:
+    """The recogniser in a folder of `avhubert-ext export`.
+
+    threads: of the CPU, None for all; beam, ctc_weight (with CTC): of the search, None for what
+    `model.json` says. Raises InputError if the folder is none, or of another version; what is
+    damaged is found out when it is first needed.
+    """
+    model = read_model(folder)
+    given = {"beam": beam, "ctc_weight": ctc_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    if model.network["kind"] == "ctc_attention":
+        config = replace(JointConfig(**model.search), **given)
+        return CTCAttention(folder, model, threads or 0, config)
+    if ctc_weight is not None:
+        raise InputError(f"{folder}: has no CTC layer to give a weight to; leave --ctc-weight out")
+    return AVHubert(folder, model, threads or 0, replace(BeamConfig(**model.search), **given))
