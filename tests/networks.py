@@ -17,6 +17,9 @@ VARIANTS = {
     for visual in ("resnet", "shufflenet")
 }
 variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+# Two that have every part between them, for what takes long.
+PARTS = ("transformer-resnet", "conformer-shufflenet")
+parts = pytest.mark.parametrize("config", [VARIANTS[name] for name in PARTS], ids=PARTS)
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
