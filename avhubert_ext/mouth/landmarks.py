@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -60,7 +60,7 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
             mesh = mediapipe.solutions.face_mesh.FaceMesh(
                 static_image_mode=True, max_num_faces=MOST_FACES
             )
-            mesh.process(np.zeros((192, 192, 3), np.uint8))  # what it has to say, it says now
+            mesh.process(np.zeros((192, 192, 3), np.uint8))  # its threads have started after this
         with mesh:
             yield _FaceMesh(mesh)
     else:
@@ -75,9 +75,12 @@ class _FaceMesh:
 
     def __init__(self, mesh: object) -> None:
         self._mesh = mesh
+        self._first = True
 
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
-        found = self._mesh.process(image).multi_face_landmarks or []
+        with _quiet() if self._first else nullcontext():
+            found = self._mesh.process(image).multi_face_landmarks or []
+        self._first = self._first and not found
         return [_in_pixels(face.landmark, image) for face in found]
 
 

@@ -7,7 +7,7 @@ files), no protocol but plain files, and sizes are limited.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,7 +141,13 @@ def _video_stream(path: Path, container: av.container.InputContainer) -> av.Vide
     found = _moving_pictures(container)
     if not found:
         raise InputError(f"{path}: no video track; give a file with a moving picture")
-    return found[0]
+    return _decodable(path, found[0])
+
+
+def _decodable(path: Path, stream: av.stream.Stream) -> av.stream.Stream:
+    if stream.codec_context is None:
+        raise InputError(f"{path}: its {stream.type} is in an unknown codec; convert it")
+    return stream
 
 
 def _at_25_fps(
@@ -172,7 +178,7 @@ def _at_25_fps(
         shown = frame
     if shown is None:
         raise InputError(f"{path}: no video frames in it; copy it again")
-    declared = float((stream.duration or 0) * stream.time_base)
+    declared = _declared(stream)
     if end - first < min(TRUNCATED * declared, declared - 1):
         raise InputError(
             f"{path}: cut short, {end - first:.1f} s of the {declared:.1f} s in its header; "
@@ -181,6 +187,17 @@ def _at_25_fps(
     image = upright.rgb(shown)
     for _ in range(due, max(due + 1, round((end - first) * FPS))):
         yield image
+
+
+def _declared(stream: av.VideoStream) -> float:
+    """The length of a track by its header, in seconds; 0 if it does not tell."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
+        case [hours, minutes, seconds]:
+            with suppress(ValueError):
+                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    return 0.0
 
 
 class _Upright:
@@ -207,9 +224,10 @@ def _decode_audio(
     """When the first audio track begins, in seconds, and its samples, int16 [N]."""
     import av
 
+    stream = _decodable(path, container.streams.audio[0])
     resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
     start, chunks, samples = None, [], 0
-    for frame in container.decode(audio=0):
+    for frame in container.decode(stream):
         start = frame.time or 0.0 if start is None else start
         for resampled in resampler.resample(frame):
             chunks.append(resampled.to_ndarray()[0])

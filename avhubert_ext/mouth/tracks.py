@@ -18,6 +18,7 @@ from avhubert_ext.mouth.landmarks import Landmarker
 SEARCH_EVERY = 12  # frames; while no face is seen, every third
 FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
 FINE = 3  # squares of that fraction of the frame's short side
+SMALLEST = 128  # pixels, the side of a square; a face in it has at least 18
 GIVE_UP = 25  # frames without a face in its place
 REGION = 2.0  # sides of the face: the square it is looked for in
 FEWEST = 5  # frames; a shorter track is a mistake of the detector
@@ -82,7 +83,8 @@ def _look_again(frame: np.ndarray, before: np.ndarray, landmarker: Landmarker) -
 def _search(frame: np.ndarray, landmarker: Landmarker, fine: bool) -> list[np.ndarray]:
     short = min(frame.shape[:2])
     found: list[np.ndarray] = []
-    for side in [short, short / FINE][: 1 + fine]:
+    for side in [short, short / FINE] if fine else [short]:
+        side = max(side, SMALLEST)
         for corner in _squares(frame.shape, side):
             for points in _faces_in(frame, corner, side, landmarker):
                 if not any(_same(points, other) for other in found):
@@ -101,6 +103,7 @@ def _squares(shape: tuple[int, ...], side: float) -> Iterator[np.ndarray]:
 
 
 def _steps(rest: float, side: float) -> np.ndarray:
+    rest = max(0.0, rest)
     return np.linspace(0, rest, 1 + int(np.ceil(2 * rest / side)))
 
 
