@@ -7,6 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
+from avhubert_ext.data.audio import (
+    SAMPLES_PER_FRAME,
+    audio_features,
+    check_samples,
+    waveform_input,
+)
+from avhubert_ext.data.video import CROP, centre_crop, normalise
+from avhubert_ext.errors import InputError
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -16,7 +25,8 @@ class Recognition:
     score: of the hypothesis, by which the search ranked it.
     log_probs: float32 [U], of each subword after those before it, by the decoder.
     attention: float32 [U, T], how much the decoder looked at each frame when it chose a subword,
-        each row adding up to 1; for models without CTC, else None.
+        the mean over its layers and heads, each row adding up to 1; for models without CTC, else
+        None.
     ctc: float32 [T, V], log probabilities of the CTC layer, the blank first; None without one.
     """
 
@@ -43,3 +53,55 @@ class Recognizer(Protocol):
         second; either may be None if `modalities` says so. Raises InputError where they do not fit.
         """
         ...
+
+
+def modality_of(audio: np.ndarray | None, video: np.ndarray | None) -> str:
+    """Of what there is: both, audio or video. Raises InputError for nothing."""
+    if audio is None and video is None:
+        raise InputError("a clip has neither audio nor video: give one of them")
+    return (
+        "both" if audio is not None and video is not None else "audio" if video is None else "video"
+    )
+
+
+def network_inputs(
+    audio: np.ndarray | None,
+    video: np.ndarray | None,
+    modalities: tuple[str, ...],
+    waveform: bool = False,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What networks take of a clip of T frames, as in training, float32.
+
+    audio, video: as `Recognizer.recognize`; the audio is cut, or filled up, to the video's length.
+    waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a waveform [T, 640], and video
+    [T, 88, 88]. Raises InputError where the clip is none, or not of the `modalities`.
+    """
+    found = modality_of(audio, video)
+    if found not in modalities:
+        raise InputError(
+            f"the clip has {_named(found)}, the model takes {' or '.join(map(_named, modalities))}"
+        )
+    pixels = None if video is None else _pixels(video)
+    features = None
+    if audio is not None:
+        check_samples(audio, "audio")
+        frames = -(-len(audio) // SAMPLES_PER_FRAME) if video is None else len(video)
+        features = (
+            waveform_input(audio, frames) if waveform else audio_features(audio, n_frames=frames)
+        )
+    return features, pixels
+
+
+def _named(modality: str) -> str:
+    return {"both": "audio and video"}.get(modality, f"{modality} alone")
+
+
+def _pixels(video: np.ndarray) -> np.ndarray:
+    """float32 [T, 88, 88] of the mouth region."""
+    found = np.asarray(video)
+    if found.dtype != np.uint8 or found.ndim != 3 or not len(found) or min(found.shape[1:]) < CROP:
+        raise InputError(
+            f"video is {found.dtype} {list(found.shape)}: expected the mouth region, uint8 "
+            "[T, 96, 96] at 25 frames a second"
+        )
+    return normalise(centre_crop(found))

@@ -57,6 +57,11 @@ class MultiheadAttention(nn.Module):
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
+    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
+        """How much each query [B, T, D] attends to each key [B, heads, S, d]: [B, heads, T, S]."""
+        queries = self._split(self.q_proj(query))
+        return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3)).softmax(dim=-1)
+
 
 class RelativeAttention(MultiheadAttention):
     """Self-attention with relative positions (Dai et al. 2019, section 3.3).
