@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
 
 import numpy as np
 
@@ -28,16 +30,35 @@ IBUG_68 = np.array([
 ])  # fmt: skip
 MOST_FACES = 8  # in one picture
 
+_STDERR = threading.Lock()  # two threads that took it away would not both give it back
 
-class Landmarker(Protocol):
-    """Finds faces in a picture."""
+Detect = Callable[[np.ndarray], Sequence]
+
+
+class Landmarker:
+    """Finds faces in a picture.
+
+    detect: RGB uint8 [H, W, 3] -> for each face 468 or more points with x and y in [0, 1].
+    """
+
+    def __init__(self, detect: Detect) -> None:
+        self._detect = detect
+        with _quiet():
+            self._detect(np.zeros((192, 192, 3), np.uint8))  # its threads have started after this
+        self._speaks = True
 
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
         """RGB uint8 [H, W, 3] -> the landmarks of each face, float64 [68, 2], x and y in pixels.
 
         Faces of at least a seventh of the picture are found.
         """
-        ...
+        with _quiet() if self._speaks else nullcontext():
+            found = self._detect(image)
+        self._speaks = self._speaks and not found  # the last message comes with the first face
+        height, width = image.shape[:2]
+        return [
+            np.array([(face[i].x * width, face[i].y * height) for i in IBUG_68]) for face in found
+        ]
 
 
 @contextmanager
@@ -53,53 +74,32 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
             "finding faces needs mediapipe: pip install 'avhubert-ext[prepare]'"
         ) from None
     if model is not None:
-        with _task(mediapipe, model) as landmarker:
-            yield landmarker
+        opened = _face_landmarker(mediapipe, model)
     elif hasattr(mediapipe, "solutions"):
-        with _quiet():
-            mesh = mediapipe.solutions.face_mesh.FaceMesh(
-                static_image_mode=True, max_num_faces=MOST_FACES
-            )
-            mesh.process(np.zeros((192, 192, 3), np.uint8))  # its threads have started after this
-        with mesh:
-            yield _FaceMesh(mesh)
+        opened = _face_mesh(mediapipe)
     else:
         raise InputError(
             f"mediapipe {mediapipe.__version__} has no models in it: pip install "
             "mediapipe==0.10.21, or name a face_landmarker.task with --landmark-model"
         )
-
-
-class _FaceMesh:
-    """The older interface."""
-
-    def __init__(self, mesh: object) -> None:
-        self._mesh = mesh
-        self._first = True
-
-    def faces(self, image: np.ndarray) -> list[np.ndarray]:
-        with _quiet() if self._first else nullcontext():
-            found = self._mesh.process(image).multi_face_landmarks or []
-        self._first = self._first and not found
-        return [_in_pixels(face.landmark, image) for face in found]
-
-
-class _FaceLandmarker:
-    """The Tasks interface."""
-
-    def __init__(self, mediapipe: object, task: object) -> None:
-        self._mediapipe = mediapipe
-        self._task = task
-
-    def faces(self, image: np.ndarray) -> list[np.ndarray]:
-        picture = self._mediapipe.Image(
-            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image)
-        )
-        return [_in_pixels(face, image) for face in self._task.detect(picture).face_landmarks]
+    with opened as detect:
+        yield Landmarker(detect)
 
 
 @contextmanager
-def _task(mediapipe: object, model: Path) -> Iterator[Landmarker]:
+def _face_mesh(mediapipe: ModuleType) -> Iterator[Detect]:
+    """The older interface of mediapipe."""
+    with _quiet():
+        mesh = mediapipe.solutions.face_mesh.FaceMesh(
+            static_image_mode=True, max_num_faces=MOST_FACES
+        )
+    with mesh:
+        yield lambda image: [f.landmark for f in mesh.process(image).multi_face_landmarks or ()]
+
+
+@contextmanager
+def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[Detect]:
+    """The newer one."""
     from mediapipe.tasks import python as tasks
 
     if not model.is_file():
@@ -109,30 +109,28 @@ def _task(mediapipe: object, model: Path) -> Iterator[Landmarker]:
         num_faces=MOST_FACES,
     )
     try:
-        task = tasks.vision.FaceLandmarker.create_from_options(options)
+        with _quiet():
+            landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise InputError(
             f"{model}: not a face_landmarker.task of mediapipe ({reason}); get it again"
         ) from None
-    with task:
-        yield _FaceLandmarker(mediapipe, task)
+    picture = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)
+    with landmarker:
+        yield lambda image: landmarker.detect(picture(data=image)).face_landmarks
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what mediapipe's C++ writes to stderr, which no setting of its own can stop."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _in_pixels(face: list, image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    return np.array([(face[i].x * width, face[i].y * height) for i in IBUG_68])
+    with _STDERR:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
