@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from avhubert_ext.cli import benchmarks, data, evaluation, export, models, serve, video
+from avhubert_ext.cli import benchmarks, data, evaluation, export, models, serve, transcribe, video
 from avhubert_ext.errors import InputError
 
 
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Small, fast, noise-robust audio-visual speech recognition.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (data, video, models, export, benchmarks, evaluation, serve):
+    for module in (data, video, models, export, benchmarks, evaluation, transcribe, serve):
         module.add_commands(commands)
     return parser
 

@@ -22,6 +22,10 @@ Faces = Literal["largest", "all"] | int
 Progress = Callable[[int, int], None]
 
 
+class NoFaceError(InputError):
+    """A video in which no face was found."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """How far a clip can be trusted.
@@ -144,7 +148,7 @@ def _ready_made(path: Path, limits: Limits, count: _Counter) -> MouthClip:
 
 def _choose(path: Path, persons: list[Track], faces: Faces) -> list[int]:
     if not persons:
-        raise InputError(f"{path}: no face found in it; give a video with a visible face")
+        raise NoFaceError(f"{path}: no face found in it; give a video with a visible face")
     if faces == "all":
         return list(range(len(persons)))
     number = 1 if faces == "largest" else int(faces)

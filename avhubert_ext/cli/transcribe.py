@@ -1,0 +1,181 @@
+"""`transcribe`: from videos to text, words with times, and subtitles."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from avhubert_ext.recognition import Recognizer
+
+FORMATS = ("txt", "json", "srt", "vtt")
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    _add_transcribe(commands)
+
+
+def _transcribe(args: argparse.Namespace) -> None:
+    formats = args.formats or (FORMATS if args.out else FORMATS[:1])
+    _check(args, formats)
+    from tqdm import tqdm
+
+    from avhubert_ext.data.files import make_folder
+    from avhubert_ext.transcription.recognizers import load
+
+    if args.out:
+        make_folder(args.out)
+    recognizer = load(
+        args.model,
+        dictionary=args.dictionary,
+        beam=args.beam,
+        ctc_weight=args.ctc_weight,
+        device=args.device,
+        threads=args.threads,
+    )
+    modalities = _modalities(args, recognizer)
+    failed = 0
+    for path in args.files:
+        if args.out and all(_target(args.out, path, form).is_file() for form in formats):
+            print(f"{path}: is in {args.out} already; to do it again, delete it", file=sys.stderr)
+            continue
+        try:
+            with tqdm(unit="frame", leave=False, desc=path.name) as bar:
+                written = _one(args, formats, recognizer, modalities, path, bar)
+        except InputError as error:
+            if len(args.files) == 1:
+                raise
+            print(f"avhubert-ext: error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        print(written, end="", flush=True)
+    if failed:
+        raise InputError(f"{failed} of {len(args.files)} files failed, as told above")
+
+
+def _check(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Raise an InputError for what cannot be written, before anything is done."""
+    several = len(args.files) > 1
+    if args.landmarks and several:
+        raise InputError("--landmarks are those of one video: name one")
+    if not args.out and (len(formats) > 1 or (several and formats[0] in ("srt", "vtt"))):
+        raise InputError("several files to write: name a folder for them, --out FOLDER")
+    names = [path.stem for path in args.files]
+    if args.out and len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"several files are called {double}: write each to a folder of its own")
+
+
+def _modalities(args: argparse.Namespace, recognizer: Recognizer) -> tuple[str, ...]:
+    """What may be used of the files."""
+    if args.modalities is None:
+        return recognizer.modalities
+    if args.modalities not in recognizer.modalities:
+        takes = " or ".join(recognizer.modalities)
+        raise InputError(f"--modalities {args.modalities}: {args.model} takes {takes}")
+    return (args.modalities,)
+
+
+def _one(
+    args: argparse.Namespace,
+    formats: tuple[str, ...],
+    recognizer: Recognizer,
+    modalities: tuple[str, ...],
+    path: Path,
+    bar: tqdm,
+) -> str:
+    """Transcribe a file, write it under `--out` if there is one; returns what to print."""
+    from avhubert_ext.data.files import write_text
+    from avhubert_ext.transcription import subtitles
+    from avhubert_ext.transcription.streams import read_streams
+    from avhubert_ext.transcription.transcribe import transcribe
+
+    streams = read_streams(
+        path,
+        modalities,
+        face=args.face,
+        landmarks=args.landmarks,
+        progress=_stage(bar, f"{path.name} mouth"),
+    )
+    transcript = transcribe(
+        recognizer,
+        streams.audio,
+        streams.video,
+        longest=args.longest,
+        progress=_stage(bar, f"{path.name} words"),
+    )
+    if streams.note:
+        bar.write(f"{path}: {streams.note}: {transcript.modality} only", file=sys.stderr)
+    written = {form: subtitles.FORMATS[form](transcript) for form in formats if form != "json"}
+    if "json" in formats:
+        about = {"file": str(path), "model": str(args.model)}
+        written["json"] = subtitles.to_json(transcript, **about)
+    if not args.out:
+        name = f"{path}: " if len(args.files) > 1 and formats[0] == "txt" else ""
+        return name + written[formats[0]]
+    for form, text in written.items():
+        write_text(_target(args.out, path, form), text)
+    return f"{path}: {transcript.text}\n"
+
+
+def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
+    """Progress of a part of the work, which begins at its first call."""
+
+    def tell(done: int, of: int) -> None:
+        if bar.desc != f"{what}: ":
+            bar.reset()
+            bar.set_description(what)
+        bar.total = of or None
+        bar.update(done - bar.n)
+
+    return tell
+
+
+def _target(out: Path, path: Path, form: str) -> Path:
+    return out / f"{path.stem}.{form}"
+
+
+def _add_transcribe(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "transcribe",
+        _transcribe,
+        "what is said in videos or sound files: text, words with times, subtitles",
+    )
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="video or sound")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="checkpoint of any kind, or folder of `export`"
+    )
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        help="its subwords, a file or folder; by default those it names or that lie beside it",
+    )
+    parser.add_argument("--out", type=Path, help="folder to write; without it text is printed")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, help="by default all with --out, else txt"
+    )
+    parser.add_argument(
+        "--modalities",
+        choices=("both", "audio", "video"),
+        help="by default both, or what model and file have",
+    )
+    parser.add_argument(
+        "--longest", type=float, default=15.0, help="seconds at once; more is cut at pauses"
+    )
+    parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
+    parser.add_argument(
+        "--landmarks", type=Path, help="of the face, as AV-HuBERT or Auto-AVSR store them"
+    )
+    parser.add_argument("--beam", type=positive, help="hypotheses kept; by default the model's")
+    parser.add_argument("--ctc-weight", type=float, help="in the search, for models with CTC")
+    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
+    parser.add_argument("--threads", type=positive, help="of the CPU")

@@ -1,0 +1,61 @@
+"""What a recogniser takes of a video or sound file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
+from avhubert_ext.mouth.media import has_video, read_audio
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96]; None: not used.
+
+    note: why one of them is not, if nobody asked for that.
+    """
+
+    audio: np.ndarray | None
+    video: np.ndarray | None
+    note: str | None = None
+
+
+def read_streams(
+    path: Path,
+    modalities: tuple[str, ...],
+    *,
+    face: int = 1,
+    landmarks: Path | None = None,
+    progress: Progress | None = None,
+) -> Streams:
+    """The streams of a file: both if that is among the `modalities`, else what there is.
+
+    modalities: those that may be used, of "both", "audio" and "video". face, landmarks, progress:
+    as `mouth_clips`. Raises InputError for a file that has none of them.
+    """
+    if modalities == ("audio",):
+        return Streams(read_audio(path), None)
+    if not has_video(path):
+        if "audio" not in modalities:
+            raise InputError(f"{path}: no video track; give a file with a moving picture")
+        return Streams(read_audio(path), None, "no video track in it")
+    try:
+        clip = mouth_clips(path, face, landmarks=landmarks, progress=progress)[0]
+    except NoFaceError:
+        if "audio" not in modalities:
+            raise
+        return Streams(read_audio(path), None, "no face found in it")
+    if "both" not in modalities:
+        return Streams(None, clip.video)
+    if clip.audio is not None:
+        return Streams(clip.audio, clip.video)
+    if "video" not in modalities:
+        raise InputError(f"{path}: no audio track, the model takes audio and video; give both")
+    return Streams(None, clip.video, "no audio track in it")
