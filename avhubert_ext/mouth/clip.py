@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.media import LIMITS, Limits, soundtrack, video_frames, video_size
 from avhubert_ext.mouth.sheet import outlined, sample_times
-from avhubert_ext.mouth.tracks import Track, follow_faces
+from avhubert_ext.mouth.tracks import Person, Track, follow_faces
 
 Faces = Literal["largest", "all"] | int
 Progress = Callable[[int, int], None]
@@ -96,10 +97,10 @@ def mouth_clips(
             persons = follow_faces(counted(), landmarker)
     else:
         frames = sum(1 for _ in counted())
-        persons = [Track(read_landmarks(landmarks, frames))]
+        persons = [Person([Track(read_landmarks(landmarks, frames))])]
     chosen = _choose(path, persons, faces)
     count.total = 2 * frames
-    points = [align.smooth(align.fill_gaps(persons[n].points, frames)) for n in chosen]
+    points = [_path(persons[n], frames) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]
     videos, outside, pictures = _crops(count(video_frames(path, limits)), points, transforms)
     audio = soundtrack(path, frames, limits)
@@ -110,7 +111,7 @@ def mouth_clips(
             audio=audio,
             quality=Quality(
                 frames=frames,
-                missing=frames - len(persons[n].points),
+                missing=frames - persons[n].frames,
                 faces=len(persons),
                 scale=round(float(np.median(align.scales(transforms[k]))), 3),
                 motion=round(_motion(points[k], transforms[k]), 3),
@@ -146,7 +147,7 @@ def _ready_made(path: Path, limits: Limits, count: _Counter) -> MouthClip:
     return MouthClip(1, video, soundtrack(path, len(video), limits), quality)
 
 
-def _choose(path: Path, persons: list[Track], faces: Faces) -> list[int]:
+def _choose(path: Path, persons: list[Person], faces: Faces) -> list[int]:
     if not persons:
         raise NoFaceError(f"{path}: no face found in it; give a video with a visible face")
     if faces == "all":
@@ -155,6 +156,17 @@ def _choose(path: Path, persons: list[Track], faces: Faces) -> list[int]:
     if not 1 <= number <= len(persons):
         raise InputError(f"{path}: no face {number}, {len(persons)} found; the largest is 1")
     return [number - 1]
+
+
+def _path(person: Person, frames: int) -> np.ndarray:
+    """Smoothed landmarks [frames, K, 2]: each track filled up and smoothed on its own."""
+    tracks = sorted(person.tracks, key=lambda track: track.first)
+    changes = [(a.last + b.first + 1) // 2 for a, b in pairwise(tracks)]
+    parts = []
+    for track, (start, end) in zip(tracks, pairwise([0, *changes, frames]), strict=True):
+        points = {t - start: points for t, points in track.points.items()}
+        parts.append(align.smooth(align.fill_gaps(points, end - start)))
+    return np.concatenate(parts)
 
 
 def _crops(

@@ -55,15 +55,15 @@ def _load(path: Path) -> list:
             values = np.load(path, allow_pickle=False)
             if isinstance(values, np.lib.npyio.NpzFile):
                 values = values[values.files[0]]
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise InputError(
             f"{path}: not a landmark file that can be read ({type(error).__name__}); copy it again"
         ) from None
-    if not isinstance(values, (list, tuple, np.ndarray)) or np.ndim(values) == 0:
-        raise InputError(f"{path}: holds a {type(values).__name__}, expected landmarks by frame")
-    return list(values)
+    if (isinstance(values, np.ndarray) and values.ndim) or isinstance(values, (list, tuple)):
+        return list(values)
+    raise InputError(f"{path}: holds a {type(values).__name__}, expected landmarks by frame")
 
 
 class _ArraysOnly(pickle.Unpickler):

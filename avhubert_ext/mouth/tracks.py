@@ -15,20 +15,27 @@ import numpy as np
 
 from avhubert_ext.mouth.landmarks import Landmarker
 
-SEARCH_EVERY = 12  # frames; while no face is seen, every third
+SEARCH_EVERY = 12  # frames, for more faces; while none is seen, every frame
 FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
 FINE = 3  # squares of that fraction of the frame's short side
 SMALLEST = 128  # pixels, the side of a square; a face in it has at least 18
+REGION = (
+    2  # sides of a face: the square it is looked for in; one more for each frame it is not seen
+)
+WIDEST = 6
 GIVE_UP = 25  # frames without a face in its place
-REGION = 2.0  # sides of the face: the square it is looked for in
 FEWEST = 5  # frames; a shorter track is a mistake of the detector
 
 
 @dataclass
 class Track:
-    """A face: landmarks [68, 2] by frame number."""
+    """A face in one place: landmarks [K, 2] by frame number."""
 
     points: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def first(self) -> int:
+        return min(self.points)
 
     @property
     def last(self) -> int:
@@ -40,7 +47,27 @@ class Track:
         return float(sum(box_side(points) for points in self.points.values()))
 
 
-def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Track]:
+@dataclass
+class Person:
+    """Tracks one after the other; at a cut, say, a face goes on in another place."""
+
+    tracks: list[Track]
+
+    @property
+    def size(self) -> float:
+        return sum(track.size for track in self.tracks)
+
+    @property
+    def frames(self) -> int:
+        """How many frames the face was found in."""
+        return sum(len(track.points) for track in self.tracks)
+
+    def free(self, track: Track) -> bool:
+        """Whether the face is in no other place during a track."""
+        return all(track.first > t.last or track.last < t.first for t in self.tracks)
+
+
+def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Person]:
     """The persons in a video, the largest first.
 
     frames: RGB uint8 [H, W, 3] each. A face that goes on elsewhere, after a cut for one, goes on
@@ -51,11 +78,11 @@ def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[T
     for number, frame in enumerate(frames):
         seen = []
         for track in known:
-            points = _look_again(frame, track.points[track.last], landmarker)
+            points = _look_again(frame, track.points[track.last], number - track.last, landmarker)
             if points is not None and not any(_same(points, other) for other in seen):
                 track.points[number] = points
                 seen.append(points)
-        if number % (SEARCH_EVERY if seen else 3) == 0:
+        if not seen or number % SEARCH_EVERY == 0:
             fine = not seen and number % FINE_SEARCH_EVERY == 0
             for points in _search(frame, landmarker, fine):
                 if not any(_same(points, other) for other in seen):
@@ -71,12 +98,15 @@ def box_side(points: np.ndarray) -> float:
     return float(np.ptp(points, axis=0).max())
 
 
-def _look_again(frame: np.ndarray, before: np.ndarray, landmarker: Landmarker) -> np.ndarray | None:
-    """The face [68, 2] where one was in the frame before."""
-    side = box_side(before) * REGION
+def _look_again(
+    frame: np.ndarray, before: np.ndarray, ago: int, landmarker: Landmarker
+) -> np.ndarray | None:
+    """The face [68, 2] near where it was some frames ago."""
+    region = min(REGION + ago - 1, WIDEST)
+    side = box_side(before) * region
     corner = (before.min(0) + before.max(0) - side) / 2
     found = _faces_in(frame, corner, side, landmarker)
-    near = [points for points in found if _same(points, before)]
+    near = [points for points in found if _same(points, before, region / 4)]
     return min(near, key=lambda points: _distance(points, before), default=None)
 
 
@@ -126,26 +156,22 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a.mean(0) - b.mean(0)))
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two faces of one frame, or of neighbouring frames, are one by place and size."""
+def _same(a: np.ndarray, b: np.ndarray, reach: float = 0.5) -> bool:
+    """Whether two faces are one by size and by place: less than `reach` of its sides apart."""
     sides = sorted((box_side(a), box_side(b)))
-    return _distance(a, b) < 0.5 * sides[1] and sides[0] > 0.5 * sides[1]
+    return _distance(a, b) < reach * sides[1] and sides[0] > 0.5 * sides[1]
 
 
-def _persons(tracks: list[Track]) -> list[Track]:
-    """Tracks that do not overlap in time joined, the largest first."""
-    persons: list[Track] = []
+def _persons(tracks: list[Track]) -> list[Person]:
+    """The largest first."""
+    persons: list[Person] = []
     for track in sorted(tracks, key=lambda t: t.size, reverse=True):
         if len(track.points) < FEWEST and persons:
             continue
         for person in persons:
-            if not _overlap(person, track):
-                person.points |= track.points
+            if person.free(track):
+                person.tracks.append(track)
                 break
         else:
-            persons.append(track)
+            persons.append(Person([track]))
     return sorted(persons, key=lambda p: p.size, reverse=True)
-
-
-def _overlap(a: Track, b: Track) -> bool:
-    return not a.points.keys().isdisjoint(b.points)

@@ -1,0 +1,485 @@
+"""The mouth region of a real face in motion, decoding of any video, and files that are broken."""
+
+import os
+import pickle
+import random
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from portrait import MOUTH, STABLE, moved, movement, tone, write_clip
+
+from avhubert_ext.data.audio import load_audio, write_wav
+from avhubert_ext.data.video import load_video
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth import align
+from avhubert_ext.mouth.clip import mouth_clips
+from avhubert_ext.mouth.landmark_files import read_landmarks
+from avhubert_ext.mouth.landmarks import open_landmarker
+from avhubert_ext.mouth.media import Limits, has_video, read_audio, soundtrack, video_frames
+from avhubert_ext.mouth.tracks import follow_faces
+
+SIZE = (320, 240)
+FRAMES = 60
+
+
+@pytest.fixture(scope="module")
+def motion() -> np.ndarray:
+    return movement(FRAMES, SIZE)
+
+
+@pytest.fixture(scope="module")
+def portrait(motion, tmp_path_factory) -> Path:
+    """A clip of 2.4 s with sound; the face fills a fifth of the frame and moves fast."""
+    path = tmp_path_factory.mktemp("portrait") / "clip.mp4"
+    return write_clip(path, moved(motion, SIZE), audio=tone(FRAMES / 25))
+
+
+@pytest.fixture(scope="module")
+def clip(portrait):
+    (clip,) = mouth_clips(portrait)
+    return clip
+
+
+def mapped(transforms: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points [..., T, 2] under transforms [T, 2, 3]."""
+    return np.einsum("tij,...tj->...ti", transforms[:, :, :2], points) + transforms[:, :, 2]
+
+
+# ---- a real face
+
+
+def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
+    """Beside dlib's landmarks of the portrait, from which AV-HuBERT's own crop would be made."""
+    where = mapped(clip.transforms, mapped(motion, np.tile(MOUTH, (FRAMES, 1))))
+    assert np.linalg.norm(where - 48, axis=1).max() < 3
+    assert np.linalg.norm(np.diff(where, axis=0), axis=1).mean() < 0.4  # pixels a frame
+    true = align.similarity(mapped(motion, STABLE[:, None].repeat(FRAMES, 1)).swapaxes(0, 1),
+                            align.MEAN_FACE[[33, 36, 39, 42, 45]])  # fmt: skip
+    assert align.scales(clip.transforms) == pytest.approx(align.scales(true), rel=0.06)
+    tilt = np.arctan2(clip.transforms[:, 1, 0], clip.transforms[:, 0, 0])
+    assert tilt == pytest.approx(np.arctan2(true[:, 1, 0], true[:, 0, 0]), abs=np.deg2rad(4))
+
+
+def test_pixels_are_those_of_the_portrait(clip, motion):
+    """The crops of a still face differ by resampling and its motion's smoothing only."""
+    first = clip.video[0].astype(float)
+    differences = np.abs(clip.video - first).mean(axis=(1, 2))
+    assert first.std() > 25 and differences.max() < 8
+
+
+def test_clip_and_its_quality(clip):
+    assert clip.video.shape == (FRAMES, 96, 96) and clip.video.dtype == np.uint8
+    assert clip.audio.shape == (FRAMES * 640,) and clip.audio.dtype == np.int16
+    quality = clip.quality
+    assert (quality.frames, quality.missing, quality.faces) == (FRAMES, 0, 1)
+    assert quality.scale == pytest.approx(1.27, abs=0.15) and 4 < quality.motion < 20
+    assert quality.outside == 0
+    assert len(clip.pictures) == 8
+
+
+def test_small_face_in_a_large_frame(tmp_path):
+    """40 pixels of 1280: found in pieces of the frame; its landmarks are as fine."""
+    size = (1280, 720)
+    motion = movement(20, size, 0.4)[::5]  # as if nearly still
+    motion[:, :, 2] = motion[0, :, 2]
+    (clip,) = mouth_clips(write_clip(tmp_path / "wide.mp4", moved(motion, size)))
+    where = mapped(clip.transforms, mapped(motion, np.tile(MOUTH, (4, 1))))
+    assert np.linalg.norm(where - 48, axis=1).max() < 4
+    assert clip.quality.missing == 0 and clip.quality.scale > 2
+
+
+def test_frames_without_a_face_are_interpolated(tmp_path, motion):
+    still = np.repeat(motion[:1], 30, axis=0)
+    frames = moved(still, SIZE)
+    for t in (0, 10, 11, 12, 29):
+        frames[t] = np.full_like(frames[t], 90)
+    (clip,) = mouth_clips(write_clip(tmp_path / "gaps.mp4", frames))
+    assert clip.quality.missing == 5
+    where = mapped(clip.transforms, mapped(still, np.tile(MOUTH, (30, 1))))
+    assert np.linalg.norm(where - 48, axis=1).max() < 3
+
+
+def test_several_faces(tmp_path, motion):
+    """The second is half as large, and appears after the first."""
+    frames = []
+    for t, frame in enumerate(moved(motion[:30], SIZE)):
+        second = cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        beside = np.full((240, 160, 3), 90, np.uint8)
+        if t >= 10:
+            beside[60:180] = second
+        frames.append(np.hstack([beside, frame]))
+    path = write_clip(tmp_path / "two.mp4", frames)
+    first, second = mouth_clips(path, "all")
+    assert (first.face, second.face) == (1, 2)
+    assert first.quality.missing == 0 and 10 <= second.quality.missing <= 22
+    assert second.quality.scale == pytest.approx(2 * first.quality.scale, rel=0.1)
+    (alone,) = mouth_clips(path, 2)
+    assert np.array_equal(alone.video, second.video)
+    with pytest.raises(InputError, match="no face 3, 2 found"):
+        mouth_clips(path, 3)
+
+
+def test_cut_to_another_place(tmp_path):
+    """The face goes on elsewhere: one person, without smoothing from the one place to the other."""
+    size = (640, 240)
+    places = np.repeat(movement(1, SIZE), 40, axis=0)
+    places[20:, 0, 2] += 320
+    (clip,) = mouth_clips(write_clip(tmp_path / "cut.mp4", moved(places, size)))
+    where = mapped(clip.transforms, mapped(places, np.tile(MOUTH, (40, 1))))
+    off = np.linalg.norm(where - 48, axis=1) > 4
+    assert clip.quality.faces == 1 and off.sum() <= 3
+
+
+def test_no_face(tmp_path):
+    path = write_clip(tmp_path / "empty.mp4", [np.full((240, 320, 3), 90, np.uint8)] * 5)
+    with pytest.raises(InputError, match=r"empty\.mp4: no face found"):
+        mouth_clips(path)
+
+
+def test_progress_counts_both_passes(portrait):
+    told = []
+    mouth_clips(portrait, progress=lambda done, total: told.append((done, total)))
+    assert told[0] == (1, 0) and told[-1] == (2 * FRAMES, 2 * FRAMES) and len(told) == 2 * FRAMES
+
+
+def test_newer_interface_of_mediapipe(tmp_path):
+    """With the models of the wheel put into a .task, whose landmarks this graph reads otherwise:
+    that the interface is used rightly, not where the points lie."""
+    mediapipe = pytest.importorskip("mediapipe")
+    models = Path(mediapipe.__file__).parent / "modules"
+    task = tmp_path / "face_landmarker.task"
+    with zipfile.ZipFile(task, "w") as archive:
+        archive.write(
+            models / "face_detection/face_detection_short_range.tflite", "face_detector.tflite"
+        )
+        archive.write(
+            models / "face_landmark/face_landmark.tflite", "face_landmarks_detector.tflite"
+        )
+    (frame,) = moved(movement(1, SIZE), SIZE)
+    with open_landmarker(task) as landmarker:
+        (face,) = landmarker.faces(frame)
+    assert face.shape == (68, 2)
+    task.write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"not a face_landmarker\.task"), open_landmarker(task):
+        pass
+
+
+# ---- geometry
+
+
+def test_similarity_is_the_least_squares_one():
+    rng = np.random.default_rng(1)
+    source, target = rng.normal(size=(3, 7, 2)), rng.normal(size=(7, 2))
+    for points, found in zip(source, align.similarity(source, target), strict=True):
+        x, y = points.T
+        zero, one = np.zeros(7), np.ones(7)
+        system = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+        (a, b, dx, dy), *_ = np.linalg.lstsq(system, target.T.reshape(-1), rcond=None)
+        assert found == pytest.approx(np.array([[a, -b, dx], [b, a, dy]]))
+
+
+def test_smoothing_averages_shapes_and_keeps_places():
+    points = np.random.default_rng(1).normal(size=(20, 5, 2)) + np.arange(20)[:, None, None]
+    for t, smoothed in enumerate(align.smooth(points)):
+        reach = min(t, 19 - t, 6)
+        shape = points[t - reach : t + reach + 1].mean(0)
+        assert smoothed == pytest.approx(shape - shape.mean(0) + points[t].mean(0))
+
+
+def test_gaps_are_filled_linearly_and_ends_held():
+    filled = align.fill_gaps({1: np.full((4, 2), 1.0), 4: np.full((4, 2), 7.0)}, 6)
+    assert filled[:, 0, 0] == pytest.approx([1, 1, 3, 5, 7, 7])
+
+
+def test_mean_face_and_its_four_parts():
+    assert align.MEAN_FACE.shape == (68, 2)
+    published = [
+        [102.0739, 94.2723],
+        [156.3613, 93.5782],
+        [129.0038, 135.9034],
+        [129.3134, 157.8230],
+    ]
+    assert align.SCHEMES[4].reference == pytest.approx(np.array(published), abs=0.01)
+
+
+def test_mean_face_itself_is_cropped_around_its_mouth():
+    for count, points in ((68, align.MEAN_FACE), (4, align.SCHEMES[4].reference)):
+        (transform,) = align.mouth_transforms(points[None])
+        mouth = points[list(align.SCHEMES[count].mouth)].mean(0)
+        assert transform[:, :2] == pytest.approx(np.eye(2), abs=1e-9)
+        assert transform[:, 2] == pytest.approx(48 - mouth)
+
+
+def test_large_faces_are_averaged_not_skipped_over():
+    """A pattern finer than the crop's pixels: its mean, in the right place."""
+    image = np.zeros((960, 960), np.uint8)
+    image[:, ::2] = 200
+    image[:480] //= 2
+    transform = np.array([[0.1, 0, 0], [0, 0.1, 0]])
+    crop = align.warp(image, transform, shrink=10)
+    assert crop[10:40, 10:86] == pytest.approx(50, abs=1) and crop[56:90, 10:86] == pytest.approx(
+        100, abs=1
+    )
+    assert crop[47, 50] < 60 < 90 < crop[49, 50]
+
+
+def test_share_outside():
+    halfway = np.array([[1.0, 0, 48], [0, 1, 0]])  # the image's left edge in the crop's middle
+    assert align.share_outside((200, 200), halfway) == pytest.approx(0.5, abs=0.07)
+
+
+# ---- landmark files
+
+
+def test_landmark_files_give_the_crop_of_the_detector(tmp_path, portrait, clip):
+    """As AV-HuBERT keeps them: a pickled list with an array or None a frame."""
+    with open_landmarker() as landmarker:
+        (person,) = follow_faces(video_frames(portrait), landmarker)
+    (track,) = person.tracks
+    rows = [track.points[t] for t in range(FRAMES)]
+    for name in ("a.pkl", "a.npy", "a.npz"):
+        path = tmp_path / name
+        if name.endswith("pkl"):
+            path.write_bytes(pickle.dumps(rows))
+        elif name.endswith("npy"):
+            np.save(path, np.stack(rows))
+        else:
+            np.savez(path, landmarks=np.stack(rows))
+        (other,) = mouth_clips(portrait, landmarks=path)
+        assert np.array_equal(other.video, clip.video)
+
+
+def test_four_landmarks_and_missing_frames(tmp_path, portrait, motion):
+    """As Auto-AVSR keeps those of mediapipe's detector: eyes, nose, mouth, as integers."""
+    eyes = [STABLE[1:3].mean(0), STABLE[3:5].mean(0)]
+    parts = np.array([*eyes, STABLE[0], MOUTH])
+    moving = mapped(motion, parts[:, None].repeat(FRAMES, 1)).swapaxes(0, 1)
+    rows = list(np.round(moving).astype(int))
+    rows[5] = rows[20] = None
+    (tmp_path / "4.pkl").write_bytes(pickle.dumps(rows))
+    (clip,) = mouth_clips(portrait, landmarks=tmp_path / "4.pkl")
+    where = mapped(clip.transforms, mapped(motion, np.tile(MOUTH, (FRAMES, 1))))
+    assert clip.quality.missing == 2
+    assert np.linalg.norm(where - 48, axis=1).max() < 3
+
+
+def test_nothing_in_a_landmark_file_is_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps([np.zeros((68, 2)), Evil()]))
+    with pytest.raises(InputError, match=r"evil\.pkl: refused, for it names .*mkdir"):
+        read_landmarks(path, 2)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "about"),
+    [
+        ([np.zeros((68, 2))] * 3, "of 3 frames for a video of 2"),
+        ([np.zeros((67, 2))] * 2, r"frame 0 holds \[67, 2\]"),
+        ([None, None], "no frame with a face"),
+        ([np.zeros((4, 2)), np.zeros((68, 2))], "68 and with 4"),
+        ([np.full((68, 2), np.nan)] * 2, "no frame with a face"),
+        (["left", "right"], "frame 0 holds"),
+        ({"a": 1}, "holds a dict"),
+        (3.0, "holds a float"),
+    ],
+)
+def test_landmark_files_of_another_form(tmp_path, rows, about):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(rows))
+    with pytest.raises(InputError, match=rf"x\.pkl: .*{about}"):
+        read_landmarks(path, 2)
+
+
+def test_damaged_landmark_files(tmp_path):
+    whole = pickle.dumps([np.zeros((68, 2))] * 2)
+    for name, content in (("a.pkl", whole[:-20]), ("b.npy", b"x"), ("c.npz", b""), ("d.pkl", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: .*copy it again"):
+            read_landmarks(tmp_path / name, 2)
+    with pytest.raises(InputError, match="not found"):
+        read_landmarks(tmp_path / "e.pkl", 2)
+
+
+# ---- decoding
+
+
+def numbered(count: int, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
+    """Frames that tell their number by their gray level."""
+    return [np.full((size[1], size[0], 3), 40 + 3 * t, np.uint8) for t in range(count)]
+
+
+def numbers(path: Path, **options) -> list[int]:
+    return [round((float(f.mean()) - 40) / 3) for f in video_frames(path, **options)]
+
+
+def test_25_fps_passes_unchanged(tmp_path):
+    assert numbers(write_clip(tmp_path / "a.mp4", numbered(40))) == list(range(40))
+
+
+@pytest.mark.parametrize("rate", [50, 30, 15, Fraction(30000, 1001), Fraction(24000, 1001)])
+def test_other_frame_rates(tmp_path, rate):
+    """At each 25th of a second the frame that is nearest in time, for the whole length."""
+    shown = numbers(write_clip(tmp_path / "a.mkv", numbered(60), rate=rate))
+    assert len(shown) == pytest.approx(60 / rate * 25, abs=1)
+    off = np.array(shown) / float(rate) - np.arange(len(shown)) / 25
+    assert np.abs(off).max() <= max(0.5 / 25, 1 / float(rate)) + 0.002
+
+
+def test_variable_frame_rate(tmp_path):
+    stamps = [0, 40, 50, 55, 200, 240, 600]
+    shown = numbers(write_clip(tmp_path / "a.mkv", numbered(7), stamps=stamps))
+    assert shown[:15] == [0, 3, 3, 3, 3, 4, *[5] * 9]
+    assert set(shown[15:]) == {6}
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 3), (180, 2), (-90, 1)])
+def test_rotated_video_comes_out_upright(tmp_path, rotation, turns):
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:16, :16] = 255  # upper left
+    stored = np.ascontiguousarray(np.rot90(image, turns))
+    path = write_clip(tmp_path / "a.mp4", [stored] * 3, rotation=rotation)
+    for frame in video_frames(path):
+        assert frame.shape == (48, 64, 3)
+        assert np.abs(frame.astype(int) - image).mean() < 8
+
+
+def test_audio_begins_with_the_first_frame(tmp_path):
+    """Whichever track begins later: silence, or audio left out."""
+    late = write_clip(tmp_path / "late.mkv", numbered(50), audio=tone(1.0), audio_start=0.5)
+    loud = np.abs(soundtrack(late, 50).astype(float).reshape(-1, 640)).mean(1) > 1000
+    assert not loud[:11].any() and loud[14:36].all() and not loud[40:].any()
+    stamps = [500 + 40 * t for t in range(20)]
+    early = write_clip(tmp_path / "early.mkv", numbered(20), audio=tone(0.8), stamps=stamps)
+    loud = np.abs(soundtrack(early, 20).astype(float).reshape(-1, 640)).mean(1) > 1000
+    assert loud[:6].all() and not loud[9:].any()
+
+
+def test_audio_of_any_file(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", numbered(25), audio=tone(1.0))
+    heard = read_audio(path).astype(float)
+    assert len(heard) == pytest.approx(16000, abs=1100)  # AAC's blocks
+    assert np.corrcoef(heard[2000:14000], tone(1.0)[2000:14000])[0, 1] > 0.99
+    write_wav(tmp_path / "a.wav", tone(0.5))
+    assert np.array_equal(read_audio(tmp_path / "a.wav"), load_audio(tmp_path / "a.wav"))
+    assert has_video(path) and not has_video(tmp_path / "a.wav")
+    silent = write_clip(tmp_path / "silent.mp4", numbered(5))
+    assert soundtrack(silent, 5) is None
+    with pytest.raises(InputError, match=r"silent\.mp4: no audio track"):
+        read_audio(silent)
+    with pytest.raises(InputError, match=r"a\.wav: no video track"):
+        next(video_frames(tmp_path / "a.wav"))
+
+
+def test_ready_made_clip_passes_unchanged(corpus):
+    path = next(corpus.glob("test/*/*.mp4"))
+    (clip,) = mouth_clips(path)
+    assert np.array_equal(clip.video, load_video(path))
+    assert clip.points is None and clip.quality.faces == 0
+
+
+# ---- files that are broken
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        mouth_clips(path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{path}")
+    return line
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_truncated(tmp_path, portrait, share):
+    whole = portrait.read_bytes()
+    (tmp_path / "a.mp4").write_bytes(whole[: int(len(whole) * share)])
+    assert "copy it again" in refused(tmp_path / "a.mp4")
+
+
+def test_matroska_without_its_end(tmp_path):
+    whole = write_clip(tmp_path / "a.mkv", numbered(70)).read_bytes()
+    (tmp_path / "b.mkv").write_bytes(whole[: len(whole) // 2])
+    assert "cut short" in refused(tmp_path / "b.mkv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a text\n" * 50,
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nclip.mp4\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile clip.mp4\n",
+        cv2.imencode(".jpg", np.zeros((100, 100, 3), np.uint8))[1].tobytes(),
+    ],
+    ids=["empty", "text", "playlist", "concat", "picture"],
+)
+def test_other_things_named_mp4(tmp_path, portrait, content):
+    """A playlist beside a real clip: nothing it names is opened."""
+    (tmp_path / "clip.mp4").write_bytes(portrait.read_bytes())
+    (tmp_path / "a.mp4").write_bytes(content)
+    refused(tmp_path / "a.mp4")
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "not found" in refused(tmp_path / "a.mp4")
+    assert "not found" in refused(tmp_path)
+
+
+def test_limits(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", numbered(50))
+    with pytest.raises(InputError, match="64x48, over the limit of 100 pixels"):
+        next(video_frames(path, Limits(pixels=100)))
+    with pytest.raises(InputError, match="longer than the limit of 1 s"):
+        list(video_frames(path, Limits(seconds=1)))
+    with pytest.raises(InputError, match="longer than the limit of 1 s"):
+        sound = write_clip(tmp_path / "b.mp4", numbered(5), audio=tone(2.0))
+        read_audio(sound, Limits(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["http:x.mp4", "a:b.mp4", "-i.mp4", "$(x) '\".mp4", "%03d.mp4", "new\nline.mp4", "ü.mp4"],
+)
+def test_odd_names(tmp_path, name):
+    assert numbers(write_clip(tmp_path / "a.mp4", numbered(4)).rename(tmp_path / name)) == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "codecs"),
+    [("mp4", ("libx264", "aac")), ("mkv", ("libx264", "aac")), ("mpg", ("mpeg1video", "mp2"))],
+)
+def test_random_damage_gives_a_video_or_one_error(tmp_path, ending, codecs):
+    whole = write_clip(
+        tmp_path / f"a.{ending}", numbered(10), audio=tone(0.4), codecs=codecs
+    ).read_bytes()
+    rng = random.Random(1)
+    path, outcomes = tmp_path / f"b.{ending}", set()
+    for attempt in range(90):
+        damaged = bytearray(whole[: rng.randrange(len(whole))] if attempt % 3 == 0 else whole)
+        for _ in range(rng.choice((1, 5, 50)) if damaged and attempt % 3 else 0):
+            start = 400 if attempt % 3 == 1 else 0
+            damaged[rng.randrange(start, len(damaged)) if start else rng.randrange(400)] = (
+                rng.randrange(256)
+            )
+        path.write_bytes(damaged)
+        try:
+            frames = sum(1 for _ in video_frames(path, Limits(seconds=60)))
+            soundtrack(path, frames)
+            outcomes.add("decoded")
+        except InputError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+            outcomes.add("refused")
+    assert outcomes == {"decoded", "refused"}
