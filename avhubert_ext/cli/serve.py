@@ -29,7 +29,8 @@ def _serve(args: argparse.Namespace) -> None:
     limits = Limits(args.max_mb, args.max_seconds, args.timeout)
     recogniser = partial(load, args.model, dictionary=args.dictionary, device=args.device)
     try:
-        serve(recogniser, args.model.name, args.host, args.port, args.noise, limits)
+        model = "/".join(args.model.resolve().parts[-2:])
+        serve(recogniser, model, args.host, args.port, args.noise, limits)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 

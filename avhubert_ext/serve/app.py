@@ -191,7 +191,7 @@ def _shown(name: str | None) -> str:
     """A file's name to show: never a path, nor anything a terminal would act on."""
     last = PurePath((name or "").replace("\\", "/")).name
     printable = "".join(c for c in last if c.isprintable())
-    return printable[-LONGEST_NAME:] or "upload"
+    return printable[-LONGEST_NAME:] if printable.strip(". ") else "upload"
 
 
 def _usable(clip: Clip, of_model: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -26,19 +27,20 @@ class WorkerProcess:
     """Does one job after another; where it dies or takes too long, another takes its place.
 
     make: called in the process, gives what does the jobs, and what `wait` is to tell about it;
-    it and everything sent must pickle.
-    purpose: what the process does, for errors. seconds: that a job may take.
-    memory: bytes of address space beyond what `make` took, None for any.
+    it and everything sent must pickle. purpose: what the process does, for errors. folder: for its
+    temporary files, which it may leave there. seconds: that a job may take. memory: bytes of
+    address space beyond what `make` took, None for any.
     """
 
     def __init__(
         self,
         make: Callable[[], tuple[Work, Any]],
         purpose: str,
+        folder: Path,
         seconds: float,
         memory: int | None = None,
     ) -> None:
-        self._arguments = (make, memory)
+        self._arguments = (make, folder, memory)
         self._purpose = purpose
         self._seconds = seconds
         self._closed = False
@@ -113,10 +115,14 @@ class WorkerProcess:
 
 
 def _serve(
-    connection: Connection, make: Callable[[], tuple[Work, Any]], memory: int | None
+    connection: Connection,
+    make: Callable[[], tuple[Work, Any]],
+    folder: Path,
+    memory: int | None,
 ) -> None:
     """The life of a worker process."""
     follow_parent()
+    tempfile.tempdir = str(folder)
     try:
         work, told = make()
     except InputError as error:

@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -24,6 +25,10 @@ from avhubert_ext.serve.limits import LIMITS, Limits
 from avhubert_ext.serve.process import WorkerProcess
 
 OWN_BABBLE = "babble of the clip's own speech"
+EXPOSED = (
+    "is not loopback: whoever reaches this machine can use the page, and browsers give it a "
+    "camera only by way of localhost or HTTPS"
+)
 LEAVE_SECONDS = 2  # for requests under way when the server ends
 
 
@@ -34,7 +39,6 @@ def serve(
     port: int = 8000,
     noise: Path | None = None,
     limits: Limits = LIMITS,
-    announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until the process is interrupted (SIGINT, SIGTERM).
 
@@ -47,17 +51,15 @@ def serve(
     with ExitStack() as stack:
         listener = stack.enter_context(closing(_listen(host, port)))
         samples = None if noise is None else read_audio(noise)
-        reader = WorkerProcess(
-            partial(make_reader, limits), "reading the clip", limits.job_seconds, limits.memory
-        )
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avhubert-ext-")))
+        seconds = limits.job_seconds
+        read, recognise = partial(make_reader, limits), partial(make_recogniser, load)
+        reader = WorkerProcess(read, "reading the clip", folder, seconds, limits.memory)
         stack.callback(reader.close)
-        recogniser = WorkerProcess(
-            partial(make_recogniser, load), "recognising the clip", limits.job_seconds
-        )
+        recogniser = WorkerProcess(recognise, "recognising the clip", folder, seconds)
         stack.callback(recogniser.close)
         modalities = recogniser.wait()
         reader.wait()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avhubert-ext-")))
         parts = Parts(
             reader,
             recogniser,
@@ -69,15 +71,15 @@ def serve(
             limits,
         )
         config = uvicorn.Config(
-            create_app(parts, host), log_level="warning", timeout_graceful_shutdown=LEAVE_SECONDS
+            create_app(parts, host),
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=LEAVE_SECONDS,
         )
         shown = f"[{host}]" if ":" in host else host
-        announce(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)")
+        print(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
         if not is_loopback(host):
-            announce(
-                f"warning: {host} is not loopback: whoever reaches this machine can use the page; "
-                "browsers give it a camera only by way of localhost or HTTPS"
-            )
+            print(f"warning: {host} {EXPOSED}", file=sys.stderr)
         uvicorn.Server(config).run(sockets=[listener])
 
 

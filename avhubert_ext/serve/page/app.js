@@ -56,6 +56,8 @@ async function show(received) {
   $("warnings").replaceChildren(...clip.warnings.map((text) => make("li", "", text)));
   showQuality();
   $("transcripts").replaceChildren(...clip.modalities.map(transcriptPanel));
+  $("steps").hidden = true;
+  $("drop").classList.add("small");
   $("result").hidden = false;
   await player.open(clip, settings);
   await recognise();
@@ -209,8 +211,9 @@ function drawCurves(said) {
       return (100 * edits(align(said, wordsOf(found.text)))) / said.length;
     }),
   }));
+  const labels = settings.levels.map((level) => levelName(level).replace(" dB", ""));
   $("chart").replaceChildren(
-    drawChart(settings.levels.map(levelName), curves, Number($("level").value)));
+    drawChart(labels, curves, Number($("level").value), $("chart").clientWidth));
 }
 
 function showWork(text, done, of) {
@@ -322,6 +325,7 @@ async function start() {
     draw();
   });
   $("all-levels").addEventListener("click", allLevels);
+  window.addEventListener("resize", () => clip && draw());
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();

@@ -1,23 +1,25 @@
 // How many words differ at each level of noise: curves that grow as levels are tried.
 
-const [WIDTH, HEIGHT] = [560, 220];
+const HEIGHT = 220; // pixels, as all here
+const LABEL = 32; // the width of one
 const [LEFT, RIGHT, TOP, BOTTOM] = [36, 96, 12, 28];
 
 // curves: [{ name, kind, rates: [% or undefined for each label] }]; here: number of the level shown.
-export function drawChart(labels, curves, here) {
+export function drawChart(labels, curves, here, width) {
   const known = curves.flatMap(({ rates }) => rates.filter((rate) => rate !== undefined));
   const top = Math.max(100, ...known);
-  const x = (n) => LEFT + (n / (labels.length - 1)) * (WIDTH - LEFT - RIGHT);
+  const x = (n) => LEFT + (n / (labels.length - 1)) * (width - LEFT - RIGHT);
   const y = (rate) => TOP + (1 - rate / top) * (HEIGHT - TOP - BOTTOM);
-  const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+  const svg = element("svg", { width, height: HEIGHT, role: "img" });
   svg.setAttribute("aria-label", summary(labels, curves));
 
   for (const rate of [0, 50, 100]) {
     svg.append(element("line", {
-      class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(rate), y2: y(rate) }));
+      class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(rate), y2: y(rate) }));
     svg.append(element("text", { x: LEFT - 6, y: y(rate) + 4, "text-anchor": "end" }, rate));
   }
-  labels.forEach((label, n) => svg.append(
+  const every = Math.ceil(LABEL / (x(1) - x(0)));
+  labels.forEach((label, n) => n % every || svg.append(
     element("text", { x: x(n), y: HEIGHT - 8, "text-anchor": "middle" }, label)));
   svg.append(element("line", {
     class: "here", x1: x(here), x2: x(here), y1: TOP, y2: HEIGHT - BOTTOM }));
@@ -36,7 +38,7 @@ export function drawChart(labels, curves, here) {
   }
   for (const { name, kind, at } of apart(names, 15)) {
     const group = element("g", { class: kind });
-    group.append(element("text", { class: "name", x: WIDTH - RIGHT + 10, y: at }, name));
+    group.append(element("text", { class: "name", x: width - RIGHT + 10, y: at }, name));
     svg.append(group);
   }
   return svg;
