@@ -1,7 +1,9 @@
 """What is exported: parts of a recogniser that map tensors of one clip to tensors.
 
-A clip has T frames and no padding. Its memory is what the decoder looks at: keys and values of the
-cross-attention of all N layers, [N, 2, 1, H, T, d] for H heads of width d.
+A graph for the frontend of each stream, so that one which is missing costs nothing; the encoder
+behind them; a step of the decoder. A clip has T frames and no padding. Its memory is what the
+decoder looks at: keys and values of the cross-attention of all N layers, [N, 2, 1, H, T, d] for H
+heads of width d.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.frontends import WaveformResNet18
 
 EXAMPLE_FRAMES, EXAMPLE_ROWS, EXAMPLE_PAST, EXAMPLE_NEW = 25, 3, 7, 2
 
@@ -45,48 +48,62 @@ def recognizer_graphs(model: AVRecognizer | CTCAttentionRecognizer) -> dict[str,
 
 
 def avhubert_graphs(model: AVRecognizer) -> dict[str, Graph]:
-    """A graph a stream, so that one which is missing costs nothing, and is zeros to `encoder`."""
-    encoder, dim = model.encoder.fuse().float(), model.encoder.config.dim
-    audio, video = encoder.feature_extractor_audio, encoder.feature_extractor_video
+    """`audio` [1, T, 104] and `video` [1, 1, T, 88, 88] -> `projected` [1, T, D], zeros for a
+    stream that is missing; both -> `memory`."""
+    encoder, dim = model.encoder.fuse(), model.encoder.config.dim
+    frontends = {
+        "audio": encoder.feature_extractor_audio.proj,
+        "video": VideoTrunk(encoder.feature_extractor_video),
+    }
     encoder.feature_extractor_audio = encoder.feature_extractor_video = None
-    # Two tensors, or the exporter takes them for one.
-    streams = {name: torch.zeros(1, EXAMPLE_FRAMES, dim) for name in ("audio", "video")}
+    joined = JoinedEncoder(encoder, model.bridge, MemoryProjection(model.decoder))
+    widths = dict.fromkeys(frontends, dim)
     return {
-        "audio": Graph(
-            audio,
-            {"audio": torch.zeros(1, FEATURES, EXAMPLE_FRAMES)},
-            {"audio": {2: "frames"}},
-            ("projected",),
-        ),
-        "video": Graph(video, {"video": _video()}, {"video": {2: "frames"}}, ("projected",)),
-        "encoder": Graph(
-            JoinedEncoder(encoder, model.bridge, MemoryProjection(model.decoder)),
-            streams,
-            {name: {1: "frames"} for name in streams},
-            ("memory",),
-        ),
+        **_frontend_graphs(frontends, FEATURES),
+        "encoder": _encoder_graph(joined, widths, ("memory",)),
         "decoder": decoder_graph(model.decoder),
     }
 
 
 def ctc_attention_graphs(model: CTCAttentionRecognizer) -> dict[str, Graph]:
-    """One graph for the encoder, with the inputs of its modality; waveforms are [1, T, 640]."""
-    modality = model.encoder.config.modality
-    inputs, axes = {}, {}
-    if modality != "audio":
-        inputs["video"], axes["video"] = _video(), {2: "frames"}
-    if modality != "video":
-        inputs["audio"] = torch.zeros(1, EXAMPLE_FRAMES, SAMPLES_PER_FRAME)
-        axes["audio"] = {1: "frames"}
-    encoder = CTCEncoder(model.encoder.fuse(), model.ctc, MemoryProjection(model.decoder))
+    """`video` [1, 1, T, 88, 88] and waveforms `audio` [1, T, 640], as far as the model takes them,
+    -> `projected`, each as wide as its frontend; those -> `memory`, and log probabilities `ctc`
+    [1, T, V]."""
+    encoder = model.encoder.fuse()
+    frontends, widths = {}, {}
+    if encoder.audio is not None:
+        frontends["audio"] = WaveformTrunk(encoder.audio.frontend)
+        widths["audio"] = encoder.audio.frontend.out_channels
+        encoder.audio.frontend = None
+    if encoder.video is not None:
+        frontends["video"] = VideoTrunk(encoder.video.frontend)
+        widths["video"] = encoder.video.frontend.out_channels
+        encoder.video.frontend = None
+    whole = CTCEncoder(encoder, model.ctc, MemoryProjection(model.decoder))
     return {
-        "encoder": Graph(encoder, inputs, axes, ("memory", "ctc")),
+        **_frontend_graphs(frontends, SAMPLES_PER_FRAME),
+        "encoder": _encoder_graph(whole, widths, ("memory", "ctc")),
         "decoder": decoder_graph(model.decoder),
     }
 
 
-def _video() -> Tensor:
-    return torch.zeros(1, 1, EXAMPLE_FRAMES, CROP, CROP)
+def _frontend_graphs(frontends: dict[str, nn.Module], audio_width: int) -> dict[str, Graph]:
+    examples = {
+        "audio": (torch.zeros(1, EXAMPLE_FRAMES, audio_width), 1),
+        "video": (torch.zeros(1, 1, EXAMPLE_FRAMES, CROP, CROP), 2),
+    }
+    graphs = {}
+    for name, module in frontends.items():
+        example, axis = examples[name]
+        inputs, axes = {"input": example}, {"input": {axis: "frames"}}
+        graphs[name] = Graph(module, inputs, axes, ("projected",))
+    return graphs
+
+
+def _encoder_graph(module: nn.Module, widths: dict[str, int], outputs: tuple[str, ...]) -> Graph:
+    # A tensor each, or the exporter takes them for one.
+    inputs = {name: torch.zeros(1, EXAMPLE_FRAMES, width) for name, width in widths.items()}
+    return Graph(module, inputs, {name: {1: "frames"} for name in inputs}, outputs)
 
 
 def decoder_graph(decoder: TransformerDecoder) -> Graph:
@@ -139,19 +156,40 @@ class JoinedEncoder(nn.Module):
         return self.memory(self.bridge(blocks.layer_norm(states[-1])))
 
 
+class VideoTrunk(nn.Module):
+    """[1, 1, T, 88, 88] -> [1, T, C]."""
+
+    def __init__(self, frontend: nn.Module) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def forward(self, input: Tensor) -> Tensor:  # the name that nn.Linear has for it, too
+        return self.frontend(input)
+
+
+class WaveformTrunk(nn.Module):
+    """[1, T, 640] -> [1, T, C]."""
+
+    def __init__(self, frontend: WaveformResNet18) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.frontend(input.flatten(1)[:, None])
+
+
 class CTCEncoder(nn.Module):
-    """The encoder of a CTC/attention recogniser, its CTC layer, the memory."""
+    """The encoder of a CTC/attention recogniser behind its frontends, CTC layer, the memory."""
 
     def __init__(self, encoder: ConformerEncoder, ctc: nn.Module, memory: nn.Module) -> None:
         super().__init__()
         self.encoder, self.ctc, self.memory = encoder, ctc, memory
 
     def forward(
-        self, video: Tensor | None = None, audio: Tensor | None = None
+        self, audio: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """[1, 1, T, 88, 88], [1, T, 640] -> memory, and CTC's log probabilities [1, T, V]."""
-        waveform = None if audio is None else audio.flatten(1)[:, None]
-        encoded = self.encoder(video, None, waveform)
+        """[1, T, C] each -> memory, and CTC's log probabilities [1, T, V]."""
+        encoded = self.encoder.encode_streams(video, audio, None)
         return self.memory(encoded), self.ctc(encoded).log_softmax(dim=-1)
 
 

@@ -120,13 +120,24 @@ class ConformerEncoder(nn.Module):
             wanted = {"both": "video and audio"}.get(self.config.modality, self.config.modality)
             raise InputError(f"the model takes {wanted}: give it that and nothing else")
         check_streams(audio, waveform_frames(audio), video, padding_mask)
-        streams = []
+        seen = heard = None
         if self.video is not None:
             # The only convolution over time sees pixels: zeros at padding as beyond a clip.
-            streams.append(self.video(self.video.frontend(video), padding_mask))
+            seen = self.video.frontend(video)
         if self.audio is not None:
             masked = padding_mask if self.config.mask_padding else None
-            streams.append(self.audio(self.audio.frontend(audio, masked), padding_mask))
+            heard = self.audio.frontend(audio, masked)
+        return self.encode_streams(seen, heard, padding_mask)
+
+    def encode_streams(
+        self, video: Tensor | None, audio: Tensor | None, padding_mask: Tensor | None
+    ) -> Tensor:
+        """What the frontends gave, [B, T, C] each, -> [B, T, D]."""
+        streams = []
+        if self.video is not None:
+            streams.append(self.video(video, padding_mask))
+        if self.audio is not None:
+            streams.append(self.audio(audio, padding_mask))
         return streams[0] if self.fusion is None else self.fusion(torch.cat(streams, dim=-1))
 
     def fuse(self) -> ConformerEncoder:

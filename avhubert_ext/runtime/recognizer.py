@@ -85,12 +85,19 @@ class ExportedRecognizer(ABC):
         log_probs = np.take_along_axis(found["log_probs"][0], tokens.T, axis=1)[:-1, 0]
         attention = found["attention"][0, :-1] if encoded.ctc is None else None
         pieces = tuple(self.model.symbols[token] for token in best.tokens[:-1])
-        return Recognition(
-            pieces, best.tokens[:-1], best.score, log_probs, attention, ctc=encoded.ctc
-        )
+        return Recognition(pieces, best.tokens[:-1], best.score, log_probs, attention, encoded.ctc)
 
     def rows(self, encoded: Encoded) -> DecoderRows:
         return DecoderRows(self.graph("decoder"), self.model, encoded.memory)
+
+    def project(self, audio: np.ndarray | None, video: np.ndarray | None) -> Arrays:
+        """What the frontends make of the streams that there are: [1, T, C] by name."""
+        given = {"audio": audio, "video": None if video is None else video[None]}
+        return {
+            name: self.graph(name)({"input": stream[None]})["projected"]
+            for name, stream in given.items()
+            if stream is not None
+        }
 
 
 class AVHubert(ExportedRecognizer):
@@ -104,12 +111,7 @@ class AVHubert(ExportedRecognizer):
         self.beam = beam
 
     def encode(self, audio: np.ndarray | None, video: np.ndarray | None) -> Encoded:
-        streams: Arrays = {}
-        if audio is not None:
-            features = np.ascontiguousarray(audio.T)[None]
-            streams["audio"] = self.graph("audio")({"audio": features})["projected"]
-        if video is not None:
-            streams["video"] = self.graph("video")({"video": video[None, None]})["projected"]
+        streams = self.project(audio, video)
         missing = np.zeros_like(next(iter(streams.values())))
         both = {"audio": missing, "video": missing} | streams
         return Encoded(self.graph("encoder")(both)["memory"])
@@ -129,12 +131,7 @@ class CTCAttention(ExportedRecognizer):
         self.beam = beam
 
     def encode(self, audio: np.ndarray | None, video: np.ndarray | None) -> Encoded:
-        inputs: Arrays = {}
-        if audio is not None:
-            inputs["audio"] = audio[None]
-        if video is not None:
-            inputs["video"] = video[None, None]
-        found = self.graph("encoder")(inputs)
+        found = self.graph("encoder")(self.project(audio, video))
         return Encoded(found["memory"], found["ctc"][0])
 
     def search(self, encoded: Encoded) -> list[Hypothesis]:
