@@ -7,6 +7,7 @@ import zipfile
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -350,6 +351,17 @@ def test_rotated_video_comes_out_upright(tmp_path, rotation, turns):
     for frame in video_frames(path):
         assert frame.shape == (48, 64, 3)
         assert np.abs(frame.astype(int) - image).mean() < 8
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        frame = av.VideoFrame.from_ndarray(np.zeros((96, 64, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    assert next(video_frames(path)).shape == (96, 128, 3)
 
 
 def test_audio_begins_with_the_first_frame(tmp_path):

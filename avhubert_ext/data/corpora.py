@@ -60,6 +60,8 @@ def plain_videos(inputs: Iterable[Path]) -> list[Source]:
     for given in inputs:
         if given.is_dir():
             sources += [Source(v, key, key) for v, key in _videos(given, "**/*")]
+        elif not given.is_file():
+            raise InputError(f"{given}: not found; mend the path")
         else:
             sources.append(Source(given, given.stem, given.stem))
     if not sources:

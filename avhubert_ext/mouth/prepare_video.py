@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -106,7 +107,7 @@ def _work(
             for job in as_completed([pool.submit(_prepare_one, s, out, settings) for s in todo]):
                 line = job.result()
                 if "error" in line:
-                    bar.write(f"failed: {line['error']}")
+                    bar.write(f"failed: {line['error']}", file=sys.stderr)
                 bar.update()
                 yield line
         except BrokenProcessPool:

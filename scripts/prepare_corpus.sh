@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# From a raw corpus to manifests: the mouth region of every video, its transcript, subwords.
+#
+#   CORPUS=DIR scripts/prepare_corpus.sh LAYOUT [OPTION...]
+#
+# LAYOUT is how CORPUS is laid out:
+#   lrs3      {trainval,test,pretrain}/SPEAKER/CLIP.{mp4,txt}
+#   lrs2      {main,pretrain}/ID/CLIP.{mp4,txt} with train.txt, val.txt and test.txt
+#   grid      CLIP.mpg and CLIP.align below s1 ... s34; s1, s2, s20 and s22 are for the test
+#   folder    [SPEAKER/]CLIP.* with CLIP.txt, plain text; a tenth of the speakers is for the test
+# Pretrain clips are cut into pieces of at most 24 s. An OPTION is one of `avhubert-ext prepare-video`,
+# `--landmarks DIR` for one. Results: runs/LAYOUT/mouths, to look at in sheets/, and runs/LAYOUT/data,
+# for trainings. WORK=DIR takes another folder; SUBWORDS=DIR the subwords in it instead of 1000 new
+# ones, VOCABULARY=N another number; SKIP_FAILED=1 goes on without the videos that failed.
+# Killed? Run it again: it goes on.
+set -euo pipefail
+given="CORPUS WORK SUBWORDS"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
+
+case "${1:-}" in lrs3 | lrs2 | grid | folder) layout=$1 ;; *) usage ;; esac
+shift
+work=${WORK:-runs/$layout}
+subwords=(--vocabulary "${VOCABULARY:-1000}")
+if [ -n "${SUBWORDS:-}" ]; then subwords=(--reuse-subwords "$SUBWORDS"); fi
+
+avhubert-ext prepare-video "${CORPUS:?name the folder of the corpus}" "$work/mouths" \
+  --layout "$layout" "$@" || [ "${SKIP_FAILED:-}" = 1 ] ||
+  fail "see above; SKIP_FAILED=1 goes on without the videos that failed"
+avhubert-ext prepare --corpus "$work/mouths" --out "$work/data" "${subwords[@]}"

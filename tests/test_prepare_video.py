@@ -1,0 +1,304 @@
+"""`avhubert-ext prepare-video` and the recipe around it, on miniatures of the corpora."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run, run_well
+from portrait import moved, movement, tone, write_clip
+
+from avhubert_ext.cli import main
+from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.corpora import corpus_sources, pieces, plain_videos
+from avhubert_ext.data.video import load_video
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth.clip import mouth_clips
+
+SIZE = (200, 160)
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    """Half a second of a face with sound."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    return write_clip(path, moved(movement(FRAMES, SIZE, 0.8), SIZE), audio=tone(FRAMES / 25))
+
+
+def put(source: Path, target: Path, text: str | None = None, suffix: str = ".txt") -> Path:
+    """Copy a video, with a transcript beside it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+    if text is not None:
+        target.with_suffix(suffix).write_text(text)
+    return target
+
+
+def prepare_video(*words: str | Path) -> int:
+    """In this process, which is faster than a command of its own; returns the exit code."""
+    return main([str(w) for w in ("prepare-video", *words, "--workers", "1")])
+
+
+def report(out: Path, name: str = "report.jsonl") -> dict[str, dict]:
+    lines = [json.loads(line) for line in (out / name).read_text().splitlines()]
+    return {line["name"]: line for line in lines}
+
+
+def files(out: Path) -> set[str]:
+    return {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+
+
+# ---- one video, a folder
+
+
+def test_one_video(video, tmp_path):
+    assert prepare_video(video, tmp_path / "out") == 0
+    assert files(tmp_path / "out") == {"clip.mp4", "clip.wav", "sheets/clip.jpg", "report.jsonl"}
+    (clip,) = mouth_clips(video)
+    written = load_video(tmp_path / "out/clip.mp4")
+    assert written.shape == (FRAMES, 96, 96)
+    assert np.abs(written.astype(int) - clip.video).mean() < 1.5
+    assert np.array_equal(load_audio(tmp_path / "out/clip.wav"), clip.audio)
+    assert cv2.imread(str(tmp_path / "out/sheets/clip.jpg")).shape[1] == 8 * 192
+    (quality,) = report(tmp_path / "out")["clip"]["quality"]
+    assert quality["frames"] == FRAMES and quality["missing"] == 0
+
+
+def test_folder_with_broken_files(video, tmp_path, capfd):
+    """Each is named and counted, the others are written, and nothing outside the folder."""
+    raw = tmp_path / "raw"
+    put(video, raw / "a/good.mp4")
+    put(video, raw / "b/http:x %d $(touch y).mp4")
+    (raw / "zero.mp4").write_bytes(b"")
+    (raw / "cut.mp4").write_bytes(video.read_bytes()[:2000])
+    (raw / "text.avi").write_text("no video")
+    (raw / "notes.txt").write_text("not looked at")
+    write_clip(raw / "silent.mkv", moved(movement(3, SIZE, 0.8), SIZE))
+    write_clip(raw / "empty.mp4", [np.full((160, 200, 3), 90, np.uint8)] * 3)
+    before = files(tmp_path)
+    assert prepare_video(raw, tmp_path / "out") == 1
+    failed = {name for name, line in report(tmp_path / "out").items() if "error" in line}
+    assert failed == {"zero", "cut", "text", "empty"}
+    told = capfd.readouterr().err
+    assert "4 of 7 videos failed" in told and "empty, 0 bytes" in told and "no face found" in told
+    good = ("a/good", "b/http:x %d $(touch y)", "silent")
+    expected = {f"out/{name}.mp4" for name in good} | {f"out/sheets/{name}.jpg" for name in good}
+    expected |= {f"out/{name}.wav" for name in good[:2]} | {"out/report.jsonl"}
+    assert files(tmp_path) - before == expected
+
+
+def test_rerun_does_only_what_is_left(video, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        put(video, raw / f"{name}.mp4")
+    (raw / "c.mp4").write_bytes(b"")
+    assert prepare_video(raw, out) == 1
+    stamps = {name: (out / f"{name}.mp4").stat().st_mtime_ns for name in "ab"}
+    put(video, raw / "c.mp4")
+    os.utime(raw / "b.mp4", (1, 1))  # another video
+    with (out / "report.jsonl").open("a") as log:
+        log.write('{"name": "a", "vid')  # cut short by a kill
+    assert prepare_video(raw, out) == 0
+    assert (out / "a.mp4").stat().st_mtime_ns == stamps["a"]
+    assert (out / "b.mp4").stat().st_mtime_ns > stamps["b"]
+    assert set(report(out)) == {"a", "b", "c"}
+    assert prepare_video(raw, out, "--face", "1") == 0  # other settings
+    assert (out / "a.mp4").stat().st_mtime_ns > stamps["a"]
+
+
+def test_killed_and_started_again(video, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(6):
+        put(video, raw / f"{number}.mp4")
+    command = [sys.executable, "-m", "avhubert_ext.cli", "prepare-video", raw, out]
+    process = subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.DEVNULL)
+    while not (out / "report.jsonl").is_file() or not (out / "report.jsonl").stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(report(out))
+    assert prepare_video(raw, out) == 0
+    assert 0 < done < 6 and set(report(out)) == set("012345")
+    assert not list(out.rglob("*.part*"))
+
+
+def test_shards_make_up_the_whole(video, tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        put(video, raw / f"{name}.mp4")
+    for number in (1, 2):
+        assert prepare_video(raw, out, "--shard", f"{number}/2") == 0
+    assert set(report(out, "report-1-of-2.jsonl")) == {"a", "c"}
+    assert set(report(out, "report-2-of-2.jsonl")) == {"b"}
+    assert {f"{name}.mp4" for name in "abc"} <= files(out)
+
+
+def test_all_faces(video, tmp_path):
+    pair = [np.hstack([f, f]) for f in moved(movement(FRAMES, SIZE, 0.8), SIZE)]
+    path = write_clip(tmp_path / "pair.mp4", pair)
+    assert prepare_video(path, tmp_path / "out", "--face", "all") == 0
+    assert report(tmp_path / "out")["pair"]["clips"] == ["pair_face1", "pair_face2"]
+    assert {"pair_face1.mp4", "pair_face2.mp4", "sheets/pair_face2.jpg"} <= files(tmp_path / "out")
+
+
+def test_landmarks_of_a_folder(video, tmp_path, capfd):
+    raw, marks = tmp_path / "raw", tmp_path / "marks"
+    put(video, raw / "s/a.mp4")
+    put(video, raw / "s/b.mp4")
+    (marks / "s").mkdir(parents=True)
+    eyes_nose_mouth = np.array([[[80, 60], [120, 60], [100, 80], [100, 100]]] * FRAMES)
+    np.save(marks / "s/a.npy", eyes_nose_mouth)
+    assert prepare_video(raw, tmp_path / "out", "--landmarks", marks) == 1
+    assert "b.pkl not found: every clip needs its landmarks" in capfd.readouterr().err
+    assert "s/a.mp4" in files(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        (("raw", "raw"), "lie in the folder to write"),
+        (("raw", "nothing", "out"), "nothing: not found"),
+        (("none", "out"), "no video in it"),
+        (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
+        (("raw", "out", "--layout", "lrs3"), "not laid out as lrs3"),
+        (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
+        (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
+        (("twice", "out"), "would both become a.mp4"),
+    ],
+)
+def test_wrong_use(video, tmp_path, monkeypatch, capfd, words, about):
+    monkeypatch.chdir(tmp_path)
+    put(video, Path("raw/a.mp4"))
+    Path("none").mkdir()
+    put(video, Path("twice/a.mp4"))
+    put(video, Path("twice/a.avi"))
+    assert prepare_video(*words) == 1
+    assert about in capfd.readouterr().err.splitlines()[-1]
+
+
+# ---- corpora
+
+
+def lrs2(video: Path, root: Path) -> None:
+    for speaker in ("55", "56", "57"):
+        put(video, root / f"main/{speaker}/00001.mp4", "Text:  HELLO THERE\nConf:  4\n")
+    (root / "train.txt").write_text("55/00001\n../../../etc/passwd\n")
+    (root / "val.txt").write_text("56/00001\n")
+    (root / "test.txt").write_text("57/00001 NF\n")
+
+
+def grid(video: Path, root: Path) -> None:
+    words = "0 7250 sil\n7250 10250 lay\n10250 11000 blue\n11000 12000 sp\n12000 74500 now\n"
+    for speaker in ("s1", "s3", "s4"):
+        put(video, root / f"{speaker}/video/lbbn1a.mpg")
+        path = root / f"align/{speaker}/lbbn1a.align"
+        path.parent.mkdir(parents=True)
+        path.write_text(words)
+
+
+def folder(video: Path, root: Path) -> None:
+    for speaker in ("ann", "bob", "eve"):
+        put(video, root / f"{speaker}/1.mkv", "some plain words,\nin two lines\n")
+
+
+def lrs3(video: Path, root: Path) -> None:
+    for place in ("trainval/A", "trainval/B", "test/C"):
+        put(video, root / f"{place}/50001.mp4", "Text:  HELLO THERE\nConf:  4\n")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "text"),
+    [
+        (lrs2, "hello there"),
+        (grid, "lay blue now"),
+        (folder, "some plain words, in two lines"),
+        (lrs3, "hello there"),
+    ],
+)
+def test_corpus_to_manifests(video, tmp_path, corpus, text):
+    """The recipe, from a miniature of the raw corpus to what trainings read."""
+    corpus(video, tmp_path / "raw")
+    environment = {"CORPUS": str(tmp_path / "raw"), "WORK": str(tmp_path / "work")}
+    subwords = str(Path(__file__).parent.parent / "scripts/models/tiny-teacher")
+    run_well("scripts/prepare_corpus.sh", corpus.__name__, "--workers", "1",
+             SUBWORDS=subwords, OMP_NUM_THREADS="1", **environment)  # fmt: skip
+    data = tmp_path / "work/data"
+    for split in ("train", "valid", "test"):
+        assert (data / f"{split}.wrd").read_text() == f"{text}\n"
+        (row,) = (data / f"{split}.tsv").read_text().splitlines()[1:]
+        assert row.split("\t")[3:] == [str(FRAMES), str(FRAMES * 640)]
+    assert len(list((tmp_path / "work/mouths/sheets").rglob("*.jpg"))) == 3
+
+
+def test_recipe_stops_at_failures_unless_told_otherwise(video, tmp_path):
+    lrs3(video, tmp_path / "raw")
+    put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript
+    environment = {"CORPUS": str(tmp_path / "raw"), "WORK": str(tmp_path / "work")}
+    environment |= {"SUBWORDS": "scripts/models/tiny-teacher", "OMP_NUM_THREADS": "1"}
+    result = run("scripts/prepare_corpus.sh", "lrs3", **environment)
+    assert result.returncode == 1 and "50002.mp4: no transcript" in result.stdout
+    assert not (tmp_path / "work/data").exists()
+    run_well("scripts/prepare_corpus.sh", "lrs3", SKIP_FAILED="1", **environment)
+    assert (tmp_path / "work/data/train.tsv").is_file()
+
+
+def test_grid_speakers_for_the_test(video, tmp_path):
+    grid(video, tmp_path)
+    names = {source.name for source in corpus_sources("grid", tmp_path)}
+    assert names == {"test/s1/lbbn1a", "trainval/s3/lbbn1a", "trainval/s4/lbbn1a"}
+
+
+def test_pretrain_clips_are_cut_between_words(video, tmp_path):
+    """Pieces of at most 24 s, with their words, frames and samples."""
+    words = [(f"W{n}", 0.4 * n, 0.4 * n + 0.3) for n in range(100)]
+    lines = "".join(f"{w} {start:.2f} {end:.2f} 5.1\n" for w, start, end in words)
+    put(
+        video,
+        tmp_path / "pretrain/A/00001.mp4",
+        f"Text:  W0 ...\nConf: 3\n\nWORD START END ASDSCORE\n{lines}",
+    )
+    (source,) = corpus_sources("lrs3", tmp_path)
+    assert source.name == "trainval/A/pretrain_00001"
+    said = pieces(source)
+    assert " ".join(p.text for p in said) == " ".join(w for w, *_ in words)
+    assert all(p.end - p.start <= 24 for p in said) and len(said) == 2
+    assert [p.suffix for p in said] == ["_00", "_01"]
+
+
+def test_pieces_of_a_video(video, tmp_path):
+    put(
+        video,
+        tmp_path / "raw/pretrain/A/00001.mp4",
+        "WORD START END ASDSCORE\nA 0.08 0.2 1\nB 0.2 0.4 1\n",
+    )
+    assert prepare_video(tmp_path / "raw", tmp_path / "out", "--layout", "lrs3") == 0
+    name = tmp_path / "out/trainval/A/pretrain_00001_00"
+    (clip,) = mouth_clips(video)
+    assert np.array_equal(load_audio(f"{name}.wav"), clip.audio[2 * 640 : 10 * 640])
+    assert np.abs(load_video(f"{name}.mp4").astype(int) - clip.video[2:10]).mean() < 1.5
+    assert Path(f"{name}.txt").read_text() == "Text:  A B\n"
+
+
+def test_clips_right_in_a_folder_are_a_speaker_each(video, tmp_path):
+    for name in "abcde":
+        put(video, tmp_path / f"{name}.mp4", "words")
+    names = sorted(source.name for source in corpus_sources("folder", tmp_path))
+    assert sum(name.startswith("test/") for name in names) == 1
+    assert sorted(name.split("/", 1)[1] for name in names) == [f"{c}/{c}" for c in "abcde"]
+
+
+def test_folders_are_searched_for_videos_only(video, tmp_path):
+    put(video, tmp_path / "x/A.MP4")
+    put(video, tmp_path / "x/y.z/b.c.mp4", "not a video")
+    assert [s.name for s in plain_videos([tmp_path])] == ["x/A", "x/y.z/b.c"]
+    with pytest.raises(InputError, match="known endings are"):
+        plain_videos([])
