@@ -59,7 +59,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar=("NAME", "FILE"),
-        help="a recogniser of any kind that `convert` reads; repeat; without any: only the report",
+        help="a recogniser of any kind that `convert` reads, or a folder of `export`; repeat; "
+        "without any: only the report",
     )
     parser.add_argument("--data", type=Path, required=True, help="manifest folder")
     parser.add_argument("--split", default="test")

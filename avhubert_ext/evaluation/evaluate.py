@@ -32,10 +32,10 @@ from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.families import Family, load_family
+from avhubert_ext.evaluation.families import Family, load_family, model_file, origin_of
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import read_masks, read_origin, strip_prefix
+from avhubert_ext.models.checkpoint import read_masks, strip_prefix
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
@@ -263,7 +263,8 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
         if name != Path(name).name or name in ("", ".", ".."):
             raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
     evaluator = Evaluator(config)
-    for name, path in models:
+    for name, given in models:
+        path = model_file(given)
         model = evaluator.load(path)
         begin_model(out / name, path, config, model)
         with tqdm(evaluator.passes(model), unit="pass", desc=f"evaluate {name}") as bar:
@@ -315,13 +316,13 @@ def digest(*paths: Path) -> str:
 
 def describe_model(path: Path, model: Family) -> dict[str, Any]:
     """The encoder's network and cost, parameters without pruned ones; its training's batch."""
-    encoder = model.model.encoder
+    encoder = model.encoder
     c = encoder.config
     parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(model.visual, model.block, c.layers, c.dim, c.ffn, *cost)),
-        "trained_with": read_origin(path).get("trained_with", "unknown"),
+        "trained_with": origin_of(path).get("trained_with", "unknown"),
     }
 
 

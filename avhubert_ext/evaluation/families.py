@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch
-from avhubert_ext.data.text import Vocabulary, check_dictionary
+from avhubert_ext.data.text import Vocabulary, check_dictionary, dictionary_digest
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
-from avhubert_ext.models.checkpoint import load_recognizer, read_origin
-from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.models.checkpoint import build, load_recognizer, read_origin
+from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
+from avhubert_ext.runtime import load_exported
+from avhubert_ext.runtime.folder import MODEL_FILE, read_model
 
 
 class AVHubertFamily:
@@ -21,7 +26,7 @@ class AVHubertFamily:
     def __init__(
         self, model: AVRecognizer, dictionary: Path, modalities: str, beam: BeamConfig
     ) -> None:
-        self.model = model
+        self.model, self.encoder = model, model.encoder
         self.vocabulary = Vocabulary(dictionary)
         self.modalities = modalities
         self.beam = beam
@@ -42,7 +47,7 @@ class CTCAttentionFamily:
     waveform = True
 
     def __init__(self, model: CTCAttentionRecognizer, dictionary: Path, beam: JointConfig) -> None:
-        self.model = model
+        self.model, self.encoder = model, model.encoder
         self.vocabulary = Vocabulary(dictionary, ctc=True)
         self.modalities = model.encoder.config.modality
         self.beam = beam
@@ -56,23 +61,75 @@ class CTCAttentionFamily:
         )
 
 
-Family = AVHubertFamily | CTCAttentionFamily
+class ExportedFamily:
+    """An exported model of either family, on the CPU; the clips of a batch one after another."""
+
+    def __init__(
+        self, folder: Path, dictionary: Path, modalities: str, beam: BeamConfig, joint: JointConfig
+    ) -> None:
+        self.recognizer = load_exported(folder, threads=torch.get_num_threads())
+        with torch.device("meta"):
+            self.encoder = build(self.recognizer.model.network).encoder
+        config = self.encoder.config
+        if isinstance(config, ConformerConfig):
+            self.modalities, self.beam, self.block = config.modality, joint, "conformer"
+            self.visual = "none" if self.modalities == "audio" else "resnet"
+        else:
+            self.modalities, self.beam, self.block = modalities, beam, config.block
+            self.visual = config.visual
+        self.waveform = self.recognizer.waveform
+        self.vocabulary = Vocabulary(dictionary, ctc=self.waveform)
+        self.recognizer.beam = self.beam
+
+    def search(self, inputs: Batch) -> list[list[Hypothesis]]:
+        """The hypotheses of each utterance, best first."""
+        lengths = (~inputs.padding_mask).sum(dim=1).tolist()
+        return [self._search(inputs, row, length) for row, length in enumerate(lengths)]
+
+    def _search(self, inputs: Batch, row: int, frames: int) -> list[Hypothesis]:
+        audio = video = None
+        if inputs.audio is not None:
+            # Of the audio the frames come first, of a batch they come last.
+            audio = inputs.audio[row]
+            audio = audio.view(-1, SAMPLES_PER_FRAME) if self.waveform else audio.T
+            audio = audio[:frames].cpu().numpy()
+        if inputs.video is not None:
+            video = inputs.video[row, 0, :frames].cpu().numpy()
+        return self.recognizer.search(self.recognizer.encode(audio, video))
+
+
+Family = AVHubertFamily | CTCAttentionFamily | ExportedFamily
 
 
 def load_family(
     path: Path, dictionary: Path, modalities: str, beam: BeamConfig, joint: JointConfig, device: str
 ) -> Family:
-    """The recogniser in a file that `load_model` reads.
+    """The recogniser in a file that `load_model` reads, or whose `model.json` it is.
 
     modalities, beam: for AV-HuBERT's family; joint: how SparseVSR's is searched. Raises InputError
     if its vocabulary is not that of the `dictionary`.
     """
-    model = load_recognizer(path, device)
-    if isinstance(model, CTCAttentionRecognizer):
-        family = CTCAttentionFamily(model, dictionary, joint)
+    if path.name == MODEL_FILE:
+        family = ExportedFamily(path.parent, dictionary, modalities, beam, joint)
+        symbols = family.recognizer.model.symbols
+        outputs, trained_with = len(symbols), dictionary_digest(symbols)
     else:
-        family = AVHubertFamily(model, dictionary, modalities, beam)
-    symbols = family.vocabulary.pieces
-    trained_with = read_origin(path).get("dictionary")
-    check_dictionary(dictionary, symbols, model.decoder.config.vocabulary, trained_with)
+        model = load_recognizer(path, device)
+        outputs = model.decoder.config.vocabulary
+        trained_with = origin_of(path).get("dictionary")
+        if isinstance(model, CTCAttentionRecognizer):
+            family = CTCAttentionFamily(model, dictionary, joint)
+        else:
+            family = AVHubertFamily(model, dictionary, modalities, beam)
+    check_dictionary(dictionary, family.vocabulary.pieces, outputs, trained_with)
     return family
+
+
+def origin_of(path: Path) -> dict[str, str]:
+    """As `read_origin`, of an exported model's `model.json` too."""
+    return read_model(path.parent).origin if path.name == MODEL_FILE else read_origin(path)
+
+
+def model_file(path: Path) -> Path:
+    """What stands for a model: its file, or the `model.json` of an exported model's folder."""
+    return path / MODEL_FILE if path.is_dir() else path
