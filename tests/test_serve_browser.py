@@ -89,7 +89,10 @@ def wait_for_words(page: sync_api.Page) -> None:
 
 
 def wait_until(page: sync_api.Page, expression: str) -> None:
-    """As wait_for_function, which the page's content security policy forbids."""
+    """As wait_for_function, which the page's content security policy forbids.
+
+    Unlike wait_for_selector it looks often enough to see a word that is lit for a moment.
+    """
     for _ in range(WAIT_MS // 50):
         if page.evaluate(expression):
             return
@@ -125,8 +128,9 @@ def test_words_light_up_with_the_sound(page: sync_api.Page, files: Path):
     wait_for_words(page)
     wait_until(page, "document.getElementById('sound').readyState >= 3")
     page.locator("#transcript-both .word").nth(1).click()
-    page.wait_for_selector("#transcript-both .word:nth-child(2).now")
-    page.wait_for_selector("#transcript-both .word:nth-child(5).now")
+    for n in (1, 4):
+        lit = f"document.querySelectorAll('#transcript-both .word')[{n}].matches('.now')"
+        wait_until(page, lit)
     wait_until(page, "document.getElementById('sound').ended")
 
 
