@@ -229,7 +229,7 @@ def test_large_faces_are_averaged_not_skipped_over():
 
 
 def test_share_outside():
-    halfway = np.array([[1.0, 0, 48], [0, 1, 0]])  # the image's left edge in the crop's middle
+    halfway = np.array([[[1.0, 0, 48], [0, 1, 0]]])  # the image's left edge in the crop's middle
     assert align.share_outside((200, 200), halfway) == pytest.approx(0.5, abs=0.07)
 
 

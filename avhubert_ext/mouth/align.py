@@ -148,10 +148,10 @@ def warp(image: np.ndarray, transform: np.ndarray, shrink: int = 1) -> np.ndarra
     return cv2.warpAffine(image, transform, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
 
 
-def share_outside(shape: tuple[int, int], transform: np.ndarray) -> float:
-    """The share of a crop's pixels that lie outside an image of [H, W]."""
+def share_outside(shape: tuple[int, ...], transforms: np.ndarray) -> float:
+    """The share of the crops' pixels, by transforms [T, 2, 3], outside images of [H, W, ...]."""
     steps = np.linspace(0, SIZE - 1, 9)
-    grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
-    x, y = np.linalg.solve(transform[:, :2], (grid - transform[:, 2]).T)
+    grid = np.stack(np.meshgrid(steps, steps)).reshape(2, -1)
+    x, y = np.linalg.solve(transforms[:, :, :2], grid - transforms[:, :, 2:]).swapaxes(0, 1)
     inside = (x >= 0) & (x <= shape[1] - 1) & (y >= 0) & (y <= shape[0] - 1)
     return float(1 - inside.mean())

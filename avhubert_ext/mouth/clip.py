@@ -102,7 +102,7 @@ def mouth_clips(
     count.total = 2 * frames
     points = [_path(persons[n], frames) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]
-    videos, outside, pictures = _crops(count(video_frames(path, limits)), points, transforms)
+    videos, pictures, shape = _crops(count(video_frames(path, limits)), points, transforms)
     audio = soundtrack(path, frames, limits)
     return [
         MouthClip(
@@ -115,7 +115,7 @@ def mouth_clips(
                 faces=len(persons),
                 scale=round(float(np.median(align.scales(transforms[k]))), 3),
                 motion=round(_motion(points[k], transforms[k]), 3),
-                outside=round(outside[k], 4),
+                outside=round(align.share_outside(shape, transforms[k]), 4),
             ),
             points=points[k],
             transforms=transforms[k],
@@ -171,23 +171,21 @@ def _path(person: Person, frames: int) -> np.ndarray:
 
 def _crops(
     frames: Iterator[np.ndarray], points: list[np.ndarray], transforms: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, list[list[np.ndarray]]]:
-    """Crops uint8 [persons, T, 96, 96], the shares of pixels outside the frames, and pictures."""
+) -> tuple[np.ndarray, list[list[np.ndarray]], tuple[int, ...]]:
+    """Crops uint8 [persons, T, 96, 96], pictures, and the shape of the frames."""
     # One factor a clip: changing it in between would show as a flicker.
     shrink = [max(1, int(1 / np.median(align.scales(t)))) for t in transforms]
     persons, total = len(transforms), len(transforms[0])
     crops = np.zeros((persons, total, align.SIZE, align.SIZE), np.uint8)
-    outside = np.zeros(persons)
     pictures: list[list[np.ndarray]] = [[] for _ in range(persons)]
     shown = set(sample_times(total))
     for t, frame in enumerate(frames):
         gray = _gray(frame)
         for k in range(persons):
             crops[k, t] = align.warp(gray, transforms[k][t], shrink[k])
-            outside[k] += align.share_outside(gray.shape, transforms[k][t])
             if t in shown:
                 pictures[k].append(outlined(frame, points[k][t], transforms[k][t]))
-    return crops, outside / total, pictures
+    return crops, pictures, frame.shape
 
 
 def _gray(frame: np.ndarray) -> np.ndarray:

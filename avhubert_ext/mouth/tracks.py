@@ -111,29 +111,42 @@ def _look_again(
 
 
 def _search(frame: np.ndarray, landmarker: Landmarker, fine: bool) -> list[np.ndarray]:
-    short = min(frame.shape[:2])
+    """Faces [68, 2] anywhere: from those that fill the frame to those a seventh of its height.
+
+    fine: if there are none, down to a twentieth.
+    """
+    height, width = frame.shape[:2]
+    found = _search_squares(frame, {max(height, width), min(height, width)}, landmarker)
+    if fine and not found:
+        found = _search_squares(frame, {min(height, width) / FINE}, landmarker)
+    return found
+
+
+def _search_squares(
+    frame: np.ndarray, sides: set[float], landmarker: Landmarker
+) -> list[np.ndarray]:
     found: list[np.ndarray] = []
-    for side in [short, short / FINE] if fine else [short]:
-        side = max(side, SMALLEST)
+    for side in {max(side, SMALLEST) for side in sides}:
         for corner in _squares(frame.shape, side):
             for points in _faces_in(frame, corner, side, landmarker):
                 if not any(_same(points, other) for other in found):
                     found.append(points)
-        if found:
-            break
     return found
 
 
 def _squares(shape: tuple[int, ...], side: float) -> Iterator[np.ndarray]:
     """Upper left corners of squares that cover a frame and overlap by half or more."""
     height, width = shape[:2]
-    for y in _steps(height - side, side):
-        for x in _steps(width - side, side):
+    for y in _steps(height, side):
+        for x in _steps(width, side):
             yield np.array([x, y])
 
 
-def _steps(rest: float, side: float) -> np.ndarray:
-    rest = max(0.0, rest)
+def _steps(length: float, side: float) -> np.ndarray:
+    """Where squares begin along a side of the frame; the only one lies in its middle."""
+    rest = length - side
+    if rest <= 0:
+        return np.array([rest / 2])
     return np.linspace(0, rest, 1 + int(np.ceil(2 * rest / side)))
 
 
