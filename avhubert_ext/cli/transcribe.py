@@ -113,7 +113,7 @@ def _one(
         progress=_stage(bar, f"{path.name} words"),
     )
     if streams.note:
-        bar.write(f"{path}: {streams.note}: {transcript.modality} only", file=sys.stderr)
+        bar.write(f"{path}: {streams.note}", file=sys.stderr)
     written = {form: subtitles.FORMATS[form](transcript) for form in formats if form != "json"}
     if "json" in formats:
         about = {"file": str(path), "model": str(args.model)}
@@ -130,9 +130,9 @@ def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
     """Progress of a part of the work, which begins at its first call."""
 
     def tell(done: int, of: int) -> None:
-        if bar.desc != f"{what}: ":
+        if bar.desc != what:
             bar.reset()
-            bar.set_description(what)
+            bar.set_description_str(what)
         bar.total = of or None
         bar.update(done - bar.n)
 

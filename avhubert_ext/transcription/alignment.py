@@ -12,7 +12,7 @@ from avhubert_ext.recognition import Recognition
 WORD_START = "\u2581"  # sentencepiece's mark of a subword that begins a word
 BLANK = 0  # CTC's
 LEAST_ATTENTION = 1e-4  # to a frame; less than that says nothing
-SPREAD = 4  # frames; as far a subword reaches into the blanks around the peak that CTC gives it
+SPREAD = 2  # frames; as far a subword reaches into the blanks around the peak that CTC gives it
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ def activity(audio: np.ndarray | None, video: np.ndarray | None, frames: int) ->
         level = _loudness(audio, frames)
         low, high = np.percentile(level, (10, 95))
         if high - low >= RANGE_DB or video is None:
-            return _scaled(level, max(low, high - DEEPEST_DB), high)
+            return _scaled(level, np.clip(low, high - DEEPEST_DB, high - RANGE_DB), high)
     motion = _motion(video)
     low, high = np.percentile(motion, (10, 95))
-    return _scaled(motion, low, high)
+    return _scaled(motion, min(low, high / 2), high)
 
 
 def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:

@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 class Streams:
     """audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96]; None: not used.
 
-    note: why one of them is not, if nobody asked for that.
+    note: why, if nobody asked for that.
     """
 
     audio: np.ndarray | None
@@ -37,6 +37,7 @@ def read_streams(
 ) -> Streams:
     """The streams of a file: both if that is among the `modalities`, else what there is.
 
+    For a video without audio that is in `NAME.wav` beside it, as `prepare-video` leaves clips.
     modalities: those that may be used, of "both", "audio" and "video". face, landmarks, progress:
     as `mouth_clips`. Raises InputError for a file that has none of them.
     """
@@ -45,17 +46,20 @@ def read_streams(
     if not has_video(path):
         if "audio" not in modalities:
             raise InputError(f"{path}: no video track; give a file with a moving picture")
-        return Streams(read_audio(path), None, "no video track in it")
+        return Streams(read_audio(path), None, "no video track in it: audio only")
     try:
         clip = mouth_clips(path, face, landmarks=landmarks, progress=progress)[0]
     except NoFaceError:
         if "audio" not in modalities:
             raise
-        return Streams(read_audio(path), None, "no face found in it")
+        return Streams(read_audio(path), None, "no face found in it: audio only")
     if "both" not in modalities:
         return Streams(None, clip.video)
     if clip.audio is not None:
         return Streams(clip.audio, clip.video)
+    beside = path.with_suffix(".wav")
+    if beside.is_file():
+        return Streams(read_audio(beside), clip.video, f"no audio track in it: that of {beside}")
     if "video" not in modalities:
         raise InputError(f"{path}: no audio track, the model takes audio and video; give both")
-    return Streams(None, clip.video, "no audio track in it")
+    return Streams(None, clip.video, "no audio track in it: video only")

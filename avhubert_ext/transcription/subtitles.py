@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,14 @@ def cues_of(words: Sequence[Word]) -> list[Cue]:
             groups[-1].append(word)
         else:
             groups.append([word])
-    following = [group[0].start for group in groups[1:]] + [float("inf")]
+    starts = [group[0].start for group in groups]
     return [
         Cue(
             _lines([word.text for word in group]),
-            group[0].start,
-            max(group[-1].end, min(group[0].start + SHORTEST, after)),
+            start,
+            max(group[-1].end, min(start + SHORTEST, following)),
         )
-        for group, after in zip(groups, following, strict=True)
+        for group, start, following in zip(groups, starts, [*starts[1:], math.inf], strict=False)
     ]
 
 

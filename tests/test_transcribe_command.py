@@ -1,0 +1,141 @@
+"""`avhubert-ext transcribe` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from portrait import tone, write_clip
+
+from avhubert_ext.cli import main
+from avhubert_ext.data.audio import load_audio, write_wav
+from avhubert_ext.models.checkpoint import save_model
+from avhubert_ext.models.presets import build_vsr
+
+ROOT = Path(__file__).parent.parent
+TEACHER = ROOT / "scripts/models/tiny-teacher"
+
+
+@pytest.fixture
+def videos(corpus: Path, tmp_path: Path) -> list[Path]:
+    """Two clips with their sound beside them, as `prepare-video` leaves them."""
+    for file in sorted((corpus / "test/spk0004").glob("0000[12].*")):
+        shutil.copy(file, tmp_path)
+    return sorted(tmp_path.glob("*.mp4"))
+
+
+def words(video: Path) -> str:
+    return video.with_suffix(".txt").read_text().splitlines()[0].removeprefix("Text:  ").lower()
+
+
+def transcribe(*arguments: object) -> int:
+    model = () if "--model" in arguments else ("--model", TEACHER / "model.safetensors")
+    return main(["transcribe", *map(str, (*arguments, *model)), "--threads", "1"])
+
+
+def test_text_of_videos(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    assert transcribe(videos[0]) == 0
+    told = capsys.readouterr()
+    assert told.out == words(videos[0]) + "\n"
+    assert f"no audio track in it: that of {videos[0].with_suffix('.wav')}" in told.err
+    assert transcribe(*videos) == 0
+    assert capsys.readouterr().out == "".join(f"{video}: {words(video)}\n" for video in videos)
+
+
+def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    """Each modality by itself, and what there is."""
+    video, sound = videos[0], videos[0].with_suffix(".wav")
+    lonely = Path(shutil.copy(video, video.with_name("lonely.mp4")))
+    for arguments, modality, said in (
+        ((video,), "both", "that of"),
+        ((sound,), "audio", "no video track in it: audio only"),
+        ((lonely,), "video", "no audio track in it: video only"),
+        ((video, "--modalities", "video"), "video", ""),
+        ((sound, "--modalities", "audio"), "audio", ""),
+    ):
+        assert transcribe(*arguments, "--formats", "json") == 0
+        told = capsys.readouterr()
+        content = json.loads(told.out)
+        assert content["modality"] == modality and content["file"] == str(arguments[0])
+        assert said in told.err and (said or "only" not in told.err)
+    for arguments, said in (
+        ((sound, "--modalities", "video"), "no video track; give a file with a moving picture"),
+        ((lonely, "--modalities", "audio"), "no audio track; give a file with sound"),
+        ((lonely, "--modalities", "both"), "no audio track, "),
+    ):
+        assert transcribe(*arguments) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_no_face_leaves_the_sound(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("mediapipe")
+    path = tmp_path / "wall.mp4"
+    wall = [np.full((128, 128, 3), 90, np.uint8)] * 10
+    write_clip(path, wall, audio=tone(0.4))
+    assert transcribe(path, "--modalities", "video") == 1
+    assert "no face found in it; give a video with a visible face" in capsys.readouterr().err
+    assert transcribe(path, "--formats", "json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["modality"] == "audio"
+    assert f"{path}: no face found in it: audio only" in told.err
+
+
+def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    """Written whole; what is there is not done again, what is damaged is named at the end."""
+    out = videos[0].parent / "out"
+    torn = videos[0].with_name("torn.mp4")
+    torn.write_bytes(videos[0].read_bytes()[:900])
+    assert transcribe(torn, *videos, "--out", out) == 1
+    told = capsys.readouterr()
+    assert f"error: {torn}: not a video" in told.err
+    assert told.err.rstrip().endswith("1 of 3 files failed, as told above")
+    assert told.out == "".join(f"{video}: {words(video)}\n" for video in videos)
+    names = {f"{video.stem}.{form}" for video in videos for form in ("txt", "json", "srt", "vtt")}
+    assert {path.name for path in out.iterdir()} == names
+    for video in videos:
+        text = words(video)
+        assert (out / f"{video.stem}.txt").read_text() == text + "\n"
+        content = json.loads((out / f"{video.stem}.json").read_text())
+        assert " ".join(w["text"] for w in content["words"]) == content["text"] == text
+        assert text in (out / f"{video.stem}.srt").read_text()
+        assert (out / f"{video.stem}.vtt").read_text().startswith("WEBVTT\n\n00:00:00.")
+
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / f"{videos[1].stem}.srt").unlink()
+    assert transcribe(*videos, "--out", out) == 0
+    told = capsys.readouterr()
+    assert f"{videos[0]}: is in {out} already" in told.err and str(videos[1]) in told.out
+    kept = out / f"{videos[0].stem}.json"
+    assert kept.stat().st_mtime_ns == before[kept] and len(list(out.iterdir())) == 8
+
+
+def test_long_sound(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    sound = videos[0].with_name("long.wav")
+    write_wav(sound, np.concatenate([load_audio(v.with_suffix(".wav")) for v in videos * 2]))
+    assert transcribe(sound, "--longest", 2.5) == 0
+    assert capsys.readouterr().out == " ".join(map(words, videos * 2)) + "\n"
+
+
+def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    lips = videos[0].with_name("lips.safetensors")
+    save_model(lips, build_vsr("tiny", "video", vocabulary=127))
+    again = videos[0].parent / "again" / videos[0].name
+    for arguments, said in (
+        ((*videos, "--formats", "srt"), "name a folder for them, --out FOLDER"),
+        ((videos[0], "--formats", "srt", "vtt"), "name a folder for them, --out FOLDER"),
+        ((*videos, "--landmarks", "x.npy"), "those of one video"),
+        ((videos[0], again, "--out", "x"), "several files are called 00001"),
+        ((videos[0], "--longest", "0.5"), "segments of 0.5 s: expected at least 2 s"),
+        ((videos[0], "--model", lips), f"{lips}: what its 127 outputs stand for is neither"),
+        (
+            (videos[0], "--model", lips, "--dictionary", TEACHER, "--modalities", "both"),
+            f"--modalities both: {lips} takes video",
+        ),
+        ((videos[0].with_name("no.mp4"),), "no.mp4 not found"),
+    ):
+        assert transcribe(*arguments) == 1
+        told = capsys.readouterr()
+        assert said in told.err and not told.out
