@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from avhubert_ext.models.encoder import AVHubertEncoder
     from avhubert_ext.models.presets import build_vsr
     from avhubert_ext.models.student import build_student
+    from avhubert_ext.transcription.transcribe import transcribe
 
 __all__ = [
     "AVHubertEncoder",
@@ -24,6 +25,7 @@ __all__ = [
     "load_avhubert_asr",
     "load_video",
     "mix",
+    "transcribe",
 ]
 
 # Imported when first asked for: importing the package is instant, torch takes seconds.
@@ -37,6 +39,7 @@ _MODULES = {
     "load_avhubert_asr": "avhubert_ext.models.checkpoint",
     "load_video": "avhubert_ext.data.video",
     "mix": "avhubert_ext.data.noise",
+    "transcribe": "avhubert_ext.transcription.transcribe",
 }
 
 
