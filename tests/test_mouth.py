@@ -65,6 +65,13 @@ def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
     assert tilt == pytest.approx(np.arctan2(true[:, 1, 0], true[:, 0, 0]), abs=np.deg2rad(4))
 
 
+def test_a_still_face_keeps_still(tmp_path, motion):
+    still = np.repeat(motion[:1], 20, axis=0)
+    (clip,) = mouth_clips(write_clip(tmp_path / "still.mp4", moved(still, SIZE)))
+    where = mapped(clip.transforms, mapped(still, np.tile(MOUTH, (20, 1))))
+    assert np.linalg.norm(np.diff(where, axis=0), axis=1).mean() < 0.1
+
+
 def test_pixels_are_those_of_the_portrait(clip, motion):
     """The crops of a still face differ by resampling and its motion's smoothing only."""
     first = clip.video[0].astype(float)
