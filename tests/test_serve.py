@@ -138,6 +138,20 @@ def test_face_is_found(server: Server, tmp_path: Path):
     assert status == 200, found
     assert found["quality"]["faces"] == 1 and found["quality"]["missing"] == 0
     assert found["modalities"] == ["both", "audio", "video"]
+    assert found["warnings"] == [] and found["face"]
+    _, jpeg, _ = server.request("GET", f"/api/clips/{found['id']}/face")
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    green = picture[..., 1] - picture[..., [0, 2]].max(-1) > 60
+    left, right = np.flatnonzero(green.any(0))[[0, -1]] / picture.shape[1]
+    assert 0.3 < left < 0.5 < right < 0.7  # the outline, around the mouth
+
+
+def test_without_a_face_there_is_the_sound(server: Server, tmp_path: Path):
+    walls = np.full((len(SPOKEN.frames), 120, 160), 128, np.uint8)
+    path = write_clip(tmp_path / "wall.mp4", walls, SPOKEN.samples)
+    _, found = server.upload(path.read_bytes())
+    assert found["modalities"] == ["audio"] and "No face" in found["warnings"][0]
+    assert server.transcript(found["id"], "audio")["text"] == TEXT
 
 
 def test_sound_alone_and_picture_alone(server: Server, tmp_path: Path):
@@ -325,6 +339,16 @@ def test_worker_outlives_its_jobs(tmp_path: Path):
         worker.close()
 
 
+def test_worker_is_closed_while_it_works(tmp_path: Path):
+    worker = WorkerProcess(make_worker, "testing", tmp_path, 60.0)
+    worker.wait()
+    threading.Timer(0.3, worker.close).start()
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="died"):
+        worker.run("hang", lambda *_: None)
+    assert time.monotonic() - begun < 10
+
+
 def test_worker_that_cannot_begin(tmp_path: Path):
     worker = WorkerProcess(partial(make_worker, "ill"), "testing", tmp_path, 1.0)
     try:
@@ -397,8 +421,8 @@ def test_desk_tells_errors():
 
 def test_clips_are_forgotten():
     now = [0.0]
-    clips = Clips(most=2, keep_seconds=10, now=lambda: now[0])
-    made = [Clip(name, None, None, (), {}, ()) for name in "abc"]
+    made = [Clip(name, None, np.zeros(50, np.int16)) for name in "abc"]
+    clips = Clips(most_bytes=250, keep_seconds=10, now=lambda: now[0])
     first, second = clips.add(made[0]), clips.add(made[1])
     now[0] = 6
     assert clips.get(first) is made[0]

@@ -152,7 +152,7 @@ def test_camera(page: sync_api.Page):
     page.click("#record")
     wait_for_words(page)
     quality = page.text_content("#quality")
-    assert "Faces1" in quality and "Frames without the face0" in quality
+    assert "Faces1" in quality and "Face not seen0 of " in quality
     assert page.is_visible("#drop") and page.is_hidden("#camera")
     assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
 

@@ -4,6 +4,7 @@
     POST   /api/clips                            a form with a `file` -> a clip, JSON lines
     DELETE /api/clips/ID                         forget it
     GET    /api/clips/ID/sheets/N                its mouth region, 16x16 frames a picture
+    GET    /api/clips/ID/face                    where in its first frame that is
     GET    /api/clips/ID/audio?snr=0             its sound with that much noise
     POST   /api/clips/ID/transcripts?modalities=both&snr=0    words with times, JSON lines
 
@@ -36,7 +37,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.serve.clips import Clip, Clips
 from avhubert_ext.serve.desk import UNFORESEEN, BusyError, Desk
 from avhubert_ext.serve.guard import Guard, TooLargeError
-from avhubert_ext.serve.jobs import SHEET, Sight, Upload
+from avhubert_ext.serve.jobs import SHEET, Upload
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.noise import LEVELS, noisy
 from avhubert_ext.serve.process import Tell, WorkerProcess
@@ -69,16 +70,18 @@ class Parts:
 def create_app(parts: Parts, host: str) -> FastAPI:
     """The application for a server bound to `host`."""
     limits = parts.limits
-    clips = Clips(limits.clips, limits.keep_seconds)
+    clips = Clips(limits.clip_memory, limits.keep_seconds)
     reading, recognising = Desk(limits.waiting), Desk(limits.waiting)
 
     @asynccontextmanager
-    async def sweeping(_: FastAPI) -> AsyncIterator[None]:
+    async def living(_: FastAPI) -> AsyncIterator[None]:
         sweep = asyncio.create_task(_sweep(clips))
         yield
         sweep.cancel()
+        parts.reader.close()  # else the end would wait for the jobs in them
+        parts.recogniser.close()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=living)
     app.add_middleware(Guard, host=host, max_bytes=limits.megabytes * 10**6)
     _tell_errors_in_a_line(app)
 
@@ -132,6 +135,13 @@ def create_app(parts: Parts, host: str) -> FastAPI:
             raise HTTPException(404, f"no sheet {number}, the clip has {len(sheets)}")
         return Response(sheets[number], media_type="image/jpeg")
 
+    @app.get("/api/clips/{clip}/face")
+    def face(clip: str) -> Response:
+        picture = known(clip).face
+        if picture is None:
+            raise HTTPException(404, "the clip is a mouth region already, or has no video")
+        return Response(picture, media_type="image/jpeg")
+
     @app.get("/api/clips/{clip}/audio")
     def audio(clip: str, snr: int | None = None) -> Response:
         found, level = known(clip), _level(snr)
@@ -157,7 +167,7 @@ def create_app(parts: Parts, host: str) -> FastAPI:
             if key not in found.transcripts:
                 audio = None if modalities == "video" else noisy(found.audio, parts.noise, level)
                 video = None if modalities == "audio" else found.video
-                found.transcripts[key] = parts.recogniser.run(Sight(audio, video), tell)
+                found.transcripts[key] = parts.recogniser.run((audio, video), tell)
             return found.transcripts[key]
 
         return await recognising.answer(request, job)
@@ -207,6 +217,7 @@ def _description(name: str, clip: Clip, of_model: tuple[str, ...]) -> dict[str, 
         "seconds": max(frames / FPS, samples / SAMPLE_RATE),
         "frames": frames,
         "sheets": len(clip.sheets),
+        "face": clip.face is not None,
         "modalities": _usable(clip, of_model),
         "quality": clip.quality,
         "warnings": clip.warnings,
@@ -222,7 +233,7 @@ def _tell_errors_in_a_line(app: FastAPI) -> None:
     app.add_exception_handler(BusyError, told(503, str))
     app.add_exception_handler(TooLargeError, told(413, str))
     app.add_exception_handler(Exception, told(500, lambda _: UNFORESEEN))
-    app.add_exception_handler(TimeoutError, told(408, lambda _: "the file came too slowly"))
+    app.add_exception_handler(asyncio.TimeoutError, told(408, lambda _: "the file came too slowly"))
     app.add_exception_handler(
         AnyHTTPException,
         lambda _, error: JSONResponse({"error": error.detail}, error.status_code),

@@ -16,17 +16,19 @@ import numpy as np
 class Clip:
     """A clip that was read, and what was recognised in it so far.
 
-    name: of the uploaded file, to show. video: uint8 [T, 96, 96] at 25 frames a second.
-    audio: int16 [N] at 16 kHz. Either may be None. sheets: JPEG pictures of the frames.
-    transcripts: for a modality and a level of noise.
+    name: of the uploaded file, to show. video: uint8 [T, 96, 96] at 25 frames a second; audio:
+    int16 [N] at 16 kHz; either may be None. sheets: JPEG pictures of the frames; face: one of where
+    the mouth is, None where there is nothing around it. transcripts: for a modality and a level of
+    noise.
     """
 
     name: str
     video: np.ndarray | None
     audio: np.ndarray | None
-    sheets: tuple[bytes, ...]
-    quality: dict[str, Any]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    quality: dict[str, Any] = field(default_factory=dict)
+    sheets: tuple[bytes, ...] = ()
+    face: bytes | None = None
     transcripts: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -35,18 +37,24 @@ class Clip:
         has = {"video": self.video is not None, "audio": self.audio is not None}
         return tuple(m for m in ("both", "audio", "video") if has.get(m, all(has.values())))
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory, nearly."""
+        arrays = [array.nbytes for array in (self.video, self.audio) if array is not None]
+        return sum(arrays) + sum(map(len, self.sheets))
+
 
 class Clips:
     """Clips by identifiers that no one guesses; those not used for a while are forgotten.
 
-    most: clips kept; a further one takes the place of that which was used longest ago.
+    most_bytes: of all that are kept; for a new one those go that were used longest ago.
     keep_seconds: after the last use. now: the clock, in seconds.
     """
 
     def __init__(
-        self, most: int, keep_seconds: float, now: Callable[[], float] = time.monotonic
+        self, most_bytes: int, keep_seconds: float, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._most, self._keep, self._now = most, keep_seconds, now
+        self._most_bytes, self._keep, self._now = most_bytes, keep_seconds, now
         self._clips: dict[str, tuple[float, Clip]] = {}  # in the order of last use
         self._lock = threading.Lock()
 
@@ -54,9 +62,9 @@ class Clips:
         """Keep a clip; its identifier."""
         name = secrets.token_urlsafe(16)
         with self._lock:
-            while len(self._clips) >= self._most:
-                del self._clips[next(iter(self._clips))]
             self._clips[name] = self._now(), clip
+            while len(self._clips) > 1 and self._nbytes() > self._most_bytes:
+                del self._clips[next(iter(self._clips))]
         return name
 
     def get(self, name: str) -> Clip:
@@ -77,3 +85,6 @@ class Clips:
             for name, (used, _) in list(self._clips.items()):
                 if self._now() - used > self._keep:
                     del self._clips[name]
+
+    def _nbytes(self) -> int:
+        return sum(clip.nbytes for _, clip in self._clips.values())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,17 @@ from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
 
+if TYPE_CHECKING:
+    from avhubert_ext.mouth import media
+    from avhubert_ext.mouth.clip import MouthClip
+
 SHEET = 16  # frames across and down on a sheet, which is 10 seconds
 JPEG_QUALITY = 85
 QUIET = 30  # root mean square of int16 samples below which no one is heard
+MISSING = 0.1  # share of frames without the face that is worth a warning
+ENLARGED = 2.0  # times that a face is, when there is too little of it
+NO_VIDEO = "There is no video in it: the words come from the sound alone."
+NO_FACE = "No face was found in it: the words come from the sound alone."
 
 
 @dataclass(frozen=True)
@@ -28,72 +36,106 @@ class Upload:
     name: str
 
 
-@dataclass(frozen=True, eq=False)
-class Sight:
-    """What a recogniser is given: int16 [N] at 16 kHz, uint8 [T, 96, 96]; either may be None."""
-
-    audio: np.ndarray | None
-    video: np.ndarray | None
+Streams = tuple[np.ndarray | None, np.ndarray | None]
+"""What a recogniser is given: int16 [N] at 16 kHz, uint8 [T, 96, 96]; either may be None."""
 
 
 def make_reader(limits: Limits) -> tuple[Callable[[Upload, Tell], Clip], None]:
     """What gets a clip from a file that no one trusts."""
-    from avhubert_ext.mouth import clip, landmarks, media
+    from avhubert_ext.mouth.landmarks import open_landmarker
 
-    of_media = media.Limits(seconds=limits.seconds)
     # Its libraries are loaded now: not while a visitor waits, nor out of what a clip may take.
-    with suppress(InputError), landmarks.open_landmarker():
+    with suppress(InputError), open_landmarker():
         pass
 
     def read(upload: Upload, tell: Tell) -> Clip:
         try:
-            if not media.has_video(upload.path):
-                audio = media.read_audio(upload.path, of_media)
-                return Clip(upload.name, None, audio, (), {}, ("There is no video in it.",))
-            mouth = clip.mouth_clips(upload.path, limits=of_media, progress=tell)[0]
+            return _read(upload, limits.seconds, tell)
         except InputError as error:
             raise InputError(str(error).replace(str(upload.path), upload.name)) from None
-        quality = asdict(mouth.quality)
-        warnings = _warnings(mouth.audio)
-        return Clip(upload.name, mouth.video, mouth.audio, sheets(mouth.video), quality, warnings)
 
     return read, None
 
 
+def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
+    from avhubert_ext.mouth import media
+    from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
+
+    limits = media.Limits(seconds=seconds)
+    try:
+        if not media.has_video(upload.path):
+            return Clip(upload.name, None, media.read_audio(upload.path, limits), (NO_VIDEO,))
+        mouth = mouth_clips(upload.path, limits=limits, progress=tell)[0]
+    except NoFaceError as no_face:
+        try:
+            audio = media.read_audio(upload.path, limits)
+        except InputError:
+            raise no_face from None
+        return Clip(upload.name, None, audio, (NO_FACE,))
+    face = None if mouth.points is None else _face(upload.path, mouth, limits)
+    return Clip(
+        upload.name,
+        mouth.video,
+        mouth.audio,
+        _warnings(mouth),
+        asdict(mouth.quality),
+        sheets(mouth.video),
+        face,
+    )
+
+
 def make_recogniser(
     load: Callable[[], Any],
-) -> tuple[Callable[[Sight, Tell], dict[str, Any]], tuple[str, ...]]:
+) -> tuple[Callable[[Streams, Tell], dict[str, Any]], tuple[str, ...]]:
     """What gets the words of a clip, and the modalities that `load`'s recogniser takes."""
     from avhubert_ext.transcription.transcribe import transcribe
 
     recognizer = load()
 
-    def recognise(sight: Sight, tell: Tell) -> dict[str, Any]:
-        return asdict(transcribe(recognizer, sight.audio, sight.video, progress=tell))
+    def recognise(streams: Streams, tell: Tell) -> dict[str, Any]:
+        return asdict(transcribe(recognizer, *streams, progress=tell))
 
     return recognise, recognizer.modalities
 
 
 def sheets(video: np.ndarray) -> tuple[bytes, ...]:
     """uint8 [T, H, W] -> JPEG pictures of 16x16 frames each, row by row, the last one shorter."""
-    import cv2
-
     pictures = []
     for first in range(0, len(video), SHEET**2):
         frames = video[first : first + SHEET**2]
-        padded = np.zeros((-(-len(frames) // SHEET) * SHEET, *frames.shape[1:]), np.uint8)
-        padded[: len(frames)] = frames
         height, width = frames.shape[1:]
-        grid = padded.reshape(-1, SHEET, height, width).swapaxes(1, 2)
-        picture = grid.reshape(-1, SHEET * width)
-        _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        pictures.append(jpeg.tobytes())
+        padded = np.zeros((-(-len(frames) // SHEET) * SHEET, height, width), np.uint8)
+        padded[: len(frames)] = frames
+        rows = padded.reshape(-1, SHEET, height, width).swapaxes(1, 2)
+        pictures.append(_jpeg(rows.reshape(-1, SHEET * width)))
     return tuple(pictures)
 
 
-def _warnings(audio: np.ndarray | None) -> tuple[str, ...]:
-    if audio is None:
-        return ("There is no sound in it.",)
-    if np.sqrt(np.mean(audio.astype(np.float32) ** 2)) < QUIET:
-        return ("It is all but silent.",)
-    return ()
+def _face(path: Path, mouth: MouthClip, limits: media.Limits) -> bytes:
+    """A JPEG of the first frame with the outline of what is cut out."""
+    from avhubert_ext.mouth.media import video_frames
+    from avhubert_ext.mouth.sheet import outlined
+
+    frame = next(iter(video_frames(path, limits)))
+    return _jpeg(outlined(frame, mouth.points[0], mouth.transforms[0])[..., ::-1])
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    """Of uint8 [H, W], or [H, W, 3] in the order BGR."""
+    import cv2
+
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def _warnings(mouth: MouthClip) -> tuple[str, ...]:
+    quality = mouth.quality
+    found = []
+    if mouth.audio is None:
+        found.append("There is no sound in it.")
+    elif np.sqrt(np.mean(mouth.audio.astype(np.float32) ** 2)) < QUIET:
+        found.append("It is all but silent.")
+    if quality.missing > MISSING * quality.frames:
+        found.append("The face is often not seen: what the lips tell there is guessed.")
+    if quality.scale > ENLARGED:
+        found.append("The face is small: come closer, there is little to read on the lips.")
+    return tuple(found)

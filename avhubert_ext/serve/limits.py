@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """megabytes: of an upload. seconds: of a clip. job_seconds: that reading or recognising a clip
     may take. memory: bytes that reading may take beyond what its libraries take. waiting: jobs in
-    a queue; one more is told to come back. clips: kept at a time, each for keep_seconds after its
-    last use.
+    a queue; one more is told to come back. clip_memory: bytes of clips kept at a time, each for
+    keep_seconds after its last use.
     """
 
     megabytes: int = 50
@@ -18,7 +18,7 @@ class Limits:
     job_seconds: int = 180
     memory: int = 4 * 2**30
     waiting: int = 4
-    clips: int = 8
+    clip_memory: int = 512 * 2**20
     keep_seconds: int = 30 * 60
 
 

@@ -29,6 +29,7 @@ EXPOSED = (
     "is not loopback: whoever reaches this machine can use the page, and browsers give it a "
     "camera only by way of localhost or HTTPS"
 )
+MOST_CONNECTIONS = 100  # a browser holds six; each may be an upload
 LEAVE_SECONDS = 2  # for requests under way when the server ends
 
 
@@ -74,6 +75,7 @@ def serve(
             create_app(parts, host),
             log_level="warning",
             server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=LEAVE_SECONDS,
         )
         shown = f"[{host}]" if ":" in host else host

@@ -55,6 +55,8 @@ async function show(received) {
   $("mouth").hidden = !clip.frames;
   $("warnings").replaceChildren(...clip.warnings.map((text) => make("li", "", text)));
   showQuality();
+  $("face").hidden = !clip.face;
+  if (clip.face) $("face-picture").src = `/api/clips/${clip.id}/face`;
   $("transcripts").replaceChildren(...clip.modalities.map(transcriptPanel));
   $("steps").hidden = true;
   $("drop").classList.add("small");
@@ -69,9 +71,9 @@ function showQuality() {
   if (q.faces) {
     facts.push(
       ["Faces", q.faces],
-      ["Frames without the face", `${q.missing} of ${q.frames}`],
-      ["Movement of the face", `${q.motion.toFixed(1)} px a frame`],
-      ["Enlarged", `${q.scale.toFixed(2)} times`],
+      ["Face not seen", `${q.missing} of ${q.frames} frames`],
+      ["Movement", `${q.motion.toFixed(1)} px a frame`],
+      ["Scaled by", q.scale.toFixed(2)],
     );
   }
   $("quality").replaceChildren(...facts.flatMap(
