@@ -77,6 +77,7 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     raw = tmp_path / "raw"
     put(video, raw / "a/good.mp4")
     put(video, raw / "b/http:x %d $(touch y).mp4")
+    put(video, raw / f"{'long' * 61}.mp4")
     (raw / "zero.mp4").write_bytes(b"")
     (raw / "cut.mp4").write_bytes(video.read_bytes()[:2000])
     (raw / "text.avi").write_text("no video")
@@ -86,9 +87,10 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     before = files(tmp_path)
     assert prepare_video(raw, tmp_path / "out") == 1
     failed = {name for name, line in report(tmp_path / "out").items() if "error" in line}
-    assert failed == {"zero", "cut", "text", "empty"}
+    assert failed == {"zero", "cut", "text", "empty", "long" * 61}
     told = capfd.readouterr().err
-    assert "4 of 7 videos failed" in told and "empty, 0 bytes" in told and "no face found" in told
+    assert "5 of 8 videos failed" in told and "its name is too long" in told
+    assert "empty, 0 bytes" in told and "no face found" in told
     good = ("a/good", "b/http:x %d $(touch y)", "silent")
     expected = {f"out/{name}.mp4" for name in good} | {f"out/sheets/{name}.jpg" for name in good}
     expected |= {f"out/{name}.wav" for name in good[:2]} | {"out/report.jsonl"}

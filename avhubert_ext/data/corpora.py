@@ -8,8 +8,10 @@ thousands is one failure.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from avhubert_ext.data.prepare import read_lines, read_transcript
@@ -20,7 +22,6 @@ SUFFIXES = {
     *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm"),
 }
 GRID_TEST = ("s1", "s2", "s20", "s22")  # LipNet's unseen speakers
-GRID_TICKS = 25_000  # a second, in alignments
 GRID_SILENCES = ("sil", "sp")
 TEST_SHARE = 0.1  # of the speakers of a plain folder
 LONGEST_PIECE = 24.0  # seconds of a pretrain clip, as Auto-AVSR cuts them
@@ -73,7 +74,7 @@ def plain_videos(inputs: Iterable[Path]) -> list[Source]:
 
 
 def lrs3(corpus: Path) -> list[Source]:
-    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut at pauses."""
+    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut between words."""
     return [
         Source(video, key, key, video.with_suffix(".txt"))
         for split in ("trainval", "test")
@@ -171,7 +172,7 @@ def _plain_text(path: Path) -> list[Piece]:
 
 
 def _timed_words(path: Path) -> list[Piece]:
-    """Lines `WORD START END SCORE` below a heading, cut into pieces of at most LONGEST_PIECE."""
+    """Lines `WORD START END SCORE` below a heading, cut evenly into pieces."""
     words = []
     for line in read_lines(path):
         match line.split():
@@ -179,14 +180,12 @@ def _timed_words(path: Path) -> list[Piece]:
                 words.append((word, float(start), float(end)))
     if not words:
         raise InputError(f"{path}: no lines `WORD START END SCORE`, which a pretrain clip has")
-    groups: list[list[tuple[str, float, float]]] = []
-    for word in words:
-        if not groups or word[2] - groups[-1][0][1] > LONGEST_PIECE:
-            groups.append([])
-        groups[-1].append(word)
+    begin, duration = words[0][1], max(words[-1][2] - words[0][1], 1.0)
+    count = math.ceil(duration / (LONGEST_PIECE - 1))  # a word may reach beyond its piece's share
+    shares = groupby(words, lambda w: int(((w[1] + w[2]) / 2 - begin) * count / duration))
     return [
-        Piece(" ".join(w for w, *_ in group), group[0][1], group[-1][2], f"_{number:02d}")
-        for number, group in enumerate(groups)
+        Piece(" ".join(w for w, *_ in said), said[0][1], said[-1][2], f"_{number:02d}")
+        for number, said in enumerate(list(share) for _, share in shares)
     ]
 
 
@@ -215,10 +214,11 @@ def _pretrain(corpus: Path) -> list[Source]:
             video,
             key,
             f"trainval/{video.parent.name}/pretrain_{video.stem}",
-            video.with_suffix(".txt"), "timed",
+            video.with_suffix(".txt"),
+            "timed",
         )
         for video, key in _videos(corpus, "pretrain/*/*")
-    ]  # fmt: skip
+    ]
 
 
 def _videos(folder: Path, pattern: str) -> list[tuple[Path, str]]:

@@ -71,7 +71,7 @@ def mouth_clips(
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
     limits: Limits = LIMITS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[MouthClip]:
     """The mouth region of the largest face of a video, of the N-th largest, or of all.
 
@@ -83,6 +83,7 @@ def mouth_clips(
     path = Path(path)
     count = _Counter(progress)
     if video_size(path) == (align.SIZE, align.SIZE):
+        _choose(path, 1, faces)
         return [_ready_made(path, limits, count)]
     frames = 0
 
@@ -98,7 +99,7 @@ def mouth_clips(
     else:
         frames = sum(1 for _ in counted())
         persons = [Person([Track(read_landmarks(landmarks, frames))])]
-    chosen = _choose(path, persons, faces)
+    chosen = _choose(path, len(persons), faces)
     count.total = 2 * frames
     points = [_path(persons[n], frames) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]
@@ -147,14 +148,15 @@ def _ready_made(path: Path, limits: Limits, count: _Counter) -> MouthClip:
     return MouthClip(1, video, soundtrack(path, len(video), limits), quality)
 
 
-def _choose(path: Path, persons: list[Person], faces: Faces) -> list[int]:
+def _choose(path: Path, persons: int, faces: Faces) -> list[int]:
+    """The numbers of the wanted persons among so many, from 0."""
     if not persons:
         raise NoFaceError(f"{path}: no face found in it; give a video with a visible face")
     if faces == "all":
-        return list(range(len(persons)))
+        return list(range(persons))
     number = 1 if faces == "largest" else int(faces)
-    if not 1 <= number <= len(persons):
-        raise InputError(f"{path}: no face {number}, {len(persons)} found; the largest is 1")
+    if not 1 <= number <= persons:
+        raise InputError(f"{path}: no face {number}, {persons} found; the largest is 1")
     return [number - 1]
 
 

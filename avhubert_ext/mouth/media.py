@@ -64,10 +64,9 @@ def video_frames(path: Path, limits: Limits = LIMITS) -> Iterator[np.ndarray]:
 
 
 def video_size(path: Path) -> tuple[int, int]:
-    """Width and height of the stored frames, before any rotation."""
+    """Width and height in square pixels, before any rotation."""
     with _opened(path) as container:
-        stream = _video_stream(path, container)
-        return stream.width, stream.height
+        return _square_size(_video_stream(path, container))
 
 
 def has_video(path: Path) -> bool:
@@ -200,6 +199,14 @@ def _declared(stream: av.VideoStream) -> float:
     return 0.0
 
 
+def _square_size(stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height of a stream's frames in square pixels."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    if not 0.25 < ratio < 4:  # a mistake
+        ratio = 1.0
+    return round(stream.width * ratio), stream.height
+
+
 class _Upright:
     """Frames of a stream as RGB with square pixels, turned as the file says."""
 
@@ -208,12 +215,13 @@ class _Upright:
 
         # One for all frames: the frames' own would set up the conversion anew each time.
         self._reformat = av.video.reformatter.VideoReformatter().reformat
-        ratio = float(stream.sample_aspect_ratio or 1)
-        self._stretch = ratio if 0.25 < ratio < 4 else 1.0  # beyond, it is a mistake
+        self._width, self._height = _square_size(stream)
 
     def rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        width = round(frame.width * self._stretch)
-        image = self._reformat(frame, format="rgb24", width=width).to_ndarray()
+        # All frames of one size, even if the stream changes its own on the way.
+        image = self._reformat(
+            frame, width=self._width, height=self._height, format="rgb24"
+        ).to_ndarray()
         turns = round(frame.rotation / 90) % 4  # anticlockwise
         return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 

@@ -7,7 +7,9 @@ with a line a video: quality, or what went wrong.
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator
@@ -67,7 +69,7 @@ def prepare_video(
 ) -> Summary:
     """Write the clips of all sources, or of every N-th with shard (I, N), and the report.
 
-    A video that fails is named, the rest goes on. Raises InputError for what fails all of them.
+    A video that fails is named, the rest goes on. Raises InputError where nothing can be written.
     """
     number, shards = shard
     sources = sorted(_named(sources, out), key=lambda s: s.name)[number - 1 :: shards]
@@ -146,6 +148,10 @@ def _prepare_one(source: Source, out: Path, settings: Settings, bar: object = No
         line["quality"] = [asdict(clip.quality) for clip in clips]
     except InputError as error:
         line["error"] = str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a full disk, say, is the end of the run
+            raise
+        line["error"] = f"{source.video}: its name is too long for a file system; shorten it"
     return line
 
 
@@ -170,8 +176,8 @@ def _write(source: Source, clip: MouthClip, said: list[Piece], out: Path, many: 
 def _cut(source: Source, clip: MouthClip, piece: Piece) -> tuple[np.ndarray, np.ndarray | None]:
     """Video and audio of a piece."""
     frames = len(clip.video)
-    first = round(piece.start * FPS)
-    last = frames if piece.end is None else round(piece.end * FPS)
+    first = math.floor(piece.start * FPS)
+    last = frames if piece.end is None else math.ceil(piece.end * FPS)
     if not 0 <= first < min(last, frames):
         raise InputError(
             f"{source.transcript}: words at {piece.start:g} s, but {source.video} ends at "

@@ -19,9 +19,7 @@ SEARCH_EVERY = 12  # frames, for more faces; while none is seen, every frame
 FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
 FINE = 3  # squares of that fraction of the frame's short side
 SMALLEST = 128  # pixels, the side of a square; a face in it has at least 18
-REGION = (
-    2  # sides of a face: the square it is looked for in; one more for each frame it is not seen
-)
+REGION = 2  # sides of a face: the square it is looked for in, and a side more each frame it is lost
 WIDEST = 6
 STEADY = 0.1  # of a face: so far it may move in the square, or grow, before the square moves
 GIVE_UP = 25  # frames without a face in its place
@@ -42,18 +40,18 @@ class Square:
 
 @dataclass
 class Track:
-    """A face in one place: landmarks [K, 2] by frame number, and where it was looked for last."""
+    """A face in one place: landmarks [K, 2] by frame number, in order; where it was looked for."""
 
     points: dict[int, np.ndarray]
     square: Square | None = None
 
     @property
     def first(self) -> int:
-        return min(self.points)
+        return next(iter(self.points))
 
     @property
     def last(self) -> int:
-        return max(self.points)
+        return next(reversed(self.points))
 
     @property
     def size(self) -> float:
