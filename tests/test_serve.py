@@ -344,7 +344,7 @@ def test_worker_is_closed_while_it_works(tmp_path: Path):
     worker.wait()
     threading.Timer(0.3, worker.close).start()
     begun = time.monotonic()
-    with pytest.raises(InputError, match="died"):
+    with pytest.raises(InputError, match="the server ends"):
         worker.run("hang", lambda *_: None)
     assert time.monotonic() - begun < 10
 

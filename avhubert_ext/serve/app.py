@@ -74,14 +74,12 @@ def create_app(parts: Parts, host: str) -> FastAPI:
     reading, recognising = Desk(limits.waiting), Desk(limits.waiting)
 
     @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
+    async def sweeping(_: FastAPI) -> AsyncIterator[None]:
         sweep = asyncio.create_task(_sweep(clips))
         yield
         sweep.cancel()
-        parts.reader.close()  # else the end would wait for the jobs in them
-        parts.recogniser.close()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=living)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
     app.add_middleware(Guard, host=host, max_bytes=limits.megabytes * 10**6)
     _tell_errors_in_a_line(app)
 

@@ -68,7 +68,7 @@ class WorkerProcess:
         return self._receive(self._seconds, tell)
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, whatever it is doing; for any thread."""
         self._closed = True
         self._end()
 
@@ -83,12 +83,13 @@ class WorkerProcess:
     def _end(self) -> None:
         self._process.kill()
         self._process.join()
-        self._connection.close()
 
     def _replace(self) -> None:
         self._end()
-        if not self._closed:
-            self._start()
+        self._connection.close()
+        if self._closed:
+            raise InputError(f"{self._purpose} was stopped: the server ends")
+        self._start()
 
     def _receive(self, seconds: float, tell: Tell) -> Any:
         end = time.monotonic() + seconds

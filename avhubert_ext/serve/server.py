@@ -82,7 +82,20 @@ def serve(
         print(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
         if not is_loopback(host):
             print(f"warning: {host} {EXPOSED}", file=sys.stderr)
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, (reader, recogniser)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends jobs first, so that their requests end and there is nothing to wait for."""
+
+    def __init__(self, config: uvicorn.Config, workers: tuple[WorkerProcess, ...]) -> None:
+        super().__init__(config)
+        self._workers = workers
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for worker in self._workers:
+            worker.close()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
