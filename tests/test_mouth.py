@@ -429,6 +429,13 @@ def test_matroska_without_its_end(tmp_path):
     assert "cut short" in refused(tmp_path / "b.mkv")
 
 
+def test_two_recordings_in_one_file(tmp_path):
+    """Time begins anew in the second: nothing is dropped in silence."""
+    whole = write_clip(tmp_path / "a.ts", numbered(50), codecs=("mpeg2video", "mp2")).read_bytes()
+    (tmp_path / "b.ts").write_bytes(whole + whole)
+    assert "time stamps go back after 2.0 s" in refused(tmp_path / "b.ts")
+
+
 @pytest.mark.parametrize(
     "content",
     [

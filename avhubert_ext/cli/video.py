@@ -28,11 +28,11 @@ def _prepare_video(args: argparse.Namespace) -> None:
     else:
         sources = corpus_sources(args.layout, args.inputs[0])
     limits = Limits(seconds=args.max_seconds)
-    settings = Settings(args.face, args.landmarks, args.landmark_model, limits)
+    settings = Settings(args.face, args.landmarks, args.landmark_model, limits, args.sheets)
     done = prepare_video(sources, args.out, settings, args.workers, args.shard)
     print(
-        f"{done.videos - done.failed} videos, {done.seconds / 3600:.2f} h of mouth regions in "
-        f"{args.out}; look at {args.out / 'sheets'}"
+        f"{done.videos - done.failed} videos, {done.seconds / 60:.1f} min of mouth regions in "
+        f"{args.out}" + (f"; look at {args.out / 'sheets'}" if args.sheets else "")
     )
     if done.poor:
         print(f"{done.poor} of them with a face in less than 4 of 5 frames: see the report")
@@ -71,6 +71,12 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         help="a face_landmarker.task, which versions of mediapipe after 0.10.21 need",
     )
     parser.add_argument("--max-seconds", type=float, default=3600, help="a longer video is refused")
+    parser.add_argument(
+        "--sheets",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a picture of each clip to look at, some 60 kB",
+    )
     parser.add_argument("--shard", type=_shard, default=(1, 1), help="I/N: only every N-th video")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes")
 

@@ -167,6 +167,11 @@ def _at_25_fps(
             raise InputError(
                 f"{path}: longer than the limit of {limits.seconds:g} s; cut it into pieces"
             )
+        if end is not None and time < end - 1:
+            raise InputError(
+                f"{path}: its time stamps go back after {end - first:.1f} s; convert it, or cut it "
+                "there"
+            )
         end = max(end or time, time + float((frame.duration or 0) * frame.time_base or 1 / rate))
         index = round((time - first) * FPS)
         if index > due:

@@ -38,16 +38,17 @@ LANDMARK_SUFFIXES = (".pkl", ".npy", ".npz")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the crops depend on.
+    """How mouth regions are made.
 
     landmarks: a folder with a file for each video under the video's path, or, for one video, the
-    file; landmark_model: see `open_landmarker`.
+    file; landmark_model: see `open_landmarker`; sheets: whether each gets a picture to look at.
     """
 
     faces: Faces = "largest"
     landmarks: Path | None = None
     landmark_model: Path | None = None
     limits: Limits = LIMITS
+    sheets: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,7 @@ def _prepare_one(source: Source, out: Path, settings: Settings, bar: object = No
             progress=progress if bar is not None else None,
         )
         line["clips"] = [
-            name
-            for clip in clips
-            for name in _write(source, clip, said, out, settings.faces == "all")
+            name for clip in clips for name in _write(source, clip, said, out, settings)
         ]
         line["quality"] = [asdict(clip.quality) for clip in clips]
     except InputError as error:
@@ -155,11 +154,15 @@ def _prepare_one(source: Source, out: Path, settings: Settings, bar: object = No
     return line
 
 
-def _write(source: Source, clip: MouthClip, said: list[Piece], out: Path, many: bool) -> list[str]:
+def _write(
+    source: Source, clip: MouthClip, said: list[Piece], out: Path, settings: Settings
+) -> list[str]:
     """Write the files of one face; returns the names of its clips."""
     if source.transcript is not None and clip.audio is None:
         raise InputError(f"{source.video}: no audio track, which a clip with a transcript needs")
-    name = f"{source.name}_face{clip.face}" if many else source.name
+    name = source.name
+    if settings.faces == "all":
+        name += f"_face{clip.face}"
     for piece in said:
         video, audio = _cut(source, clip, piece)
         base = f"{out / name}{piece.suffix}"
@@ -169,7 +172,8 @@ def _write(source: Source, clip: MouthClip, said: list[Piece], out: Path, many: 
             write_text(Path(f"{base}.txt"), f"Text:  {piece.text}\n")
         with whole_file(Path(f"{base}.mp4")) as temporary:
             write_video(temporary, video, FPS, crf=CRF)
-    write_sheet(Path(f"{out / 'sheets' / name}.jpg"), clip.video, clip.pictures)
+    if settings.sheets:
+        write_sheet(Path(f"{out / 'sheets' / name}.jpg"), clip.video, clip.pictures)
     return [name + piece.suffix for piece in said]
 
 

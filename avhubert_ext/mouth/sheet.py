@@ -11,7 +11,7 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.mouth.align import SIZE
 
 COLUMNS = 8
-WIDTH = 2 * SIZE  # pixels of a column
+WIDTH = 160  # pixels of a column
 GREEN, YELLOW = (0, 255, 0), (255, 255, 0)  # RGB
 
 
@@ -44,6 +44,6 @@ def write_sheet(path: Path, video: np.ndarray, pictures: list[np.ndarray]) -> No
     rows = [np.hstack([cv2.cvtColor(crop, cv2.COLOR_GRAY2BGR) for crop in crops])]
     if pictures:
         rows.insert(0, cv2.cvtColor(np.hstack(pictures), cv2.COLOR_RGB2BGR))
-    _, encoded = cv2.imencode(".jpg", np.vstack(rows))
+    _, encoded = cv2.imencode(".jpg", np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
     with whole_file(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
