@@ -12,8 +12,8 @@ from avhubert_ext.data.video import FPS
 
 # Of activity, from 0, the quiet of a clip, to 1, its loudest speech: see `activity`.
 QUIET = 0.2
-RANGE_DB = 12.0  # less than that between quiet and loud is a noise that hides pauses
-DEEPEST_DB = 50.0  # below the loudest all is quiet
+CLEAN_DB = 40.0  # between quiet and loud in a clip without noise
+RANGE_DB, DEEPEST_DB = 12.0, 50.0  # least and most that the scale of loudness spans
 PAUSE = FPS  # frames; a longer pause is left out, but for a margin on either side
 MARGIN = FPS // 3
 OVERLAP = FPS  # frames beyond a cut that is within speech
@@ -52,19 +52,24 @@ def segment(audio: np.ndarray | None, video: np.ndarray | None, longest: int) ->
 
 
 def activity(audio: np.ndarray | None, video: np.ndarray | None, frames: int) -> np.ndarray:
-    """How likely somebody speaks in each frame, as far as loudness or motion tell: [T], 0 to 1.
+    """How likely somebody speaks in each frame, as far as loudness and motion tell: [T], 0 to 1.
 
-    By the audio, from the quietest tenth of the frames to the loudest twentieth, in dB. Where noise
-    hides the pauses, and in a clip without audio, by how much the mouth moves, on the same scale.
+    Each on a scale from its quietest tenth of the frames to its loudest twentieth. Of both, the
+    loudness counts for its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth
+    tells of pauses that noise hides.
     """
+    scales, weights = [], []
     if audio is not None:
         level = _loudness(audio, frames)
         low, high = np.percentile(level, (10, 95))
-        if high - low >= RANGE_DB or video is None:
-            return _scaled(level, np.clip(low, high - DEEPEST_DB, high - RANGE_DB), high)
-    motion = _motion(video)
-    low, high = np.percentile(motion, (10, 95))
-    return _scaled(motion, min(low, high / 2), high)
+        scales.append(_scaled(level, np.clip(low, high - DEEPEST_DB, high - RANGE_DB), high))
+        weights.append(1.0 if video is None else min(1.0, (high - low) / CLEAN_DB))
+    if video is not None:
+        motion = _motion(video)
+        low, high = np.percentile(motion, (10, 95))
+        scales.append(_scaled(motion, min(low, high / 2), high))
+        weights.append(1.0 - sum(weights))
+    return np.average(scales, axis=0, weights=weights)
 
 
 def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:
