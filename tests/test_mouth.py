@@ -22,6 +22,7 @@ from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.media import Limits, has_video, read_audio, soundtrack, video_frames
 from avhubert_ext.mouth.tracks import follow_faces
+from avhubert_ext.synth.mp4 import write_video
 
 SIZE = (320, 240)
 FRAMES = 60
@@ -398,10 +399,13 @@ def test_audio_of_any_file(tmp_path):
         next(video_frames(tmp_path / "a.wav"))
 
 
-def test_ready_made_clip_passes_unchanged(corpus):
-    path = next(corpus.glob("test/*/*.mp4"))
+def test_ready_made_clip_passes_unchanged(tmp_path):
+    path = tmp_path / "ready.mp4"
+    write_video(path, np.random.default_rng(1).integers(0, 256, (20, 96, 96), np.uint8), 25)
     (clip,) = mouth_clips(path)
     assert np.array_equal(clip.video, load_video(path))
+    with pytest.raises(InputError, match="no face 2, 1 found"):
+        mouth_clips(path, 2)
     assert clip.points is None and clip.quality.faces == 0
 
 

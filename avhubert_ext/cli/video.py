@@ -77,7 +77,7 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         default=True,
         help="a picture of each clip to look at, some 60 kB",
     )
-    parser.add_argument("--shard", type=_shard, default=(1, 1), help="I/N: only every N-th video")
+    parser.add_argument("--shard", type=_shard, default="1/1", help="I/N: only every N-th video")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes")
 
 
