@@ -30,7 +30,7 @@ def _serve(args: argparse.Namespace) -> None:
     recogniser = partial(load, args.model, dictionary=args.dictionary, device=args.device)
     try:
         model = "/".join(args.model.resolve().parts[-2:])
-        serve(recogniser, model, args.host, args.port, args.noise, limits)
+        serve(recogniser, model, args.host, args.port, args.noise, args.longest, limits)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
@@ -64,6 +64,13 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FILE",
         help="sound to add; by default babble of the clip's own speech",
+    )
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="recognised at once; longer clips are cut at pauses",
     )
     parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.recognition import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
@@ -85,15 +86,18 @@ def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
 
 
 def make_recogniser(
-    load: Callable[[], Any],
+    load: Callable[[], Recognizer], longest: float
 ) -> tuple[Callable[[Streams, Tell], dict[str, Any]], tuple[str, ...]]:
-    """What gets the words of a clip, and the modalities that `load`'s recogniser takes."""
+    """What gets the words of a clip, and the modalities that the recogniser of `load` takes.
+
+    longest: seconds that are recognised at once.
+    """
     from avhubert_ext.transcription.transcribe import transcribe
 
     recognizer = load()
 
     def recognise(streams: Streams, tell: Tell) -> dict[str, Any]:
-        return asdict(transcribe(recognizer, *streams, progress=tell))
+        return asdict(transcribe(recognizer, *streams, longest=longest, progress=tell))
 
     return recognise, recognizer.modalities
 

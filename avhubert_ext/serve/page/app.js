@@ -177,7 +177,7 @@ function drawTranscript(modalities, level, said) {
   const found = transcripts.get(keyOf(modalities, level));
   panel.setAttribute("aria-busy", String(!found));
   if (!found) return [];
-  const steps = align(said, found.words.map((word) => wordsOf(word.text).join(" ")));
+  const steps = align(said, found.words.map((word) => word.text));
   const shown = [];
   const elements = steps.map((step) => {
     if (step.kind === "missing") return make("span", "missing", step.said);

@@ -1,12 +1,20 @@
 // Words against words.
 
+// The words of a text as they are written, without what is no word.
 export function wordsOf(text) {
-  return text.toUpperCase().replace(/[^\p{L}\p{N}'\s]/gu, " ").split(/\s+/).filter(Boolean);
+  return text.split(/\s+/).filter(bare);
 }
 
-// The fewest edits from `said` to `heard`, in order: { kind, word (its number in heard), said },
-// kind "same", "wrong" (another or a further word) or "missing".
-export function align(said, heard) {
+// A word for comparison: in capitals, without punctuation.
+function bare(word) {
+  return word.toUpperCase().replace(/[^\p{L}\p{N}']/gu, "");
+}
+
+// The fewest edits from the words `saidWords` to `heardWords`, in order: { kind, word (its number
+// in heardWords), said }, kind "same", "wrong" (another or a further word) or "missing".
+export function align(saidWords, heardWords) {
+  const said = saidWords.map(bare);
+  const heard = heardWords.map(bare);
   const cost = Array.from({ length: said.length + 1 }, (_, i) =>
     Array.from({ length: heard.length + 1 }, (_, j) => (i && j ? 0 : i + j)));
   for (let i = 1; i <= said.length; i++) {
@@ -20,11 +28,11 @@ export function align(said, heard) {
   while (i || j) {
     const same = i && j && said[i - 1] === heard[j - 1];
     if (i && j && cost[i][j] === cost[i - 1][j - 1] + !same) {
-      steps.push({ kind: same ? "same" : "wrong", word: --j, said: said[--i] });
+      steps.push({ kind: same ? "same" : "wrong", word: --j, said: saidWords[--i] });
     } else if (j && cost[i][j] === cost[i][j - 1] + 1) {
       steps.push({ kind: "wrong", word: --j });
     } else {
-      steps.push({ kind: "missing", said: said[--i] });
+      steps.push({ kind: "missing", said: saidWords[--i] });
     }
   }
   return steps.reverse();
