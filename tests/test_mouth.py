@@ -308,6 +308,13 @@ def test_landmark_files_of_another_form(tmp_path, rows, about):
         read_landmarks(path, 2)
 
 
+@pytest.mark.parametrize("size", [0, 1e-3, 1e9])
+def test_landmarks_that_are_no_face(tmp_path, portrait, size):
+    np.save(tmp_path / "x.npy", np.tile(size * align.MEAN_FACE, (FRAMES, 1, 1)))
+    with pytest.raises(InputError, match=r"x\.npy: no face's landmarks"):
+        mouth_clips(portrait, landmarks=tmp_path / "x.npy")
+
+
 def test_damaged_landmark_files(tmp_path):
     whole = pickle.dumps([np.zeros((68, 2))] * 2)
     for name, content in (("a.pkl", whole[:-20]), ("b.npy", b"x"), ("c.npz", b""), ("d.pkl", b"")):

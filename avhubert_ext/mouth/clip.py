@@ -21,6 +21,7 @@ from avhubert_ext.mouth.tracks import Person, Track, follow_faces
 
 Faces = Literal["largest", "all"] | int
 Progress = Callable[[int, int], None]
+SCALES = (0.01, 100.0)  # crop pixels a pixel of the video; beyond, that was no face
 
 
 class NoFaceError(InputError):
@@ -103,6 +104,8 @@ def mouth_clips(
     count.total = 2 * frames
     points = [_path(persons[n], frames) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]
+    if not all(((s > SCALES[0]) & (s < SCALES[1])).all() for s in map(align.scales, transforms)):
+        raise InputError(f"{landmarks or path}: no face's landmarks, in one spot or far apart")
     videos, pictures, shape = _crops(count(video_frames(path, limits)), points, transforms)
     audio = soundtrack(path, frames, limits)
     return [
