@@ -13,9 +13,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from avhubert_ext.export.folder import export
+    from avhubert_ext.export.folder import ExportConfig, export
 
-    print(export(args.model, args.out, args.dictionary))
+    config = ExportConfig(args.format, args.int8, args.calibrate, args.split)
+    print(export(args.model, args.out, config, args.dictionary))
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
@@ -24,6 +25,20 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", type=Path, help="a recogniser of any kind that `convert` reads")
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "torch"),
+        default="onnx",
+        help="of the graphs: what runs them",
+    )
+    parser.add_argument("--int8", action="store_true", help="linear layers in 8 bits")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DATA",
+        help="manifest folder whose clips show how to put the frontends in 8 bits, too (onnx)",
+    )
+    parser.add_argument("--split", default="train", help="of --calibrate")
     parser.add_argument(
         "--dictionary",
         type=Path,

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
@@ -134,12 +133,12 @@ class MemoryProjection(nn.Module):
         attentions = [layer.encoder_attn for layer in decoder.layers]
         parts = [part for a in attentions for part in (a.k_proj, a.v_proj)]
         self.shape = (len(attentions), 2, attentions[0].heads, -1)
-        self.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
-        self.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+        self.linear = nn.Linear(1, 1)
+        self.linear.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+        self.linear.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
 
     def forward(self, encoded: Tensor) -> Tensor:
-        projected = F.linear(encoded, self.weight, self.bias).unflatten(-1, self.shape)
-        return projected.permute(2, 3, 0, 4, 1, 5)
+        return self.linear(encoded).unflatten(-1, self.shape).permute(2, 3, 0, 4, 1, 5)
 
 
 class JoinedEncoder(nn.Module):

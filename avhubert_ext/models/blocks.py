@@ -89,9 +89,11 @@ class ConformerConvolution(nn.Module):
         return self.dropout(_pointwise(self.pointwise2, y.transpose(1, 2)))
 
 
-def _pointwise(convolution: nn.Conv1d, x: Tensor) -> Tensor:
+def _pointwise(layer: nn.Conv1d | nn.Linear, x: Tensor) -> Tensor:
     """[B, T, D] -> [B, T, E]: on a CPU Conv1d is slower than a product for a batch of one."""
-    return F.linear(x, convolution.weight[..., 0], convolution.bias)
+    if isinstance(layer, nn.Conv1d):
+        return F.linear(x, layer.weight[..., 0], layer.bias)
+    return layer(x)  # of a fused model
 
 
 class ConformerBlock(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from avhubert_ext.models.attention import RelativeAttention
-from avhubert_ext.models.blocks import PositionalConvolution
+from avhubert_ext.models.blocks import ConformerConvolution, PositionalConvolution
 from avhubert_ext.models.frontends import BasicBlock, ResNet18, ShuffleNetV2, Trunk
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,6 +35,9 @@ def fused(model: M) -> M:
         fold_batch_norms(module)
         if isinstance(module, PositionalConvolution):
             module.fold_weight_norm()
+        if isinstance(module, ConformerConvolution):
+            module.pointwise1 = as_linear(module.pointwise1)
+            module.pointwise2 = as_linear(module.pointwise2)
         if isinstance(module, RelativeAttention) and isinstance(module.pos_proj, nn.Linear):
             module.pos_proj = ProjectedPositions(module.pos_proj)
         if isinstance(module, nn.ReLU | nn.SiLU):
@@ -55,6 +58,17 @@ def fold_batch_norms(module: nn.Module) -> None:
             fold = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
             setattr(module, name, fold(layer, norm))
             setattr(module, norm_name, nn.Identity())
+
+
+def as_linear(convolution: nn.Conv1d | nn.Linear) -> nn.Linear:
+    """The linear layer that a convolution of kernel 1 is; a layer that is one already stays."""
+    if isinstance(convolution, nn.Linear):
+        return convolution
+    outputs, inputs, _ = convolution.weight.shape
+    linear = nn.Linear(inputs, outputs, device="meta")
+    linear.weight = nn.Parameter(convolution.weight[..., 0].contiguous(), requires_grad=False)
+    linear.bias = convolution.bias
+    return linear
 
 
 class ProjectedPositions(nn.Module):
