@@ -15,6 +15,13 @@ import torch
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.benchmark_transcription import (
+    Said,
+    benchmark_transcription,
+    join,
+    text_table,
+    time_errors,
+)
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.checkpoint import load_avhubert_asr, save_fairseq, save_model
@@ -399,6 +406,28 @@ def test_long_clip_is_its_utterances(teacher: Recognizer, corpus: Path, modaliti
     assert word_error_rate([(" ".join(w.text for w in expected), found.text)]) < 10
     if found.text == " ".join(w.text for w in expected):
         assert mean_error(found.words, expected) < 0.06
+
+
+def test_measure_of_times_and_cuts(teacher: Recognizer, corpus: Path) -> None:
+    told: list[str] = []
+    report = benchmark_transcription(teacher, corpus, 3.0, told.append)
+    results = {(r["modality"], r["clips"]): r for r in report["results"]}
+    assert len(results) == len(told) == 6
+    for (modality, _), result in results.items():
+        assert result["words"] == 24 and result["timed"] <= 24
+        if modality != "video":
+            assert result["wer"] < 10 and result["start_error"] < 0.06 > result["end_error"]
+    first = text_table(report).splitlines()[4].split()
+    assert first[:4] == ["both", "utterances", f"{report['results'][0]['wer']:.2f}", "24"]
+
+
+def test_errors_of_words_that_are_right() -> None:
+    said = (("ONE", 0.0, 1.0), ("TWO", 1.0, 2.0), ("FOUR", 3.0, 4.0))
+    found = (spoken("one", 0.1, 0.8), spoken("too", 1.0, 2.0), spoken("four", 3.0, 4.5))
+    assert time_errors(said, found) == [pytest.approx((0.1, 0.2)), pytest.approx((0.0, 0.5))]
+    clip = Said(np.zeros(640 * 50, np.int16), np.zeros((50, 96, 96), np.uint8), said)
+    joined_twice = join([clip, clip])
+    assert joined_twice.words[3:] == (("ONE", 2.0, 3.0), ("TWO", 3.0, 4.0), ("FOUR", 5.0, 6.0))
 
 
 # ---- subtitles

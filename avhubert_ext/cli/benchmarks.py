@@ -16,6 +16,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_benchmark_decoding(commands)
     _add_benchmark_data(commands)
     _add_benchmark_sparse(commands)
+    _add_benchmark_transcription(commands)
 
 
 def _complexity(args: argparse.Namespace) -> None:
@@ -239,3 +240,35 @@ def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
         "--rounds", type=positive, default=5, help="of the encoders; ten times as many of layers"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+
+
+def _benchmark_transcription(args: argparse.Namespace) -> None:
+    import sys
+
+    from avhubert_ext.evaluation.benchmark_transcription import benchmark_transcription, text_table
+    from avhubert_ext.transcription.recognizers import load
+
+    recognizer = load(args.model, dictionary=args.dictionary, threads=args.threads)
+    report = benchmark_transcription(
+        recognizer, args.corpus, args.longest, lambda line: print(line, file=sys.stderr)
+    )
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-transcription",
+        _benchmark_transcription,
+        "how exact the times of words are, and what cutting long clips costs",
+    )
+    parser.add_argument("--model", type=Path, required=True, help="as for `transcribe`")
+    parser.add_argument("--dictionary", type=Path, help="as for `transcribe`")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="LRS3's layout, with times in transcripts"
+    )
+    parser.add_argument("--longest", type=float, default=15.0, help="seconds recognised at once")
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark_transcription.json"), help="JSON to write"
+    )

@@ -171,15 +171,21 @@ def _plain_text(path: Path) -> list[Piece]:
     return [_spoken(path, " ".join(read_lines(path)).split())]
 
 
-def _timed_words(path: Path) -> list[Piece]:
-    """Lines `WORD START END SCORE` below a heading, cut evenly into pieces."""
+def timed_words(path: Path) -> list[tuple[str, float, float]]:
+    """(word, start, end) in seconds, of the lines `WORD START END SCORE` of an LRS3 transcript."""
     words = []
     for line in read_lines(path):
         match line.split():
             case [word, start, end, _score] if _is_time(start) and _is_time(end):
                 words.append((word, float(start), float(end)))
     if not words:
-        raise InputError(f"{path}: no lines `WORD START END SCORE`, which a pretrain clip has")
+        raise InputError(f"{path}: no lines `WORD START END SCORE` in it; name another corpus")
+    return words
+
+
+def _timed_pieces(path: Path) -> list[Piece]:
+    """Its timed words, cut evenly."""
+    words = timed_words(path)
     begin, duration = words[0][1], max(words[-1][2] - words[0][1], 1.0)
     count = math.ceil(duration / (LONGEST_PIECE - 1))  # a word may reach beyond its piece's share
     shares = groupby(words, lambda w: int(((w[1] + w[2]) / 2 - begin) * count / duration))
@@ -193,7 +199,7 @@ TRANSCRIPTS: dict[str, Callable[[Path], list[Piece]]] = {
     "lrs": _whole,
     "grid": _grid_words,
     "plain": _plain_text,
-    "timed": _timed_words,
+    "timed": _timed_pieces,
 }
 
 
