@@ -276,6 +276,41 @@ def test_four_landmarks_and_missing_frames(tmp_path, portrait, motion):
     assert np.linalg.norm(where - 48, axis=1).max() < 3
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_are_read_as_numpy_reads_them(tmp_path, protocol):
+    rng = np.random.default_rng(1)
+    path = tmp_path / "x.pkl"
+    for rows in (
+        [rng.normal(size=(68, 2)), None, rng.normal(size=(68, 2)).astype(">f4")],
+        [np.asfortranarray(rng.normal(size=(4, 2))), [[1, 2], [3, 4], [5, 6], [7.5, 8]], None],
+        rng.integers(0, 99, (3, 68, 2)),
+    ):
+        path.write_bytes(pickle.dumps(rows, protocol))
+        found = read_landmarks(path, 3)
+        assert sorted(found) == [t for t in range(3) if rows[t] is not None]
+        assert all(np.array_equal(points, rows[t]) for t, points in found.items())
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_random_damage_to_a_pickle(tmp_path, protocol):
+    """Numbers or one error; unpickled as usual, some of these end the process."""
+    whole = pickle.dumps([np.zeros((68, 2)), None], protocol)
+    rng = random.Random(1)
+    path, outcomes = tmp_path / "x.pkl", set()
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 20))):
+            damaged[rng.randrange(300)] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_landmarks(path, 2)
+            outcomes.add("read")
+        except InputError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
 def test_nothing_in_a_landmark_file_is_run(tmp_path):
     class Evil:
         def __reduce__(self):

@@ -1,4 +1,8 @@
-"""Landmark files as AV-HuBERT and Auto-AVSR keep them, one a clip."""
+"""Landmark files as AV-HuBERT and Auto-AVSR keep them, one a clip.
+
+Nothing in a pickle is run, not even numpy, which a forged state of an array can crash: stand-ins
+take what is said of arrays and types, and arrays are made of that.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,12 @@ import numpy as np
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.align import SCHEMES
 
-# What a pickle of numpy arrays names, by numpy 1 and 2. Anything else is refused: a name in a
-# pickle is something to be run.
-ALLOWED = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (
-        ("multiarray", "_reconstruct"),
-        ("multiarray", "scalar"),
-        ("numeric", "_frombuffer"),
-    )
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
 
 def read_landmarks(path: Path, frames: int) -> dict[int, np.ndarray]:
     """Landmarks [K, 2] by frame number, K 68 or 4, for a clip of so many frames at 25 a second.
 
     path: `.pkl`, a list with an array or None a frame; `.npy` or `.npz` with an array [T, K, 2],
-    NaN for a frame without a face. Nothing in a pickle is run. Raises InputError for another form.
+    NaN for a frame without a face. Raises InputError for another form.
     """
     values = _load(path)
     if len(values) != frames:
@@ -50,7 +42,7 @@ def _load(path: Path) -> list:
         raise InputError(f"{path} not found: every clip needs its landmarks, .pkl, .npy or .npz")
     try:
         if path.suffix == ".pkl":
-            values = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+            values = _plain(_Unpickler(io.BytesIO(path.read_bytes())).load())
         else:
             values = np.load(path, allow_pickle=False)
             if isinstance(values, np.lib.npyio.NpzFile):
@@ -61,19 +53,9 @@ def _load(path: Path) -> list:
         raise InputError(
             f"{path}: not a landmark file that can be read ({type(error).__name__}); copy it again"
         ) from None
-    if (isinstance(values, np.ndarray) and values.ndim) or isinstance(values, (list, tuple)):
+    if isinstance(values, list) or (isinstance(values, np.ndarray) and values.ndim):
         return list(values)
     raise InputError(f"{path}: holds a {type(values).__name__}, expected landmarks by frame")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in ALLOWED:
-            raise InputError(
-                f"refused, for it names {module}.{name}, which might be run; save the landmarks "
-                "as .npy"
-            )
-        return super().find_class(module, name)
 
 
 def _checked(path: Path, frame: int, value: object) -> np.ndarray:
@@ -86,3 +68,72 @@ def _checked(path: Path, frame: int, value: object) -> np.ndarray:
             f"{path}: frame {frame} holds {list(points.shape)}, expected 68 or 4 landmarks: [K, 2]"
         )
     return points
+
+
+class _Type:
+    """What a pickle says of a numpy.dtype."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self._code, self._order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self._order = state[1]
+
+    def numpy(self) -> np.dtype:
+        if self._code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+            raise InputError(f"its values are {self._code!r}, expected numbers")
+        return np.dtype(self._code).newbyteorder(self._order)
+
+
+class _Array:
+    """What a pickle says of a numpy.ndarray."""
+
+    def __init__(self, *_: object) -> None:
+        self._state = None
+
+    def __setstate__(self, state: tuple) -> None:
+        self._state = state
+
+    def numpy(self) -> np.ndarray:
+        _, shape, kind, by_columns, values = self._state
+        flat = np.frombuffer(values, kind.numpy())
+        return flat.reshape(shape, order="F" if by_columns else "C")
+
+
+def _from_buffer(values: bytes, kind: _Type, shape: tuple, order: str) -> _Array:
+    """As numpy's function for pickles of protocol 5."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", values))
+    return array
+
+
+def _encoded(text: str, _encoding: str) -> bytes:
+    """The bytes that pickles of protocol 2 hold as text."""
+    return text.encode("latin1")
+
+
+_STAND_INS = {
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Type,
+    "_codecs.encode": _encoded,
+    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+}
+
+
+# Python's own, in Python: a forged file can end the process in the one that is written in C.
+class _Unpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        full = f"{module}.{name}"
+        if full not in _STAND_INS:
+            raise InputError(
+                f"refused, for it names {full!r}, which might be run; save the landmarks as .npy"
+            )
+        return _STAND_INS[full]
+
+
+def _plain(value: object) -> object:
+    """With arrays for their stand-ins, and lists for tuples."""
+    if isinstance(value, _Array):
+        return value.numpy()
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
