@@ -18,7 +18,7 @@ from test_avhubert import checkpoint, finetuned_config, official_finetuned
 from avhubert_ext import load_avhubert_asr
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
-from avhubert_ext.data.text import Vocabulary
+from avhubert_ext.data.text import SPECIAL_SYMBOLS, Vocabulary
 from avhubert_ext.decoding import BeamConfig, beam_search
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded
 from avhubert_ext.evaluation.wer import word_edits
@@ -257,6 +257,8 @@ def test_validate_and_training_batch_in_the_printed_conditions(
     converted = tmp_path / "model.safetensors"
     run_well("avhubert-ext", "convert", model, converted)
     assert read_origin(converted) == read_origin(model)
+    symbols = [line.split()[0] for line in (teacher_data / "dict.wrd.txt").read_text().splitlines()]
+    assert read_origin(model)["subwords"].split("\n") == [*SPECIAL_SYMBOLS, *symbols]
     assert (
         read_origin(model)["trained_with"] == batch and len(read_origin(model)["dictionary"]) == 64
     )

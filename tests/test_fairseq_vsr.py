@@ -151,6 +151,7 @@ def test_what_does_not_fit_is_refused(
     trained: tuple[Path, str], manifests: Path, teacher_data: Path
 ) -> None:
     stored = read_torch_file(trained[0] / "checkpoint_last.pt")["cfg"]["model"]
+    assert stored["subwords"].split("\n") == new_task(manifests).outputs
     cfg = VSRConfig(description=stored["description"], dictionary=stored["dictionary"])
     assert VSRCTCAttention.build_model(cfg, new_task(manifests))
     with pytest.raises(InputError, match="subwords with the special ones, the model has"):

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from avhubert_ext.data.batching import batches_by_frames
@@ -35,7 +34,7 @@ from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.families import Family, load_family, model_file, origin_of
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import read_masks, strip_prefix
+from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
@@ -112,12 +111,7 @@ class EvaluationConfig:
         self.joint()
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError):
-            raise InputError(
-                f"device '{self.device}': PyTorch has none such here; leave --device out"
-            ) from None
+        check_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:
         """By name: `clean`, then as `babble_-5dB`, then as `block_level3`."""

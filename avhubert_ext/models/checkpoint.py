@@ -193,6 +193,16 @@ def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") 
     return model.to(map_location)
 
 
+def check_device(device: str) -> None:
+    """Raise an InputError for a device that PyTorch lacks here."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(
+            f"device '{device}': PyTorch has none such here; leave --device out"
+        ) from None
+
+
 # What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names
 # (Auto-AVSR's already under ours), and the file's prefixes of names -> the model's.
 Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]

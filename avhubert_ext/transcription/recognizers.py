@@ -33,14 +33,15 @@ def load(
         return load_exported(model, threads=threads, beam=beam, ctc_weight=ctc_weight)
     import torch
 
-    from avhubert_ext.models.checkpoint import load_recognizer
+    from avhubert_ext.models.checkpoint import check_device, load_recognizer
     from avhubert_ext.models.conformer import CTCAttentionRecognizer
     from avhubert_ext.models.subwords import find_subwords
     from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 
     if threads is not None:
         torch.set_num_threads(threads)
-    network = load_recognizer(model, check_device(device)).eval()
+    check_device(device)
+    network = load_recognizer(model, device).eval()
     pieces = find_subwords(model, dictionary)
     if isinstance(network, CTCAttentionRecognizer):
         return CTCAttention(
@@ -49,19 +50,6 @@ def load(
     if ctc_weight is not None:
         raise InputError(f"{model}: has no CTC layer to give a weight to; leave --ctc-weight out")
     return AVHubert(network, pieces, BeamConfig(**_given(beam=beam)))
-
-
-def check_device(device: str) -> str:
-    """Raise an InputError for a device that PyTorch lacks here."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(
-            f"device '{device}': PyTorch has none such here; leave --device out"
-        ) from None
-    return device
 
 
 def _given(**values: float | None) -> dict[str, float]:
