@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from fastapi import Request
 from fragile import make_worker
 from serving import MODEL, Server, face_video, form, serving, utterance, write_clip
 
+from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.serve.clips import Clip, Clips
 from avhubert_ext.serve.desk import BusyError, Desk
@@ -289,6 +291,13 @@ def test_port_in_use_is_one_line():
     assert result.stdout == (
         f"avhubert-ext: error: port {port} is in use; choose another with --port\n"
     )
+
+
+def test_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve", "--model", str(MODEL)]) == 1
+    expected = "avhubert-ext: error: uvicorn is missing: pip install 'avhubert-ext[serve]'\n"
+    assert capsys.readouterr().err == expected
 
 
 def answered(guard: Guard, host: str) -> bool:

@@ -27,7 +27,13 @@ def _serve(args: argparse.Namespace) -> None:
     from avhubert_ext.transcription.recognizers import load
 
     limits = Limits(args.max_mb, args.max_seconds, args.timeout)
-    recogniser = partial(load, args.model, dictionary=args.dictionary, device=args.device)
+    recogniser = partial(
+        load,
+        args.model,
+        dictionary=args.dictionary,
+        device=args.device,
+        threads=args.threads,
+    )
     try:
         model = "/".join(args.model.resolve().parts[-2:])
         serve(recogniser, model, args.host, args.port, args.noise, args.longest, limits)
@@ -73,6 +79,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         help="recognised at once; longer clips are cut at pauses",
     )
     parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
+    parser.add_argument("--threads", type=positive, help="of the CPU")
 
 
 def _port(text: str) -> int:

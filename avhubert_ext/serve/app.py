@@ -30,6 +30,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, wav_bytes
 from avhubert_ext.data.video import FPS
@@ -231,6 +232,7 @@ def _tell_errors_in_a_line(app: FastAPI) -> None:
     app.add_exception_handler(BusyError, told(503, str))
     app.add_exception_handler(TooLargeError, told(413, str))
     app.add_exception_handler(Exception, told(500, lambda _: UNFORESEEN))
+    app.add_exception_handler(ClientDisconnect, told(400, lambda _: "the file broke off"))
     app.add_exception_handler(asyncio.TimeoutError, told(408, lambda _: "the file came too slowly"))
     app.add_exception_handler(
         AnyHTTPException,

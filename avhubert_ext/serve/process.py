@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -124,6 +125,9 @@ def _serve(
     """The life of a worker process."""
     follow_parent()
     tempfile.tempdir = str(folder)
+    # Else threads of the library that wait keep their cores busy: on a machine that has other work
+    # to do, short clips then take seconds instead of tenths.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         work, told = make()
     except InputError as error:

@@ -51,6 +51,7 @@ def serve(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it the same way
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer tells all there is
     with ExitStack() as stack:
         listener = stack.enter_context(closing(_listen(host, port)))
         samples = None if noise is None else read_audio(noise)
@@ -64,14 +65,14 @@ def serve(
         modalities = recogniser.wait()
         reader.wait()
         parts = Parts(
-            reader,
-            recogniser,
-            model,
-            modalities,
-            samples,
-            OWN_BABBLE if noise is None else noise.name,
-            folder,
-            limits,
+            reader=reader,
+            recogniser=recogniser,
+            model=model,
+            modalities=modalities,
+            noise=samples,
+            noise_name=OWN_BABBLE if noise is None else noise.name,
+            folder=folder,
+            limits=limits,
         )
         config = uvicorn.Config(
             create_app(parts, host),

@@ -33,12 +33,13 @@ async function upload(file, name) {
     const received = await post("/api/clips", {
       body: form,
       signal,
-      onProgress: (done, of) => showWork(`Looking for the mouth, frame ${done} …`, done, of),
+      onProgress: (done, of) => showWork(`Looking for the mouth in ${name} …`, done, of),
       onBusy: () => showWork("Waiting: the server is busy with other clips …"),
     });
     await show(received);
   } catch (error) {
     showFailure(error);
+    if (clip && !signal.aborted) await recognise(); // what the upload had ended
   }
 }
 
@@ -213,6 +214,7 @@ function drawCurves(said) {
       return (100 * edits(align(said, wordsOf(found.text)))) / said.length;
     }),
   }));
+  if ($("chart").parentElement.hidden) return;
   const labels = settings.levels.map((level) => levelName(level).replace(" dB", ""));
   $("chart").replaceChildren(
     drawChart(labels, curves, Number($("level").value), $("chart").clientWidth));
@@ -328,6 +330,7 @@ async function start() {
   });
   $("all-levels").addEventListener("click", allLevels);
   window.addEventListener("resize", () => clip && draw());
+  window.addEventListener("pagehide", () => clip && forget(clip));
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
