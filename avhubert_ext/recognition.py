@@ -59,9 +59,9 @@ def modality_of(audio: np.ndarray | None, video: np.ndarray | None) -> str:
     """Of what there is: both, audio or video. Raises InputError for nothing."""
     if audio is None and video is None:
         raise InputError("a clip has neither audio nor video: give one of them")
-    return (
-        "both" if audio is not None and video is not None else "audio" if video is None else "video"
-    )
+    if video is None:
+        return "audio"
+    return "video" if audio is None else "both"
 
 
 def network_inputs(
@@ -86,9 +86,8 @@ def network_inputs(
     if audio is not None:
         check_samples(audio, "audio")
         frames = -(-len(audio) // SAMPLES_PER_FRAME) if video is None else len(video)
-        features = (
-            waveform_input(audio, frames) if waveform else audio_features(audio, n_frames=frames)
-        )
+        to_features = waveform_input if waveform else audio_features
+        features = to_features(audio, n_frames=frames)
     return features, pixels
 
 

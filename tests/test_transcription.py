@@ -296,6 +296,21 @@ def test_short_clips_are_not_cut() -> None:
     assert (part.start, part.stop, part.left, part.right) == (0, 250, 0, 250)
 
 
+def test_nobody_speaks(teacher: Recognizer) -> None:
+    """Silence and still pictures, short or long; a faint voice is none."""
+    rng = np.random.default_rng(0)
+    for seconds in (3, 40):
+        hush = rng.normal(0, 8, seconds * 16000).astype(np.int16)
+        still = np.full((seconds * 25, 96, 96), 80, np.uint8)
+        for audio, video in ((hush, None), (0 * hush, None), (None, still), (hush, still)):
+            found = transcribe(teacher, audio, video)
+            assert (found.text, found.words, found.seconds) == ("", (), seconds)
+        moving = rng.integers(0, 256, still.shape, dtype=np.uint8)
+        assert segment(0 * hush, moving, 1000), "a sound that was switched off says nothing"
+        hush[16000:32000] *= 15
+        assert segment(hush, None, 1000)
+
+
 def test_cuts_are_in_pauses_and_long_pauses_left_out() -> None:
     spoken = [(0.5, 4), (4.5, 9), (9.4, 14), (30, 33), (33.3, 38)]
     parts = segment(bursts(spoken, 40), None, 250)

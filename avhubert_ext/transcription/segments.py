@@ -13,7 +13,9 @@ from avhubert_ext.data.video import FPS
 # Of activity, from 0, the quiet of a clip, to 1, its loudest speech: see `activity`.
 QUIET = 0.2
 CLEAN_DB = 40.0  # between quiet and loud in a clip without noise
-RANGE_DB, DEEPEST_DB = 12.0, 50.0  # least and most that the scale of loudness spans
+RANGE_DB = 12.0  # least that the scale of loudness spans
+SILENT_DB = 30.0  # over int16's least step: speech is never as faint
+STILL = 0.1  # of the 256 levels of gray: pictures change by less where nothing moves
 PAUSE = FPS  # frames; a longer pause is left out, but for a margin on either side
 MARGIN = FPS // 3
 OVERLAP = FPS  # frames beyond a cut that is within speech
@@ -39,16 +41,16 @@ def segment(audio: np.ndarray | None, video: np.ndarray | None, longest: int) ->
     """The segments of a clip, in order, each of at most `longest` frames with what it overlaps.
 
     audio: int16 [N]; video: uint8 [T, H, W]; one of them may be None. A clip that is short enough
-    is one segment. Else long pauses are left out, and what lies between is cut where it is quiet;
-    where there is no such place and a cut is within speech, the pieces overlap.
+    is one segment; silence and a still picture are none. Else long pauses are left out, and what
+    lies between is cut where it is quiet; where there is no such place and a cut is within speech,
+    the pieces overlap.
     """
     frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
-    if frames <= longest:
-        return [Segment(0, frames, 0, frames)]
     active = activity(audio, video, frames)
-    return [
-        piece for start, stop in stretches(active) for piece in pieces(active, start, stop, longest)
-    ]
+    spoken = stretches(active)
+    if spoken and frames <= longest:
+        return [Segment(0, frames, 0, frames)]
+    return [piece for start, stop in spoken for piece in pieces(active, start, stop, longest)]
 
 
 def activity(audio: np.ndarray | None, video: np.ndarray | None, frames: int) -> np.ndarray:
@@ -62,11 +64,13 @@ def activity(audio: np.ndarray | None, video: np.ndarray | None, frames: int) ->
     if audio is not None:
         level = _loudness(audio, frames)
         low, high = np.percentile(level, (10, 95))
-        scales.append(_scaled(level, np.clip(low, high - DEEPEST_DB, high - RANGE_DB), high))
         weights.append(1.0 if video is None else min(1.0, (high - low) / CLEAN_DB))
+        high = max(high, SILENT_DB + RANGE_DB)
+        scales.append(_scaled(level, np.clip(low, SILENT_DB, high - RANGE_DB), high))
     if video is not None:
         motion = _motion(video)
         low, high = np.percentile(motion, (10, 95))
+        high = max(high, STILL)
         scales.append(_scaled(motion, min(low, high / 2), high))
         weights.append(1.0 - sum(weights))
     return np.average(scales, axis=0, weights=weights)
@@ -88,14 +92,14 @@ def _motion(video: np.ndarray) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def stretches(active: np.ndarray) -> list[tuple[int, int]]:
     """What lies between long pauses, with a margin: (first frame, after the last)."""
     loud = np.flatnonzero(active > QUIET)
     if not len(loud):
-        return [(0, len(active))]
+        return []
     gaps = np.flatnonzero(np.diff(loud) > PAUSE)
     starts = loud[np.append(0, gaps + 1)]
     stops = loud[np.append(gaps, len(loud) - 1)] + 1

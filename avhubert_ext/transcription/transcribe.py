@@ -61,7 +61,9 @@ def transcribe(
         later = [replace(w, start=w.start + shift, end=w.end + shift) for w in found]
         words = joined(words, later, part)
         if progress is not None:
-            progress(frames if part is parts[-1] else part.right, frames)
+            progress(part.right, frames)
+    if progress is not None:
+        progress(frames, frames)
     return Transcript(" ".join(w.text for w in words), tuple(words), modality, frames / FPS)
 
 
