@@ -16,6 +16,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     _add_benchmark_decoding(commands)
     _add_benchmark_data(commands)
     _add_benchmark_sparse(commands)
+    _add_benchmark_runtime(commands)
     _add_benchmark_transcription(commands)
 
 
@@ -272,3 +273,52 @@ def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("benchmark_transcription.json"), help="JSON to write"
     )
+
+
+def _benchmark_runtime(args: argparse.Namespace) -> None:
+    from avhubert_ext.evaluation.benchmark_runtime import FORMS, benchmark_runtime, text_table
+
+    report = benchmark_runtime(
+        args.model,
+        args.folder,
+        args.form or list(FORMS),
+        args.threads,
+        args.beam,
+        args.seconds,
+        args.tokens,
+        args.rounds,
+    )
+    _show(text_table(report), report, args.out)
+
+
+def _add_benchmark_runtime(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "benchmark-runtime",
+        _benchmark_runtime,
+        "size and speed of recognisers, PyTorch and all exported forms side by side, on the CPU",
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["7", "tiny-7"],
+        metavar="NAME",
+        help="of AV-HuBERT's family: encoder presets as for `complexity`, or model files",
+    )
+    parser.add_argument(
+        "--form",
+        nargs="+",
+        metavar="FORM",
+        help="pytorch, 'pytorch fused', onnx, 'onnx int8', openvino ...; without any: all",
+    )
+    parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2])
+    parser.add_argument("--beam", type=positive, default=10, help="hypotheses")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip")
+    parser.add_argument(
+        "--tokens", type=positive, help="decoded; without it 3.5 a second, as LRS3 has subwords"
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where models are exported to, and found again"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")

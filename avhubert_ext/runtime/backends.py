@@ -21,6 +21,8 @@ def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
         raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that wait awake take the cores from those of the graph that runs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
