@@ -55,13 +55,38 @@ class Recognizer(Protocol):
         ...
 
 
-def modality_of(audio: np.ndarray | None, video: np.ndarray | None) -> str:
-    """Of what there is: both, audio or video. Raises InputError for nothing."""
+def check_clip(
+    audio: np.ndarray | None, video: np.ndarray | None, modalities: tuple[str, ...]
+) -> tuple[str, int]:
+    """Which of the `modalities` a clip is, and its length in frames.
+
+    Raises InputError where it is none of them, or not as `Recognizer.recognize` wants it.
+    """
     if audio is None and video is None:
         raise InputError("a clip has neither audio nor video: give one of them")
-    if video is None:
-        return "audio"
-    return "video" if audio is None else "both"
+    if audio is not None:
+        check_samples(audio, "audio")
+        modality, frames = "audio", -(-len(audio) // SAMPLES_PER_FRAME)
+    if video is not None:
+        _check_video(video)
+        modality, frames = "video" if audio is None else "both", len(video)
+    if modality not in modalities:
+        takes = " or ".join(map(_named, modalities))
+        raise InputError(f"the clip has {_named(modality)}, the model takes {takes}")
+    return modality, frames
+
+
+def _check_video(video: np.ndarray) -> None:
+    found = np.asarray(video)
+    if found.dtype != np.uint8 or found.ndim != 3 or not len(found) or min(found.shape[1:]) < CROP:
+        raise InputError(
+            f"video is {found.dtype} {list(found.shape)}: expected the mouth region, uint8 "
+            "[T, 96, 96] at 25 frames a second"
+        )
+
+
+def _named(modality: str) -> str:
+    return {"both": "audio and video"}.get(modality, f"{modality} alone")
 
 
 def network_inputs(
@@ -74,33 +99,11 @@ def network_inputs(
 
     audio, video: as `Recognizer.recognize`; the audio is cut, or filled up, to the video's length.
     waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a waveform [T, 640], and video
-    [T, 88, 88]. Raises InputError where the clip is none, or not of the `modalities`.
+    [T, 88, 88]. Raises InputError as `check_clip`.
     """
-    found = modality_of(audio, video)
-    if found not in modalities:
-        raise InputError(
-            f"the clip has {_named(found)}, the model takes {' or '.join(map(_named, modalities))}"
-        )
-    pixels = None if video is None else _pixels(video)
-    features = None
-    if audio is not None:
-        check_samples(audio, "audio")
-        frames = -(-len(audio) // SAMPLES_PER_FRAME) if video is None else len(video)
-        to_features = waveform_input if waveform else audio_features
-        features = to_features(audio, n_frames=frames)
-    return features, pixels
-
-
-def _named(modality: str) -> str:
-    return {"both": "audio and video"}.get(modality, f"{modality} alone")
-
-
-def _pixels(video: np.ndarray) -> np.ndarray:
-    """float32 [T, 88, 88] of the mouth region."""
-    found = np.asarray(video)
-    if found.dtype != np.uint8 or found.ndim != 3 or not len(found) or min(found.shape[1:]) < CROP:
-        raise InputError(
-            f"video is {found.dtype} {list(found.shape)}: expected the mouth region, uint8 "
-            "[T, 96, 96] at 25 frames a second"
-        )
-    return normalise(centre_crop(found))
+    _, frames = check_clip(audio, video, modalities)
+    pixels = None if video is None else normalise(centre_crop(video))
+    if audio is None:
+        return None, pixels
+    to_features = waveform_input if waveform else audio_features
+    return to_features(audio, n_frames=frames), pixels

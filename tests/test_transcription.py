@@ -261,6 +261,8 @@ def test_what_does_not_fit_is_refused(teacher: Recognizer, clips: Clips, tmp_pat
     ):
         with pytest.raises(InputError, match=said):
             teacher.recognize(*wrong)
+        with pytest.raises(InputError, match=said):
+            transcribe(teacher, *wrong)
     with pytest.raises(InputError, match="at least 2 s"):
         transcribe(teacher, audio, video, longest=1)
     with pytest.raises(InputError, match="no CTC layer to give a weight to"):

@@ -10,7 +10,7 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognizer, modality_of
+from avhubert_ext.recognition import Recognizer, check_clip
 from avhubert_ext.transcription.alignment import Word, words_of
 from avhubert_ext.transcription.segments import Segment, segment
 
@@ -47,9 +47,8 @@ def transcribe(
     """
     if not longest >= SHORTEST:
         raise InputError(f"segments of {longest:g} s: expected at least {SHORTEST:g} s")
-    modality = modality_of(audio, video)
+    modality, frames = check_clip(audio, video, recognizer.modalities)
     parts = segment(audio, video, int(longest * FPS))
-    frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
     if audio is not None:  # cut, or filled up, as models would do
         audio = np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))
     words: list[Word] = []
@@ -81,6 +80,7 @@ def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
     same = [
         (abs(_middle(a) - cut), i, j)
         for i, a in enumerate(words)
+        if a.end * FPS > part.start  # few of all
         for j, b in enumerate(later)
         if a.text == b.text and a.start < b.end and b.start < a.end
     ]
