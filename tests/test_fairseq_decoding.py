@@ -16,15 +16,18 @@ from fairseq.data import Dictionary
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import load_avhubert_asr
+from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, Vocabulary
+from avhubert_ext.data.video import load_video
 from avhubert_ext.decoding import BeamConfig, beam_search
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded
 from avhubert_ext.evaluation.wer import word_edits
 from avhubert_ext.models.checkpoint import read_origin, save_fairseq
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig
+from avhubert_ext.transcription.recognizers import load
 
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -143,6 +146,11 @@ def test_an_official_finetuned_file_decodes_as_it_is(
         (best, *_), *_ = beam_search(model, batch.audio, batch.video, batch.padding_mask, config)
         assert found[utterance.id].hypothesis == vocabulary.text(best.tokens)
         assert found[utterance.id].score == pytest.approx(best.score, abs=1e-4)
+    # Nothing but the file is needed to transcribe with it.
+    recognizer = load(official, beam=3)
+    assert recognizer.pieces == vocabulary.pieces
+    last = dataset.utterances[-1]
+    assert recognizer.recognize(load_audio(last.audio), load_video(last.video)).tokens
 
 
 def spoilt(data: Path, folder: Path) -> tuple[Path, Path]:
