@@ -103,6 +103,7 @@ def _one(
         modalities,
         face=args.face,
         landmarks=args.landmarks,
+        landmark_model=args.landmark_model,
         progress=_stage(bar, f"{path.name} mouth"),
     )
     transcript = transcribe(
@@ -174,6 +175,9 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
     parser.add_argument(
         "--landmarks", type=Path, help="of the face, as AV-HuBERT or Auto-AVSR store them"
+    )
+    parser.add_argument(
+        "--landmark-model", type=Path, metavar="TASK", help="as for `prepare-video`"
     )
     parser.add_argument("--beam", type=positive, help="hypotheses kept; by default the model's")
     parser.add_argument("--ctc-weight", type=float, help="in the search, for models with CTC")

@@ -33,13 +33,14 @@ def read_streams(
     *,
     face: int = 1,
     landmarks: Path | None = None,
+    landmark_model: Path | None = None,
     progress: Progress | None = None,
 ) -> Streams:
     """The streams of a file: both if that is among the `modalities`, else what there is.
 
     For a video without audio that is in `NAME.wav` beside it, as `prepare-video` leaves clips.
-    modalities: those that may be used, of "both", "audio" and "video". face, landmarks, progress:
-    as `mouth_clips`. Raises InputError for a file that has none of them.
+    modalities: those that may be used, of "both", "audio" and "video". face, landmarks,
+    landmark_model, progress: as `mouth_clips`. Raises InputError for a file that has none of them.
     """
     if modalities == ("audio",):
         return Streams(read_audio(path), None)
@@ -48,7 +49,9 @@ def read_streams(
             raise InputError(f"{path}: no video track; give a file with a moving picture")
         return Streams(read_audio(path), None, "no video track in it: audio only")
     try:
-        clip = mouth_clips(path, face, landmarks=landmarks, progress=progress)[0]
+        clip, *_ = mouth_clips(
+            path, face, landmarks=landmarks, landmark_model=landmark_model, progress=progress
+        )
     except NoFaceError:
         if "audio" not in modalities:
             raise
