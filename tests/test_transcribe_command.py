@@ -55,6 +55,7 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
         ((lonely,), "video", "no audio track in it: video only"),
         ((video, "--modalities", "video"), "video", ""),
         ((sound, "--modalities", "audio"), "audio", ""),
+        ((video, "--modalities", "audio"), "audio", "that of"),
     ):
         assert transcribe(*arguments, "--formats", "json") == 0
         told = capsys.readouterr()
@@ -64,7 +65,7 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
     for arguments, said in (
         ((sound, "--modalities", "video"), "no video track; give a file with a moving picture"),
         ((lonely, "--modalities", "audio"), "no audio track; give a file with sound"),
-        ((lonely, "--modalities", "both"), "no audio track, "),
+        ((lonely, "--modalities", "both"), "no audio track; give a file with sound"),
     ):
         assert transcribe(*arguments) == 1
         assert said in capsys.readouterr().err

@@ -75,6 +75,12 @@ def has_video(path: Path) -> bool:
         return bool(_moving_pictures(container))
 
 
+def has_audio(path: Path) -> bool:
+    """Whether there is a sound track in the file."""
+    with _opened(path) as container:
+        return bool(container.streams.audio)
+
+
 def read_audio(path: Path, limits: Limits = LIMITS) -> np.ndarray:
     """The audio of a sound or video file as int16 [N], mono, 16 kHz.
 

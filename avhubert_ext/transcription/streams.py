@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
-from avhubert_ext.mouth.media import has_video, read_audio
+from avhubert_ext.mouth.media import has_audio, has_video, read_audio
 
 Progress = Callable[[int, int], None]
 
@@ -43,11 +43,11 @@ def read_streams(
     landmark_model, progress: as `mouth_clips`. Raises InputError for a file that has none of them.
     """
     if modalities == ("audio",):
-        return Streams(read_audio(path), None)
+        return _sound(path)
     if not has_video(path):
         if "audio" not in modalities:
             raise InputError(f"{path}: no video track; give a file with a moving picture")
-        return Streams(read_audio(path), None, "no video track in it: audio only")
+        return replace(_sound(path), note="no video track in it: audio only")
     try:
         clip, *_ = mouth_clips(
             path, face, landmarks=landmarks, landmark_model=landmark_model, progress=progress
@@ -55,14 +55,23 @@ def read_streams(
     except NoFaceError:
         if "audio" not in modalities:
             raise
-        return Streams(read_audio(path), None, "no face found in it: audio only")
+        return replace(_sound(path), note="no face found in it: audio only")
     if "both" not in modalities:
         return Streams(None, clip.video)
     if clip.audio is not None:
         return Streams(clip.audio, clip.video)
-    beside = path.with_suffix(".wav")
-    if beside.is_file():
-        return Streams(read_audio(beside), clip.video, f"no audio track in it: that of {beside}")
-    if "video" not in modalities:
-        raise InputError(f"{path}: no audio track, the model takes audio and video; give both")
-    return Streams(None, clip.video, "no audio track in it: video only")
+    if "video" in modalities and not _beside(path).is_file():
+        return Streams(None, clip.video, "no audio track in it: video only")
+    return replace(_sound(path), video=clip.video)
+
+
+def _sound(path: Path) -> Streams:
+    """The audio of a file, or that beside it."""
+    beside = _beside(path)
+    if has_audio(path) or not beside.is_file():
+        return Streams(read_audio(path), None)
+    return Streams(read_audio(beside), None, f"no audio track in it: that of {beside}")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".wav")
