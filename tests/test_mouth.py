@@ -149,6 +149,14 @@ def test_no_face(tmp_path):
         mouth_clips(path)
 
 
+def test_face_upside_down_is_refused(tmp_path, motion):
+    """Its landmarks would be wrong in every frame, and none would be missing."""
+    frames = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in moved(motion[:15], SIZE)]
+    path = write_clip(tmp_path / "turned.mp4", frames)
+    with pytest.raises(InputError, match=r"turned\.mp4: the face is upside down; turn the video"):
+        mouth_clips(path)
+
+
 def test_progress_counts_both_passes(portrait):
     told = []
     mouth_clips(portrait, progress=lambda done, total: told.append((done, total)))

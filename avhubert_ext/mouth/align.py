@@ -118,6 +118,13 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     )
 
 
+def misfit(points: np.ndarray) -> float:
+    """How far landmarks [68, 2] lie from those of the mean face, root mean square in its pixels."""
+    transform = similarity(points[None], MEAN_FACE)[0]
+    placed = points @ transform[:, :2].T + transform[:, 2]
+    return float(np.sqrt(((placed - MEAN_FACE) ** 2).sum(-1).mean()))
+
+
 def mouth_transforms(points: np.ndarray) -> np.ndarray:
     """Smoothed landmarks [T, K, 2] -> transforms [T, 2, 3] from a frame's pixels to its crop's."""
     scheme = scheme_of(points)

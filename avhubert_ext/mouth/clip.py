@@ -101,6 +101,8 @@ def mouth_clips(
         frames = sum(1 for _ in counted())
         persons = [Person([Track(read_landmarks(landmarks, frames))])]
     chosen = _choose(path, len(persons), faces)
+    if any(persons[n].upside_down for n in chosen):
+        raise InputError(f"{path}: the face is upside down; turn the video by 180 degrees")
     count.total = 2 * frames
     points = [_path(persons[n], frames) for n in chosen]
     transforms = [align.mouth_transforms(p) for p in points]

@@ -8,11 +8,12 @@ are as fine as those of a large one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from avhubert_ext.mouth.align import misfit
 from avhubert_ext.mouth.landmarks import Landmarker
 
 SEARCH_EVERY = 12  # frames, for more faces; while none is seen, every frame
@@ -24,6 +25,9 @@ WIDEST = 6
 STEADY = 0.1  # of a face: so far it may move in the square, or grow, before the square moves
 GIVE_UP = 25  # frames without a face in its place
 FEWEST = 5  # frames; a shorter track is a mistake of the detector
+TURN_EVERY = 12  # frames of a face, to try whether a face is upside down
+TURN_REGION = 3  # sides of a face: the square for that
+UPRIGHT = 6.5  # pixels of misfit; measured: 5 to 6 from the front, mostly 7 to 12 upside down
 
 
 @dataclass
@@ -40,10 +44,15 @@ class Square:
 
 @dataclass
 class Track:
-    """A face in one place: landmarks [K, 2] by frame number, in order; where it was looked for."""
+    """A face in one place.
+
+    points: landmarks [K, 2] by frame number, in order; square: where it was looked for; turned:
+    whether it seemed upside down, each time that it was tried.
+    """
 
     points: dict[int, np.ndarray]
     square: Square | None = None
+    turned: list[bool] = field(default_factory=list)
 
     @property
     def first(self) -> int:
@@ -74,6 +83,12 @@ class Person:
         """How many frames the face was found in."""
         return sum(len(track.points) for track in self.tracks)
 
+    @property
+    def upside_down(self) -> bool:
+        """Whether the face mostly seemed so, and the landmarks are wrong."""
+        turned = [seemed for track in self.tracks for seemed in track.turned]
+        return 2 * sum(turned) > len(turned)
+
     def free(self, track: Track) -> bool:
         """Whether the face is in no other place during a track."""
         return all(track.first > t.last or track.last < t.first for t in self.tracks)
@@ -94,6 +109,8 @@ def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[P
             if points is not None and not any(_same(points, other) for other in seen):
                 track.points[number] = points
                 seen.append(points)
+                if len(track.points) % TURN_EVERY == 2:
+                    track.turned.append(_is_turned(frame, points, landmarker))
         if not seen or number % SEARCH_EVERY == 0:
             fine = not seen and number % FINE_SEARCH_EVERY == 0
             for points in _search(frame, landmarker, fine):
@@ -120,6 +137,20 @@ def _look_again(
     found = _faces_in(frame, track.square, landmarker)
     near = [points for points in found if _same(points, before, region / 4)]
     return min(near, key=lambda points: _distance(points, before), default=None)
+
+
+def _is_turned(frame: np.ndarray, face: np.ndarray, landmarker: Landmarker) -> bool:
+    """Whether a face is upside down: its landmarks are hardly a face's, turned by half they are.
+
+    The detector finds such a face, but often with the eyes about where its mouth is.
+    """
+    if misfit(face) < UPRIGHT:
+        return False
+    side = TURN_REGION * box_side(face)
+    middle = (face.min(0) + face.max(0)) / 2
+    square = Square(np.array(frame.shape[1::-1]) - middle - side / 2, side)
+    found = _faces_in(np.rot90(frame, 2), square, landmarker)
+    return any(misfit(points) < UPRIGHT for points in found)
 
 
 def _steady(square: Square | None, face: np.ndarray, side: float) -> Square:
