@@ -69,13 +69,3 @@ def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noise")
     run_well("avhubert-ext", "noise", "--musan", corpus / "musan", "--out", folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def teacher_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped teacher as `export` writes it."""
-    pytest.importorskip("onnxruntime")
-    folder = tmp_path_factory.mktemp("exported") / "teacher"
-    model = ROOT / "scripts/models/tiny-teacher/model.safetensors"
-    run_well("avhubert-ext", "export", model, folder, OMP_NUM_THREADS="1")
-    return folder
