@@ -28,11 +28,11 @@ from avhubert_ext.data.video import (
     crop,
     load_video,
     normalise,
+    write_video,
 )
 from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark_data import plain_sample
-from avhubert_ext.synth.mp4 import write_video
 
 # ---- audio features
 

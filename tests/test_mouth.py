@@ -14,7 +14,7 @@ import pytest
 from portrait import MOUTH, STABLE, moved, movement, tone, write_clip
 
 from avhubert_ext.data.audio import load_audio, write_wav
-from avhubert_ext.data.video import load_video
+from avhubert_ext.data.video import load_video, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.clip import mouth_clips
@@ -22,7 +22,6 @@ from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.media import Limits, has_video, read_audio, soundtrack, video_frames
 from avhubert_ext.mouth.tracks import follow_faces
-from avhubert_ext.synth.mp4 import write_video
 
 SIZE = (320, 240)
 FRAMES = 60

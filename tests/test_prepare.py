@@ -22,8 +22,7 @@ from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.prepare import extract_audio
 from avhubert_ext.data.text import Subwords
-from avhubert_ext.data.video import load_video
-from avhubert_ext.synth.mp4 import write_video
+from avhubert_ext.data.video import load_video, write_video
 
 OUTPUTS = {
     *(f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("tsv", "wrd")),

@@ -10,7 +10,7 @@ import pytest
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.noise import hashed_generator
-from avhubert_ext.data.video import load_video
+from avhubert_ext.data.video import load_video, write_video
 from avhubert_ext.data.visual_noise import (
     LEVELS,
     PAPER_TYPES,
@@ -27,7 +27,6 @@ from avhubert_ext.data.visual_noise import (
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation import noise_preview
 from avhubert_ext.synth.mouth import Face, render
-from avhubert_ext.synth.mp4 import write_video
 from avhubert_ext.synth.visemes import PARAMETERS
 
 

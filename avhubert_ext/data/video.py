@@ -1,4 +1,4 @@
-"""Mouth-region video: decoding, cropping, normalising."""
+"""Mouth-region video: decoding, encoding, cropping, normalising."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from avhubert_ext.errors import InputError
 FPS = 25
 CROP = 88  # pixels
 MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], AV-HuBERT's
+X264 = {
+    "preset": "fast",
+    "threads": "1",  # workers fill the cores
+    "x264-params": "mbtree=0",  # with it x264 reads memory it never wrote: no two files are equal
+}
 
 
 def load_video(path: Path | str) -> np.ndarray:
@@ -44,6 +49,22 @@ def _luma(bgr: np.ndarray) -> np.ndarray:
     """BT.601 luma of uint8 [H, W, 3] with 15-bit weights, as OpenCV computes it."""
     weighted = bgr.astype(np.int32) @ np.array([3735, 19235, 9798], dtype=np.int32)
     return ((weighted + (1 << 14)) >> 15).astype(np.uint8)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int, crf: int = 18) -> None:
+    """Write uint8 frames [T, H, W] as an H.264 mp4, whatever the suffix of `path`.
+
+    crf: x264's quality; lower is better and larger.
+    """
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options=X264 | {"crf": str(crf)})
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())
 
 
 def crop(frames: np.ndarray, top: int, left: int, flip: bool = False) -> np.ndarray:

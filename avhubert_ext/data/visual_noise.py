@@ -136,7 +136,7 @@ def h264(frames: np.ndarray, crf: float) -> list[Packet]:
     encoder.pix_fmt = "gray"  # no chroma: gray values stay in 0..255, and sides may be odd
     encoder.framerate = FPS
     encoder.time_base = Fraction(1, FPS)
-    # Without mbtree, as in synth/mp4.py, and with one thread every run gives the same bits.
+    # Without mbtree, as in `write_video`, and with one thread every run gives the same bits.
     encoder.options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
     packets = []
     for number, pixels in enumerate(frames):

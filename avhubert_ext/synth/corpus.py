@@ -26,11 +26,10 @@ from tqdm import tqdm
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
-from avhubert_ext.synth.mp4 import write_video
 from avhubert_ext.synth.noise import COUNTS, make_noise
 from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
 from avhubert_ext.synth.speech import Speech, speak
