@@ -116,7 +116,7 @@ def test_rerun_does_only_what_is_left(video, tmp_path):
     assert (out / "a.mp4").stat().st_mtime_ns > stamps["a"]
 
 
-def test_killed_and_started_again(video, tmp_path):
+def test_killed_and_started_again(video, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(6):
         put(video, raw / f"{number}.mp4")
@@ -125,12 +125,14 @@ def test_killed_and_started_again(video, tmp_path):
     while not (out / "report.jsonl").is_file() or not (out / "report.jsonl").stat().st_size:
         assert process.poll() is None
         time.sleep(0.02)
+    assert prepare_video(raw, out) == 1
+    assert "report.jsonl: another run is writing it" in capfd.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = len(report(out))
     assert prepare_video(raw, out) == 0
     assert 0 < done < 6 and set(report(out)) == set("012345")
-    assert not list(out.rglob("*.part*"))
+    assert not list(out.rglob("*.part*")) and not list(out.rglob("*.lock"))
 
 
 def test_shards_make_up_the_whole(video, tmp_path):

@@ -22,13 +22,12 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.corpora import Piece, Source, pieces
-from avhubert_ext.data.files import make_folder, whole_file, write_text
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.files import make_folder, one_at_a_time, whole_file, write_text
+from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.mouth.media import LIMITS, Limits
 from avhubert_ext.mouth.sheet import write_sheet
-from avhubert_ext.synth.mp4 import write_video
 from avhubert_ext.workers import WORKER_DIED, follow_parent
 
 CRF = 10  # x264's: no difference to be seen, and a third of the size of a lossless file
@@ -76,19 +75,20 @@ def prepare_video(
     sources = sorted(_named(sources, out), key=lambda s: s.name)[number - 1 :: shards]
     make_folder(out)
     report = out / ("report.jsonl" if shards == 1 else f"report-{number}-of-{shards}.jsonl")
-    before = _read_report(report)
-    lines = {
-        s.name: before[s.name]
-        for s in sources
-        if s.name in before and _is_done(before[s.name], s, out, settings)
-    }
-    # Written anew: without lines that are torn, failed, or about files that have changed since.
-    write_text(report, "".join(map(_as_line, lines.values())))
-    todo = [s for s in sources if s.name not in lines]
-    with report.open("a", encoding="utf-8", buffering=1) as log:
-        for line in _work(todo, len(sources), out, settings, workers):
-            lines[line["name"]] = line
-            log.write(_as_line(line))
+    with one_at_a_time(report):
+        before = _read_report(report)
+        lines = {
+            s.name: before[s.name]
+            for s in sources
+            if s.name in before and _is_done(before[s.name], s, out, settings)
+        }
+        # Written anew: without lines that are torn, failed, or about files that have changed since.
+        write_text(report, "".join(map(_as_line, lines.values())))
+        todo = [s for s in sources if s.name not in lines]
+        with report.open("a", encoding="utf-8", buffering=1) as log:
+            for line in _work(todo, len(sources), out, settings, workers):
+                lines[line["name"]] = line
+                log.write(_as_line(line))
     return _summary(lines.values())
 
 
