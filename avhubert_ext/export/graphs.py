@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
-from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder
@@ -220,34 +219,14 @@ class DecoderStep(nn.Module):
             present.append(torch.stack([keys, values]))
             keys = torch.cat([past[i, 0], keys], dim=2)
             values = torch.cat([past[i, 1], values], dim=2)
-            queries = split_heads(layer.self_attn, y)
-            weights = attention_weights(queries, keys, unseen)
-            x = x + merge_heads(layer.self_attn, weights @ values)
+            weights = layer.self_attn.weights(y, keys, unseen)
+            x = x + layer.self_attn.mix(weights, values)
             # All hypotheses look at one memory: as queries of one row they share its products.
             y = layer.encoder_attn_layer_norm(x).flatten(0, 1)[None]
-            weights = attention_weights(split_heads(layer.encoder_attn, y), memory[i, 0])
+            weights = layer.encoder_attn.weights(y, memory[i, 0])
             looks.append(weights.mean(dim=1)[0])
-            x = x + merge_heads(layer.encoder_attn, weights @ memory[i, 1]).view_as(x)
+            x = x + layer.encoder_attn.mix(weights, memory[i, 1]).view_as(x)
             x = x + layer.fc2(layer.fc1(layer.final_layer_norm(x)).relu())
         log_probs = self.decoder.predict(self.decoder.layer_norm(x)).log_softmax(dim=-1)
         attention = torch.stack(looks).mean(dim=0).view(rows, length, -1)
         return log_probs, torch.stack(present), attention
-
-
-def split_heads(attention: MultiheadAttention, x: Tensor) -> Tensor:
-    """Scaled queries [B, H, L, d] of [B, L, D]."""
-    queries = attention.q_proj(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-    return queries * queries.shape[-1] ** -0.5
-
-
-def attention_weights(queries: Tensor, keys: Tensor, unseen: Tensor | None = None) -> Tensor:
-    """[B, H, L, S]; unseen: bool [L, S], what the queries must not see."""
-    scores = queries @ keys.transpose(2, 3)
-    if unseen is not None:
-        scores = scores.masked_fill(unseen, -torch.inf)
-    return scores.softmax(dim=-1)
-
-
-def merge_heads(attention: MultiheadAttention, x: Tensor) -> Tensor:
-    """[B, H, L, d] -> [B, L, D]."""
-    return attention.out_proj(x.transpose(1, 2).flatten(2))

@@ -57,10 +57,20 @@ class MultiheadAttention(nn.Module):
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def weights(self, query: Tensor, keys: Tensor) -> Tensor:
-        """How much each query [B, T, D] attends to each key [B, heads, S, d]: [B, heads, T, S]."""
+    def weights(self, query: Tensor, keys: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """How much each query [B, T, D] attends to each key [B, heads, S, d]: [B, heads, T, S].
+
+        unseen: bool [T, S], True where a query must not look, or None.
+        """
         queries = self._split(self.q_proj(query))
-        return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3)).softmax(dim=-1)
+        scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3)
+        if unseen is not None:
+            scores = scores.masked_fill(unseen, -torch.inf)
+        return scores.softmax(dim=-1)
+
+    def mix(self, weights: Tensor, values: Tensor) -> Tensor:
+        """The output [B, T, D] for `weights` and values [B, heads, S, d]."""
+        return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
 
 
 class RelativeAttention(MultiheadAttention):
