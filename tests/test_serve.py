@@ -113,6 +113,19 @@ def test_noise_parts_audio_only_and_audio_visual(server: Server, clip: dict):
     assert server.transcript(clip["id"], "video", -10) == server.transcript(clip["id"], "video")
 
 
+def test_transcripts_are_to_be_saved(server: Server, clip: dict):
+    path = f"/api/clips/{clip['id']}/transcripts"
+    assert server.request("GET", f"{path}/srt?modalities=audio&snr=20")[0] == 404
+    server.transcript(clip["id"], "audio", 20)
+    status, srt, headers = server.request("GET", f"{path}/srt?modalities=audio&snr=20")
+    assert status == 200 and headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert srt.startswith(b"1\n00:00:00,") and TEXT.split()[0].encode() in srt
+    server.transcript(clip["id"], "video", 20)
+    _, text, _ = server.request("GET", f"{path}/txt?modalities=video")
+    assert text.decode() == server.transcript(clip["id"], "video")["text"] + "\n"
+    assert server.request("GET", f"{path}/exe?modalities=video")[0] == 404
+
+
 def test_noisy_sound_is_what_the_slider_says(server: Server, clip: dict):
     def heard(query: str) -> np.ndarray:
         _, wav, headers = server.request("GET", f"/api/clips/{clip['id']}/audio{query}")
@@ -146,6 +159,22 @@ def test_face_is_found(server: Server, tmp_path: Path):
     green = picture[..., 1] - picture[..., [0, 2]].max(-1) > 60
     left, right = np.flatnonzero(green.any(0))[[0, -1]] / picture.shape[1]
     assert 0.3 < left < 0.5 < right < 0.7  # the outline, around the mouth
+
+
+def test_another_face_is_chosen(server: Server, tmp_path: Path):
+    large = face_video(5)
+    small = np.zeros_like(large)
+    small[:, :160, :213] = [cv2.resize(frame, (213, 160)) for frame in large]
+    both = np.concatenate([small, large], axis=2)
+    content = write_clip(tmp_path / "two.mp4", both, None).read_bytes()
+    scales = []
+    for face in (1, 2):
+        status, found = server.ask("POST", f"/api/clips?face={face}", *form(content, "two.mp4"))
+        assert status == 200 and found["quality"]["faces"] == 2
+        scales.append(found["quality"]["scale"])
+    assert scales[1] == pytest.approx(1.5 * scales[0], rel=0.1)
+    _, error = server.ask("POST", "/api/clips?face=3", *form(content, "two.mp4"))
+    assert error["error"].startswith("two.mp4: no face 3, 2 found")
 
 
 def test_without_a_face_there_is_the_sound(server: Server, tmp_path: Path):

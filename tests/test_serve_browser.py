@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from serving import Server, face_video, serving, utterance, write_clip
 
@@ -32,9 +33,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """clip.mp4 of the embedded corpus, broken.mp4, and what the camera sees and hears."""
+    """clip.mp4 of the embedded corpus, two.mp4 with two faces, broken.mp4, and what the camera sees
+    and hears."""
     folder = tmp_path_factory.mktemp("files")
     write_clip(folder / "clip.mp4", SPOKEN.frames, SPOKEN.samples)
+    faces = [face_video(8, height, 260) for height in (240, 160)]
+    both = np.concatenate([faces[0], np.pad(faces[1], ((0, 0), (0, 80), (0, 0), (0, 0)))], axis=2)
+    write_clip(folder / "two.mp4", both, SPOKEN.samples[: 8 * 640])
     (folder / "broken.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:5000])
     write_wav(folder / "microphone.wav", SPOKEN.samples)
     with (folder / "camera.y4m").open("wb") as file:
@@ -119,6 +124,11 @@ def test_clip_and_slider(page: sync_api.Page, files: Path):
     assert page.locator("#transcript-both .wrong").count() == 0
     assert page.locator("#chart circle").count() >= 2 * 2
 
+    with page.expect_download() as saved:
+        page.click("#transcript-both .save a:has-text('SRT')")
+    assert saved.value.suggested_filename == "clip.both.-10dB.srt"
+    assert TEXT in saved.value.path().read_text().replace("\n", " ")
+
     page.fill("#reference", "bin blue")
     assert page.text_content("#transcript-both .rate") == "5 of 2 words differ"
 
@@ -132,6 +142,8 @@ def test_words_light_up_with_the_sound(page: sync_api.Page, files: Path):
         lit = f"document.querySelectorAll('#transcript-both .word')[{n}].matches('.now')"
         wait_until(page, lit)
     wait_until(page, "document.getElementById('sound').ended")
+    page.set_input_files("#file", files / "clip.mp4")  # another begins at its beginning
+    wait_until(page, "document.getElementById('sound').currentTime === 0")
 
 
 def test_errors_are_told_and_the_next_clip_works(page: sync_api.Page, files: Path):
@@ -157,8 +169,13 @@ def test_camera(page: sync_api.Page):
     assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
 
 
-def test_phone(page: sync_api.Page, files: Path):
+def test_phone_and_another_face(page: sync_api.Page, files: Path):
     page.set_viewport_size({"width": 360, "height": 740})
-    page.set_input_files("#file", files / "clip.mp4")
+    page.set_input_files("#file", files / "two.mp4")
     wait_for_words(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    first = page.text_content("#quality")
+    page.select_option("#face-number", "2")
+    wait_until(page, f"document.getElementById('quality').textContent !== {first!r}")
+    assert "Faces2" in first and page.input_value("#face-number") == "2"
+    assert page.locator("#result[inert]").count() == 0

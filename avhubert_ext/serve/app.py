@@ -1,12 +1,13 @@
 """The API between the page and the recogniser.
 
     GET    /api/settings                         the model, limits and levels of noise
-    POST   /api/clips                            a form with a `file` -> a clip, JSON lines
+    POST   /api/clips?face=1                     a form with a `file` -> a clip, JSON lines
     DELETE /api/clips/ID                         forget it
     GET    /api/clips/ID/sheets/N                its mouth region, 16x16 frames a picture
     GET    /api/clips/ID/face                    where in its first frame that is
     GET    /api/clips/ID/audio?snr=0             its sound with that much noise
     POST   /api/clips/ID/transcripts?modalities=both&snr=0    words with times, JSON lines
+    GET    /api/clips/ID/transcripts/srt?modalities=both&snr=0    the same, to save
 
 How JSON lines end, and what they tell before, says `desk.Desk.answer`. Errors are
 `{"error": "one line"}`.
@@ -19,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -42,6 +43,7 @@ from avhubert_ext.serve.jobs import SHEET, Upload
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.noise import LEVELS, noisy
 from avhubert_ext.serve.process import Tell, WorkerProcess
+from avhubert_ext.transcription.subtitles import FORMATS
 
 PAGE = Path(__file__).with_name("page")
 UPLOAD_SECONDS = 300  # until a file has come
@@ -101,10 +103,11 @@ def create_app(parts: Parts, host: str) -> FastAPI:
             "seconds": limits.seconds,
             "fps": FPS,
             "sheet": SHEET,
+            "forms": tuple(FORMATS),
         }
 
     @app.post("/api/clips")
-    async def upload(request: Request) -> Response:
+    async def upload(request: Request, face: int = 1) -> Response:
         reading.check_places()
         file = await asyncio.wait_for(_uploaded(request), UPLOAD_SECONDS)
 
@@ -112,7 +115,8 @@ def create_app(parts: Parts, host: str) -> FastAPI:
             with file.file, tempfile.NamedTemporaryFile(dir=parts.folder) as copy:
                 shutil.copyfileobj(file.file, copy)
                 copy.flush()
-                clip = parts.reader.run(Upload(Path(copy.name), _shown(file.filename)), tell)
+                sent = Upload(Path(copy.name), _shown(file.filename), face)
+                clip = parts.reader.run(sent, tell)
             if not _usable(clip, parts.modalities):
                 raise InputError(
                     f"{clip.name}: this model takes {' or '.join(parts.modalities)}, and there is "
@@ -160,16 +164,23 @@ def create_app(parts: Parts, host: str) -> FastAPI:
             raise HTTPException(
                 422, f"modalities={modalities}: of this clip and model {', '.join(usable)} work"
             )
-        key = modalities, None if modalities == "video" else level
+        key = _key(modalities, level)
 
         def job(tell: Tell) -> dict[str, Any]:
             if key not in found.transcripts:
                 audio = None if modalities == "video" else noisy(found.audio, parts.noise, level)
                 video = None if modalities == "audio" else found.video
                 found.transcripts[key] = parts.recogniser.run((audio, video), tell)
-            return found.transcripts[key]
+            return asdict(found.transcripts[key])
 
         return await recognising.answer(request, job)
+
+    @app.get("/api/clips/{clip}/transcripts/{form}")
+    def subtitles(clip: str, form: str, modalities: str, snr: int | None = None) -> Response:
+        transcript = known(clip).transcripts.get(_key(modalities, _level(snr)))
+        if transcript is None or form not in FORMATS:
+            raise HTTPException(404, f"nothing recognised so, or no form of {' '.join(FORMATS)}")
+        return Response(FORMATS[form](transcript), media_type="text/plain")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
@@ -194,6 +205,11 @@ def _level(snr: int | None) -> int | None:
     if snr not in LEVELS:
         raise HTTPException(422, f"snr={snr}: expected none or one of {LEVELS[1:]}")
     return snr
+
+
+def _key(modalities: str, level: int | None) -> tuple[str, int | None]:
+    """Of a transcript; noise does not matter to lips."""
+    return modalities, None if modalities == "video" else level
 
 
 def _shown(name: str | None) -> str:

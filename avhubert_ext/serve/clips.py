@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from avhubert_ext.transcription.transcribe import Transcript
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
@@ -29,7 +31,7 @@ class Clip:
     quality: dict[str, Any] = field(default_factory=dict)
     sheets: tuple[bytes, ...] = ()
     face: bytes | None = None
-    transcripts: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
+    transcripts: dict[tuple[str, int | None], Transcript] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:

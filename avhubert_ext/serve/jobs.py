@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from avhubert_ext.recognition import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
+from avhubert_ext.transcription.transcribe import Transcript, transcribe
 
 if TYPE_CHECKING:
     from avhubert_ext.mouth import media
@@ -31,10 +32,14 @@ NO_FACE = "No face was found in it: the words come from the sound alone."
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it came. name: what its owner calls it, only ever shown."""
+    """A file as it came.
+
+    name: what its owner calls it, only ever shown; face: whose mouth, the largest is 1.
+    """
 
     path: Path
     name: str
+    face: int = 1
 
 
 Streams = tuple[np.ndarray | None, np.ndarray | None]
@@ -66,7 +71,7 @@ def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
     try:
         if not media.has_video(upload.path):
             return Clip(upload.name, None, media.read_audio(upload.path, limits), (NO_VIDEO,))
-        mouth = mouth_clips(upload.path, limits=limits, progress=tell)[0]
+        mouth = mouth_clips(upload.path, upload.face, limits=limits, progress=tell)[0]
     except NoFaceError as no_face:
         try:
             audio = media.read_audio(upload.path, limits)
@@ -87,17 +92,15 @@ def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
 
 def make_recogniser(
     load: Callable[[], Recognizer], longest: float
-) -> tuple[Callable[[Streams, Tell], dict[str, Any]], tuple[str, ...]]:
+) -> tuple[Callable[[Streams, Tell], Transcript], tuple[str, ...]]:
     """What gets the words of a clip, and the modalities that the recogniser of `load` takes.
 
     longest: seconds that are recognised at once.
     """
-    from avhubert_ext.transcription.transcribe import transcribe
-
     recognizer = load()
 
-    def recognise(streams: Streams, tell: Tell) -> dict[str, Any]:
-        return asdict(transcribe(recognizer, *streams, longest=longest, progress=tell))
+    def recognise(streams: Streams, tell: Tell) -> Transcript:
+        return transcribe(recognizer, *streams, longest=longest, progress=tell)
 
     return recognise, recognizer.modalities
 

@@ -17,30 +17,38 @@ let clip = null;
 let transcripts = new Map(); // by modalities and level
 let working = new AbortController(); // what is under way for the clip and level shown
 let referenceIsOurs = true; // until someone types another
+let source; // the file that the clip was made of, its name, and whose face
+let settling; // the slider
 
 // ---- a clip comes in
 
-async function upload(file, name) {
+async function upload(file, name, face = 1) {
   showError("");
   if (file.size > settings.megabytes * 1e6) {
     return showError(`${name}: larger than ${settings.megabytes} MB; try a shorter clip.`);
   }
   const signal = restart();
+  $("result").inert = true; // whatever is touched there would end the upload
   const form = new FormData();
   form.append("file", file, name);
   showWork(`Reading ${name} …`);
   try {
-    const received = await post("/api/clips", {
+    const received = await post(`/api/clips${query({ face })}`, {
       body: form,
       signal,
       onProgress: (done, of) => showWork(`Looking for the mouth in ${name} …`, done, of),
       onBusy: () => showWork("Waiting: the server is busy with other clips …"),
     });
+    source = { file, name, face };
     await show(received);
   } catch (error) {
     showFailure(error);
-    if (clip && !signal.aborted) await recognise(); // what the upload had ended
   }
+  if (signal.aborted) return; // another upload
+  $("result").inert = false;
+  if (!clip) return;
+  showQuality();
+  await recognise(); // after a failure what the upload had ended
 }
 
 async function show(received) {
@@ -55,7 +63,6 @@ async function show(received) {
   $("clip-name").textContent = clip.name;
   $("mouth").hidden = !clip.frames;
   $("warnings").replaceChildren(...clip.warnings.map((text) => make("li", "", text)));
-  showQuality();
   $("face").hidden = !clip.face;
   if (clip.face) $("face-picture").src = `/api/clips/${clip.id}/face`;
   $("transcripts").replaceChildren(...clip.modalities.map(transcriptPanel));
@@ -63,7 +70,6 @@ async function show(received) {
   $("drop").classList.add("small");
   $("result").hidden = false;
   await player.open(clip, settings);
-  await recognise();
 }
 
 function showQuality() {
@@ -77,6 +83,10 @@ function showQuality() {
       ["Scaled by", q.scale.toFixed(2)],
     );
   }
+  const choices = Array.from({ length: q.faces ?? 0 }, (_, n) => new Option(n + 1));
+  $("face-choice").hidden = choices.length < 2;
+  $("face-number").replaceChildren(...choices);
+  $("face-number").value = source.face;
   $("quality").replaceChildren(...facts.flatMap(
     ([name, value]) => [make("dt", "", name), make("dd", "", value)]));
 }
@@ -129,6 +139,7 @@ async function transcribeAt(level, signal) {
 
 // Ends what is under way; the signal of what begins now.
 function restart() {
+  clearTimeout(settling);
   working.abort();
   working = new AbortController();
   return working.signal;
@@ -158,7 +169,7 @@ function transcriptPanel(modalities) {
   panel.id = `transcript-${modalities}`;
   const header = make("header");
   header.append(make("h3", "", NAMES[modalities]), make("span", "rate"));
-  panel.append(header, make("p", "text"));
+  panel.append(header, make("p", "text"), make("p", "save note"));
   return panel;
 }
 
@@ -191,6 +202,8 @@ function drawTranscript(modalities, level, said) {
   panel.querySelector(".text").replaceChildren(...elements);
   panel.querySelector(".rate").textContent =
     said.length ? `${edits(steps)} of ${said.length} words differ` : "";
+  panel.querySelector(".save").replaceChildren(
+    "Save as", ...settings.forms.map((form) => saveLink(modalities, level, form)));
   return shown;
 }
 
@@ -202,6 +215,15 @@ function wordElement(word, kind) {
     `confidence ${Math.round(100 * word.confidence)}%`;
   element.addEventListener("click", () => player.playFrom(word.start));
   return element;
+}
+
+function saveLink(modalities, level, form) {
+  const snr = modalities === "video" ? null : level;
+  const link = make("a", "", form.toUpperCase());
+  link.href = `/api/clips/${clip.id}/transcripts/${form}${query({ modalities, snr })}`;
+  const noise = snr === null ? "" : `.${snr}dB`;
+  link.download = `${clip.name.replace(/\.\w+$/, "")}.${modalities}${noise}.${form}`;
+  return link;
 }
 
 function drawCurves(said) {
@@ -318,7 +340,6 @@ async function start() {
     event.target.value = ""; // so that the same file can be chosen again
   });
   $("use-camera").addEventListener("click", useCamera);
-  let settling;
   $("level").addEventListener("input", () => {
     clearTimeout(settling);
     draw();
@@ -327,6 +348,9 @@ async function start() {
   $("reference").addEventListener("input", () => {
     referenceIsOurs = !$("reference").value.trim();
     draw();
+  });
+  $("face-number").addEventListener("change", (event) => {
+    upload(source.file, source.name, event.target.value);
   });
   $("all-levels").addEventListener("click", allLevels);
   window.addEventListener("resize", () => clip && draw());

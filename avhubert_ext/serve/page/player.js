@@ -15,6 +15,8 @@ export class Player {
   // Another clip: from its first frame on.
   async open(clip, { fps, sheet }) {
     this.clip = clip;
+    this.sound.pause();
+    this.sound.currentTime = 0;
     this.fps = fps;
     this.across = sheet;
     this.sheets = await Promise.all(Array.from({ length: clip.sheets }, async (_, n) => {
