@@ -108,9 +108,29 @@ def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture)
     (out / f"{videos[1].stem}.srt").unlink()
     assert transcribe(*videos, "--out", out) == 0
     told = capsys.readouterr()
-    assert f"{videos[0]}: is in {out} already" in told.err and str(videos[1]) in told.out
-    kept = out / f"{videos[0].stem}.json"
-    assert kept.stat().st_mtime_ns == before[kept] and len(list(out.iterdir())) == 8
+    names = " ".join(f"{videos[0].stem}.{form}" for form in ("txt", "json", "srt", "vtt"))
+    assert f"{videos[0]}: {out} has {names} already" in told.err and str(videos[1]) in told.out
+    after = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {path for path in after if after[path] != before[path]} == {
+        out / f"{videos[1].stem}.srt"
+    }
+
+
+def test_what_lies_beside_the_videos_stays(
+    videos: list[Path], capsys: pytest.CaptureFixture
+) -> None:
+    """A corpus has its own NAME.txt there."""
+    reference = videos[0].with_suffix(".txt").read_text()
+    assert transcribe(videos[0], "--out", videos[0].parent) == 0
+    assert f"has {videos[0].stem}.txt already" in capsys.readouterr().err
+    assert videos[0].with_suffix(".txt").read_text() == reference
+    assert videos[0].with_suffix(".srt").is_file()
+
+
+def test_no_bars_in_a_log(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    assert transcribe(*videos) == 0
+    err = capsys.readouterr().err
+    assert "\r" not in err and len(err.splitlines()) == 2, "a note for each file"
 
 
 def test_long_sound(videos: list[Path], capsys: pytest.CaptureFixture) -> None:

@@ -44,12 +44,17 @@ def _transcribe(args: argparse.Namespace) -> None:
     modalities = _modalities(args, recognizer)
     failed = 0
     for path in args.files:
-        if args.out and all(_target(args.out, path, form).is_file() for form in formats):
-            print(f"{path}: is in {args.out} already; to do it again, delete it", file=sys.stderr)
+        there = [form for form in formats if args.out and _target(args.out, path, form).exists()]
+        if there:
+            names = " ".join(_target(args.out, path, form).name for form in there)
+            print(f"{path}: {args.out} has {names} already; delete to do again", file=sys.stderr)
+        missing = tuple(form for form in formats if form not in there)
+        if not missing:
             continue
         try:
-            with tqdm(unit="frame", leave=False, desc=path.name) as bar:
-                written = _one(args, formats, recognizer, modalities, path, bar)
+            # No bar in a log: disable=None draws on terminals only.
+            with tqdm(unit="frame", leave=False, desc=path.name, disable=None) as bar:
+                written = _one(args, missing, recognizer, modalities, path, bar)
         except InputError as error:
             if len(args.files) == 1:
                 raise
@@ -129,11 +134,14 @@ def _one(
 
 def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
     """Progress of a part of the work, which begins at its first call."""
+    begun = False
 
     def tell(done: int, of: int) -> None:
-        if bar.desc != what:
+        nonlocal begun
+        if not begun:
             bar.reset()
             bar.set_description_str(what)
+            begun = True
         bar.total = of or None
         bar.update(done - bar.n)
 
@@ -160,7 +168,11 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         type=Path,
         help="its subwords, a file or folder; by default those it names or that lie beside it",
     )
-    parser.add_argument("--out", type=Path, help="folder to write; without it text is printed")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write, where nothing is overwritten; without it text is printed",
+    )
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, help="by default all with --out, else txt"
     )
@@ -170,7 +182,11 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         help="by default both, or what model and file have",
     )
     parser.add_argument(
-        "--longest", type=float, default=15.0, help="seconds at once; more is cut at pauses"
+        "--longest",
+        type=float,
+        default=15.0,
+        help="seconds recognised at once, no more than the clips that the model was trained on had "
+        "(about 4 for the tiny ones here); longer files are cut at pauses",
     )
     parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
     parser.add_argument(
