@@ -24,6 +24,6 @@ subwords=(--vocabulary "${VOCABULARY:-1000}")
 if [ -n "${SUBWORDS:-}" ]; then subwords=(--reuse-subwords "$SUBWORDS"); fi
 
 avhubert-ext prepare-video "${CORPUS:?name the folder of the corpus}" "$work/mouths" \
-  --layout "$layout" "$@" || [ "${SKIP_FAILED:-}" = 1 ] ||
+  --layout "$layout" "$@" || [ "$?${SKIP_FAILED:-}" = 11 ] ||  # 1: some failed; Ctrl-C is another
   fail "see above; SKIP_FAILED=1 goes on without the videos that failed"
 avhubert-ext prepare --corpus "$work/mouths" --out "$work/data" "${subwords[@]}"

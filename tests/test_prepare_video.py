@@ -166,6 +166,12 @@ def test_landmarks_of_a_folder(video, tmp_path, capfd):
     assert "s/a.mp4" in files(tmp_path / "out")
 
 
+def test_why_a_single_video_failed_is_told(tmp_path, capfd):
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    assert prepare_video(tmp_path / "zero.mp4", tmp_path / "out") == 1
+    assert "zero.mp4: empty, 0 bytes" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "about"),
     [
@@ -176,7 +182,9 @@ def test_landmarks_of_a_folder(video, tmp_path, capfd):
         (("raw", "out", "--layout", "lrs3"), "not laid out as lrs3"),
         (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
+        (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
         (("twice", "out"), "would both become a.mp4"),
+        (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),
     ],
 )
 def test_wrong_use(video, tmp_path, monkeypatch, capfd, words, about):

@@ -36,7 +36,16 @@ def _serve(args: argparse.Namespace) -> None:
     )
     try:
         model = "/".join(args.model.resolve().parts[-2:])
-        serve(recogniser, model, args.host, args.port, args.noise, args.longest, limits)
+        serve(
+            recogniser,
+            model,
+            host=args.host,
+            port=args.port,
+            noise=args.noise,
+            longest=args.longest,
+            landmark_model=args.landmark_model,
+            limits=limits,
+        )
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 
@@ -77,6 +86,12 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         default=15.0,
         metavar="SECONDS",
         help="recognised at once; longer clips are cut at pauses",
+    )
+    parser.add_argument(
+        "--landmark-model",
+        type=Path,
+        metavar="TASK",
+        help="a face_landmarker.task, which versions of mediapipe after 0.10.21 need",
     )
     parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
     parser.add_argument("--threads", type=positive, help="of the CPU")

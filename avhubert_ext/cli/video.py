@@ -70,7 +70,9 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         metavar="TASK",
         help="a face_landmarker.task, which versions of mediapipe after 0.10.21 need",
     )
-    parser.add_argument("--max-seconds", type=float, default=3600, help="a longer video is refused")
+    parser.add_argument(
+        "--max-seconds", type=positive, default=3600, help="a longer video is refused"
+    )
     parser.add_argument(
         "--sheets",
         action=argparse.BooleanOptionalAction,
@@ -82,7 +84,11 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
 
 
 def _face(text: str) -> str | int:
-    return text if text in ("largest", "all") else positive(text)
+    if text in ("largest", "all"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected largest, all or a number")
+    return positive(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

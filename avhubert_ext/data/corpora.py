@@ -23,6 +23,7 @@ SUFFIXES = {
 }
 GRID_TEST = ("s1", "s2", "s20", "s22")  # LipNet's unseen speakers
 GRID_SILENCES = ("sil", "sp")
+SPLITS = ("train", "valid", "test")
 TEST_SHARE = 0.1  # of the speakers of a plain folder
 LONGEST_PIECE = 24.0  # seconds of a pretrain clip, as Auto-AVSR cuts them
 
@@ -115,10 +116,16 @@ def grid(corpus: Path) -> list[Source]:
 def folder(corpus: Path) -> list[Source]:
     """`[SPEAKER/]CLIP.*` with `CLIP.txt`, plain text; a tenth of the speakers for the test.
 
-    Videos right in the folder count as a speaker each.
+    Videos right in the folder count as a speaker each. Raises InputError for fewer speakers than
+    there are splits.
     """
     videos = [(video, key) for video, key in _videos(corpus, "**/*")]
     speakers = sorted({key.split("/")[0] for _, key in videos}, key=_hash)
+    if 0 < len(speakers) < len(SPLITS):
+        raise InputError(
+            f"{corpus}: speakers: {len(speakers)}; {', '.join(SPLITS)} take at least one each. "
+            "Clips that lie right in the folder count as a speaker each"
+        )
     test = set(speakers[: max(1, round(TEST_SHARE * len(speakers)))])
     sources = []
     for video, key in videos:

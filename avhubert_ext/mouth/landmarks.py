@@ -35,6 +35,10 @@ _STDERR = threading.Lock()  # two threads that took it away would not both give 
 Detect = Callable[[np.ndarray], Sequence]
 
 
+class DetectorError(InputError):
+    """No face can be looked for, in this video or in another."""
+
+
 class Landmarker:
     """Finds faces in a picture.
 
@@ -65,12 +69,12 @@ class Landmarker:
 def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
     """mediapipe's face mesh with the models in its wheel, or with `model`, a face_landmarker.task.
 
-    Raises InputError without mediapipe, or if this version has no models and none is named.
+    Raises DetectorError without mediapipe, or if this version has no models and none is named.
     """
     try:
         import mediapipe
     except ImportError:
-        raise InputError(
+        raise DetectorError(
             "finding faces needs mediapipe: pip install 'avhubert-ext[prepare]'"
         ) from None
     if model is not None:
@@ -78,7 +82,7 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
     elif hasattr(mediapipe, "solutions"):
         opened = _face_mesh(mediapipe)
     else:
-        raise InputError(
+        raise DetectorError(
             f"mediapipe {mediapipe.__version__} has no models in it: pip install "
             "mediapipe==0.10.21, or name a face_landmarker.task with --landmark-model"
         )
@@ -103,7 +107,7 @@ def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[Detect]:
     from mediapipe.tasks import python as tasks
 
     if not model.is_file():
-        raise InputError(f"{model} not found: name a face_landmarker.task of mediapipe")
+        raise DetectorError(f"{model} not found: name a face_landmarker.task of mediapipe")
     options = tasks.vision.FaceLandmarkerOptions(
         base_options=tasks.BaseOptions(model_asset_buffer=model.read_bytes()),
         num_faces=MOST_FACES,
@@ -113,7 +117,7 @@ def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[Detect]:
             landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise InputError(
+        raise DetectorError(
             f"{model}: not a face_landmarker.task of mediapipe ({reason}); get it again"
         ) from None
     picture = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)

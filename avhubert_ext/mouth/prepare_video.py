@@ -26,6 +26,7 @@ from avhubert_ext.data.files import make_folder, one_at_a_time, whole_file, writ
 from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
+from avhubert_ext.mouth.landmarks import DetectorError
 from avhubert_ext.mouth.media import LIMITS, Limits
 from avhubert_ext.mouth.sheet import write_sheet
 from avhubert_ext.workers import WORKER_DIED, follow_parent
@@ -69,8 +70,11 @@ def prepare_video(
 ) -> Summary:
     """Write the clips of all sources, or of every N-th with shard (I, N), and the report.
 
-    A video that fails is named, the rest goes on. Raises InputError where nothing can be written.
+    A video that fails is named, the rest goes on. Raises InputError where nothing can be written,
+    and where no face can be looked for.
     """
+    from tqdm import tqdm
+
     number, shards = shard
     sources = sorted(_named(sources, out), key=lambda s: s.name)[number - 1 :: shards]
     make_folder(out)
@@ -88,6 +92,8 @@ def prepare_video(
         with report.open("a", encoding="utf-8", buffering=1) as log:
             for line in _work(todo, len(sources), out, settings, workers):
                 lines[line["name"]] = line
+                if "error" in line:
+                    tqdm.write(f"failed: {line['error']}", file=sys.stderr)
                 log.write(_as_line(line))
     return _summary(lines.values())
 
@@ -108,11 +114,8 @@ def _work(
     ):
         try:
             for job in as_completed([pool.submit(_prepare_one, s, out, settings) for s in todo]):
-                line = job.result()
-                if "error" in line:
-                    bar.write(f"failed: {line['error']}", file=sys.stderr)
                 bar.update()
-                yield line
+                yield job.result()
         except BrokenProcessPool:
             raise InputError(WORKER_DIED) from None
         finally:
@@ -145,6 +148,8 @@ def _prepare_one(source: Source, out: Path, settings: Settings, bar: object = No
             name for clip in clips for name in _write(source, clip, said, out, settings)
         ]
         line["quality"] = [asdict(clip.quality) for clip in clips]
+    except DetectorError:
+        raise
     except InputError as error:
         line["error"] = str(error)
     except OSError as error:

@@ -15,7 +15,7 @@ from avhubert_ext.recognition import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
-from avhubert_ext.transcription.transcribe import Transcript, transcribe
+from avhubert_ext.transcription.transcribe import SHORTEST, Transcript, transcribe
 
 if TYPE_CHECKING:
     from avhubert_ext.mouth import media
@@ -46,24 +46,29 @@ Streams = tuple[np.ndarray | None, np.ndarray | None]
 """What a recogniser is given: int16 [N] at 16 kHz, uint8 [T, 96, 96]; either may be None."""
 
 
-def make_reader(limits: Limits) -> tuple[Callable[[Upload, Tell], Clip], None]:
-    """What gets a clip from a file that no one trusts."""
+def make_reader(
+    limits: Limits, landmark_model: Path | None
+) -> tuple[Callable[[Upload, Tell], Clip], None]:
+    """What gets a clip from a file that no one trusts.
+
+    landmark_model: see `open_landmarker`.
+    """
     from avhubert_ext.mouth.landmarks import open_landmarker
 
     # Its libraries are loaded now: not while a visitor waits, nor out of what a clip may take.
-    with suppress(InputError), open_landmarker():
+    with suppress(InputError), open_landmarker(landmark_model):
         pass
 
     def read(upload: Upload, tell: Tell) -> Clip:
         try:
-            return _read(upload, limits.seconds, tell)
+            return _read(upload, limits.seconds, landmark_model, tell)
         except InputError as error:
             raise InputError(str(error).replace(str(upload.path), upload.name)) from None
 
     return read, None
 
 
-def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
+def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell) -> Clip:
     from avhubert_ext.mouth import media
     from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
 
@@ -71,7 +76,9 @@ def _read(upload: Upload, seconds: int, tell: Tell) -> Clip:
     try:
         if not media.has_video(upload.path):
             return Clip(upload.name, None, media.read_audio(upload.path, limits), (NO_VIDEO,))
-        mouth = mouth_clips(upload.path, upload.face, limits=limits, progress=tell)[0]
+        (mouth,) = mouth_clips(
+            upload.path, upload.face, landmark_model=landmark_model, limits=limits, progress=tell
+        )
     except NoFaceError as no_face:
         try:
             audio = media.read_audio(upload.path, limits)
@@ -97,6 +104,8 @@ def make_recogniser(
 
     longest: seconds that are recognised at once.
     """
+    if not longest >= SHORTEST:
+        raise InputError(f"--longest {longest:g}: expected at least {SHORTEST:g} seconds")
     recognizer = load()
 
     def recognise(streams: Streams, tell: Tell) -> Transcript:

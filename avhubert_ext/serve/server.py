@@ -40,14 +40,15 @@ def serve(
     port: int = 8000,
     noise: Path | None = None,
     longest: float = 15.0,
+    landmark_model: Path | None = None,
     limits: Limits = LIMITS,
 ) -> None:
     """Serve the page until the process is interrupted (SIGINT, SIGTERM).
 
     load: makes the recogniser, in a process of its own, so it must pickle. model: its name, to
     show. port: 0 for any that is free. noise: a sound file, None for babble of the clip's own
-    speech. longest: seconds that are recognised at once. Raises InputError for a taken port, and
-    for a model or a noise that can't be read.
+    speech. longest: seconds that are recognised at once. landmark_model: see `open_landmarker`.
+    Raises InputError for a taken port, and for a model or a noise that can't be read.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it the same way
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -57,7 +58,8 @@ def serve(
         samples = None if noise is None else read_audio(noise)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avhubert-ext-")))
         seconds = limits.job_seconds
-        read, recognise = partial(make_reader, limits), partial(make_recogniser, load, longest)
+        read = partial(make_reader, limits, landmark_model)
+        recognise = partial(make_recogniser, load, longest)
         reader = WorkerProcess(read, "reading the clip", folder, seconds, limits.memory)
         stack.callback(reader.close)
         recogniser = WorkerProcess(recognise, "recognising the clip", folder, seconds)
