@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.export.folder import ExportConfig, export_recognizer, write_graph
-from avhubert_ext.export.graphs import decoder_graph
+from avhubert_ext.export.graphs import Graph, decoder_graph
+from avhubert_ext.export.openvino import compress_linear
 from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
@@ -30,7 +32,7 @@ from avhubert_ext.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.quantization import quantize
 from avhubert_ext.recognition import Recognition
 from avhubert_ext.runtime import load_exported
-from avhubert_ext.runtime.backends import BACKENDS
+from avhubert_ext.runtime.backends import open_openvino, open_torch
 from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
@@ -42,7 +44,7 @@ SMALL = DecoderConfig(vocabulary=40, layers=1, dim=24, ffn=32, heads=4)
 def teacher_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped teacher as `export` writes it."""
     folder = tmp_path_factory.mktemp("exported") / "teacher"
-    run_well("avhubert-ext", "export", TEACHER, folder, **ONE_THREAD)
+    assert main(["export", str(TEACHER), str(folder)]) == 0
     return folder
 
 
@@ -148,15 +150,30 @@ def test_8_bits_are_near_to_float32(small, small_int8):
 
 
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
-@pytest.mark.parametrize("format", ["openvino", "torch"])
-def test_other_formats_compute_the_same(small, tmp_path, format, int8):
-    pytest.importorskip(format)
-    decoder = load_avhubert_asr(small).decoder
-    graph = decoder_graph(decoder)
+def test_programs_of_pytorch_compute_the_same(small, tmp_path, int8):
+    graph = decoder_graph(load_avhubert_asr(small).decoder)
     with torch.no_grad():
-        write_graph(graph, tmp_path / "decoder", ExportConfig(format, int8), None)
-    ending, opened = BACKENDS[format]
-    run = opened(tmp_path / f"decoder.{ending}", list(graph.outputs), 1)
+        write_graph(graph, tmp_path / "decoder", ExportConfig("torch", int8), None)
+    assert_computes(graph, tmp_path / "decoder.pt2", open_torch, 0.05 if int8 else 1e-5)
+
+
+def test_openvino_computes_the_same(small, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    graph = decoder_graph(load_avhubert_asr(small).decoder)
+    with torch.no_grad():
+        write_graph(graph, tmp_path / "decoder", ExportConfig("openvino"), None)
+    assert_computes(graph, tmp_path / "decoder.xml", open_openvino, 1e-5)
+    model = openvino.Core().read_model(tmp_path / "decoder.xml")
+    compress_linear(model)
+    openvino.save_model(model, tmp_path / "int8.xml", compress_to_fp16=False)
+    assert_computes(graph, tmp_path / "int8.xml", open_openvino, 0.05)
+    sizes = [(tmp_path / name).stat().st_size for name in ("decoder.bin", "int8.bin")]
+    assert sizes[1] < sizes[0] / 2
+
+
+def assert_computes(graph: Graph, path: Path, opened: Callable, tolerance: float) -> None:
+    """A file of `decoder_graph` gives what the module gives, for any numbers of everything."""
+    run = opened(path, list(graph.outputs), 1)
     for rows, past, new, frames in ((1, 0, 5, 9), (3, 4, 1, 1)):
         inputs = {
             "tokens": torch.randint(4, 40, (rows, new)),
@@ -167,7 +184,7 @@ def test_other_formats_compute_the_same(small, tmp_path, format, int8):
         with torch.no_grad():
             expected = dict(zip(graph.outputs, graph.module(**inputs), strict=True))
         for name, tensor in expected.items():
-            assert near(found[name], tensor, 0.05 if int8 else 1e-5)
+            assert near(found[name], tensor, tolerance)
 
 
 def near(found: np.ndarray, expected: Tensor, tolerance: float) -> bool:
