@@ -137,7 +137,7 @@ def test_words_light_up_with_the_sound(page: sync_api.Page, files: Path):
     page.set_input_files("#file", files / "clip.mp4")
     wait_for_words(page)
     wait_until(page, "document.getElementById('sound').readyState >= 3")
-    page.locator("#transcript-both .word").nth(1).click()
+    page.locator("#transcript-both .word").nth(1).press("Enter")
     for n in (1, 4):
         lit = f"document.querySelectorAll('#transcript-both .word')[{n}].matches('.now')"
         wait_until(page, lit)

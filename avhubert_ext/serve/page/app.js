@@ -208,7 +208,8 @@ function drawTranscript(modalities, level, said) {
 }
 
 function wordElement(word, kind) {
-  const element = make("span", kind === "wrong" ? "word wrong" : "word");
+  const element = make("button", kind === "wrong" ? "word wrong" : "word");
+  element.type = "button";
   element.append(make("b", "", word.text), make("small", "", word.start.toFixed(2)));
   element.style.setProperty("--confidence", word.confidence);
   element.title = `${word.start.toFixed(2)} to ${word.end.toFixed(2)} s, ` +
