@@ -26,7 +26,7 @@ from avhubert_ext.models.subwords import find_subwords
 from avhubert_ext.runtime.backends import BACKENDS
 from avhubert_ext.runtime.folder import ExportedModel, digest, write_model
 
-FRONTENDS = ("audio", "video")  # graphs of AV-HuBERT's family that small models have most of
+FRONTENDS = ("audio", "video")  # the graphs before the encoder
 Clips = Mapping[str, list[np.ndarray]]
 NONE: Clips = MappingProxyType({})
 

@@ -18,10 +18,19 @@ from avhubert_ext.errors import InputError
 
 LINEAR = ["MatMul", "Gemm"]
 # All that lies between two convolutions, or values would become float32 and 8 bits again there.
-FRONTEND = [
-    *("Conv", "Relu", "Sigmoid", "Mul", "Add", "Concat", "Slice", "Split", "MaxPool"),
-    *("AveragePool", "ReduceMean", *LINEAR),
+BETWEEN = [
+    "Relu",
+    "Sigmoid",
+    "Mul",
+    "Add",
+    "Concat",
+    "Slice",
+    "Split",
+    "MaxPool",
+    "AveragePool",
+    "ReduceMean",
 ]
+FRONTEND = ["Conv", *BETWEEN, *LINEAR]
 
 
 def quantize_linear(source: Path, target: Path) -> None:
