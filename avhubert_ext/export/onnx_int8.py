@@ -18,18 +18,10 @@ from avhubert_ext.errors import InputError
 
 LINEAR = ["MatMul", "Gemm"]
 # All that lies between two convolutions, or values would become float32 and 8 bits again there.
-BETWEEN = [
-    "Relu",
-    "Sigmoid",
-    "Mul",
-    "Add",
-    "Concat",
-    "Slice",
-    "Split",
-    "MaxPool",
-    "AveragePool",
-    "ReduceMean",
-]
+BETWEEN = (
+    *("Relu", "Sigmoid", "Mul", "Add", "Concat", "Slice", "Split"),
+    *("MaxPool", "AveragePool", "ReduceMean"),
+)
 FRONTEND = ["Conv", *BETWEEN, *LINEAR]
 
 
