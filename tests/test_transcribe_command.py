@@ -40,7 +40,7 @@ def test_text_of_videos(videos: list[Path], capsys: pytest.CaptureFixture) -> No
     assert transcribe(videos[0]) == 0
     told = capsys.readouterr()
     assert told.out == words(videos[0]) + "\n"
-    assert f"no audio track in it: that of {videos[0].with_suffix('.wav')}" in told.err
+    assert f"no audio track in it: audio of {videos[0].with_suffix('.wav')}" in told.err
     assert transcribe(*videos) == 0
     assert capsys.readouterr().out == "".join(f"{video}: {words(video)}\n" for video in videos)
 
@@ -50,12 +50,12 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
     video, sound = videos[0], videos[0].with_suffix(".wav")
     lonely = Path(shutil.copy(video, video.with_name("lonely.mp4")))
     for arguments, modality, said in (
-        ((video,), "both", "that of"),
+        ((video,), "both", "audio of"),
         ((sound,), "audio", "no video track in it: audio only"),
         ((lonely,), "video", "no audio track in it: video only"),
         ((video, "--modalities", "video"), "video", ""),
         ((sound, "--modalities", "audio"), "audio", ""),
-        ((video, "--modalities", "audio"), "audio", "that of"),
+        ((video, "--modalities", "audio"), "audio", "audio of"),
     ):
         assert transcribe(*arguments, "--formats", "json") == 0
         told = capsys.readouterr()
@@ -149,7 +149,7 @@ def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) 
         ((videos[0], "--formats", "srt", "vtt"), "name a folder for them, --out FOLDER"),
         ((*videos, "--landmarks", "x.npy"), "those of one video"),
         ((videos[0], again, "--out", "x"), "several files are called 00001"),
-        ((videos[0], "--longest", "0.5"), "segments of 0.5 s: expected at least 2 s"),
+        ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),
         ((videos[0], "--model", lips), f"{lips}: what its 127 outputs stand for is neither"),
         (
             (videos[0], "--model", lips, "--dictionary", TEACHER, "--modalities", "both"),

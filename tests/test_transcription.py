@@ -151,14 +151,7 @@ class Clips:
         files = sorted(corpus.glob(f"*/{speaker}/*.mp4"))
         self.audio = [load_audio(file.with_suffix(".wav")) for file in files]
         self.video = [load_video(file) for file in files]
-        lines = [file.with_suffix(".txt").read_text().splitlines()[4:] for file in files]
-        self.words = [
-            [
-                Word(w.lower(), float(start), float(end), 1.0)
-                for w, start, end, _ in map(str.split, t)
-            ]
-            for t in lines
-        ]
+        self.words = [words_in(file.with_suffix(".txt")) for file in files]
 
     def whole(self, modalities: str) -> tuple[np.ndarray | None, np.ndarray | None]:
         """All of them one after another."""
@@ -298,6 +291,11 @@ def test_short_clips_are_not_cut() -> None:
     assert (part.start, part.stop, part.left, part.right) == (0, 250, 0, 250)
 
 
+def test_never_cut(teacher: Recognizer, clips: Clips) -> None:
+    whole = transcribe(teacher, clips.audio[0], None, longest=float("inf"))
+    assert whole == transcribe(teacher, clips.audio[0], None)
+
+
 def test_nobody_speaks(teacher: Recognizer) -> None:
     """Silence and still pictures, short or long; a faint voice is none."""
     rng = np.random.default_rng(0)
@@ -307,6 +305,7 @@ def test_nobody_speaks(teacher: Recognizer) -> None:
         for audio, video in ((hush, None), (0 * hush, None), (None, still), (hush, still)):
             found = transcribe(teacher, audio, video)
             assert (found.text, found.words, found.seconds) == ("", (), seconds)
+        assert segment(None, still[:1], 1000) == [], "a single frame"
         moving = rng.integers(0, 256, still.shape, dtype=np.uint8)
         assert segment(0 * hush, moving, 1000), "a sound that was switched off says nothing"
         hush[16000:32000] *= 15
@@ -409,6 +408,44 @@ def test_segments_that_disagree_are_joined_at_the_cut() -> None:
     assert [w.text for w in joined(before, again, part)][:3] == ["one", "too", "one"]
 
 
+@pytest.mark.parametrize("vocabulary", [1, 10, 1000])
+def test_words_said_again_and_uncertain_times(vocabulary: int) -> None:
+    """At random cuts: none is lost or doubled, and none begins before the one before it ends."""
+    rng = np.random.default_rng(0)
+
+    def heard(truth: list[Word], start: float, end: float) -> list[Word]:
+        """Those within a segment, each boundary a bit off."""
+        inside = [w for w in truth if start <= w.start and w.end <= end]
+        edges = np.array([(w.start, w.end) for w in inside])
+        edges = (edges + rng.normal(0, 0.03, edges.shape)).clip(start, end)
+        return [spoken(w.text, *edge) for w, edge in zip(inside, edges.tolist(), strict=True)]
+
+    for _ in range(30):
+        times = np.cumsum([0, *rng.uniform(0.2, 0.6, 40)]).tolist()
+        names = rng.integers(vocabulary, size=40)
+        spans = itertools.pairwise(times)
+        truth = [spoken(str(n), *span) for n, span in zip(names, spans, strict=True)]
+        cut, frames = int(rng.integers(100, 250)), round(times[-1] * 25)
+        part = Segment(start=cut - 25, stop=frames, left=cut, right=frames)
+        before = heard(truth, 0, cut / 25 + 1)
+        found = joined(before, heard(truth, cut / 25 - 1, times[-1]), part)
+        assert [w.text for w in found] == [w.text for w in truth]
+        seam = [w for w in found if abs(w.start - cut / 25) < 2]
+        assert all(w.start < w.end for w in seam)
+
+
+def test_joined_words_are_one_after_another() -> None:
+    """Also where each segment has its own view of who spoke when."""
+    part = Segment(start=200, stop=500, left=250, right=500)
+    for before, after in (
+        (spoken("one", 9.5, 10.3), spoken("two", 9.8, 10.9)),
+        (spoken("one", 9.9, 10.0), spoken("two", 9.5, 10.7)),
+    ):
+        one, two = joined([before], [after], part)
+        assert one.text == "one" and two.text == "two"
+        assert before.start == one.start < one.end == two.start < two.end == after.end
+
+
 @pytest.mark.parametrize("modalities", ["both", "audio"])
 def test_long_clip_is_its_utterances(teacher: Recognizer, corpus: Path, modalities: str) -> None:
     """Cut again, it has the words that its utterances have alone, at their times."""
@@ -497,6 +534,8 @@ def test_subtitles_can_be_read() -> None:
     assert " ".join(line for c in cues for line in c.lines).split() == [w.text for w in words]
     assert all(len(c.lines) <= 2 and max(map(len, c.lines)) <= 42 for c in cues[:-1])
     assert cues[-1].lines[-1] == "y" * 60
+    (slow,) = subtitles.cues_of([spoken("a", 1, 20)])
+    assert (slow.start, slow.end) == (1, 8)
     assert all(0 < c.end - c.start <= 7 for c in cues)
     assert all(one.end <= two.start for one, two in itertools.pairwise(cues))
     two = [c.lines for c in cues if len(c.lines) == 2]

@@ -67,7 +67,10 @@ def _transcribe(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
-    """Raise an InputError for what cannot be written, before anything is done."""
+    """Raise an InputError for what makes no sense, before anything is done."""
+    from avhubert_ext.transcription.transcribe import check_longest
+
+    check_longest(args.longest)
     several = len(args.files) > 1
     if args.landmarks and several:
         raise InputError("--landmarks are those of one video: name one")

@@ -27,7 +27,10 @@ def load(
     """
     if model.is_dir():
         if dictionary is not None or device != "cpu":
-            raise InputError(f"{model}: an exported model has its subwords and runs on the CPU")
+            raise InputError(
+                f"{model}: an exported model has its subwords and runs on the CPU; leave "
+                "--dictionary and --device out"
+            )
         from avhubert_ext.runtime import load_exported
 
         return load_exported(model, threads=threads, beam=beam, ctc_weight=ctc_weight)

@@ -87,7 +87,8 @@ def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:
 def _motion(video: np.ndarray) -> np.ndarray:
     """Mean change of a pixel from frame to frame, [T], without jumps of a frame, as at a cut."""
     changes = [np.abs(later.astype(np.int16) - frame).mean() for frame, later in pairwise(video)]
-    padded = np.pad(np.array([changes[0], *changes]), 2, mode="edge")
+    changes = changes[:1] + changes or [0.0]  # a single frame is still
+    padded = np.pad(np.array(changes), 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
 
 

@@ -70,7 +70,7 @@ def _sound(path: Path) -> Streams:
     beside = _beside(path)
     if has_audio(path) or not beside.is_file():
         return Streams(read_audio(path), None)
-    return Streams(read_audio(beside), None, f"no audio track in it: that of {beside}")
+    return Streams(read_audio(beside), None, f"no audio track in it: audio of {beside}")
 
 
 def _beside(path: Path) -> Path:

@@ -29,7 +29,7 @@ class Cue:
 def cues_of(words: Sequence[Word]) -> list[Cue]:
     """Words as subtitles: at most LINES lines of LINE characters, for at most LONGEST seconds.
 
-    A word that is longer than a line has one of its own.
+    A word that is longer than a line has one of its own; one that takes longer is shown no longer.
     """
     groups: list[list[Word]] = []
     for word in words:
@@ -42,7 +42,7 @@ def cues_of(words: Sequence[Word]) -> list[Cue]:
         Cue(
             _lines([word.text for word in group]),
             start,
-            max(group[-1].end, min(start + SHORTEST, following)),
+            min(max(group[-1].end, min(start + SHORTEST, following)), start + LONGEST),
         )
         for group, start, following in zip(groups, starts, [*starts[1:], math.inf], strict=False)
     ]

@@ -45,10 +45,9 @@ def transcribe(
     a longer clip is cut at pauses. progress: called with the frames done and all there are.
     Raises InputError where the recogniser does not take the clip.
     """
-    if not longest >= SHORTEST:
-        raise InputError(f"segments of {longest:g} s: expected at least {SHORTEST:g} s")
+    check_longest(longest)
     modality, frames = check_clip(audio, video, recognizer.modalities)
-    parts = segment(audio, video, int(longest * FPS))
+    parts = segment(audio, video, int(min(longest * FPS, frames)))
     if audio is not None:  # cut, or filled up, as models would do
         audio = np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))
     words: list[Word] = []
@@ -66,6 +65,12 @@ def transcribe(
     return Transcript(" ".join(w.text for w in words), tuple(words), modality, frames / FPS)
 
 
+def check_longest(seconds: float) -> None:
+    """Raise InputError for segments that are too short for words."""
+    if not seconds >= SHORTEST:
+        raise InputError(f"segments of {seconds:g} s: expected at least {SHORTEST:g} s")
+
+
 def _samples(part: Segment) -> slice:
     return slice(part.start * SAMPLES_PER_FRAME, part.stop * SAMPLES_PER_FRAME)
 
@@ -73,8 +78,9 @@ def _samples(part: Segment) -> slice:
 def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
     """Words so far, then those of the next segment; of what both heard, each word once.
 
-    Where they overlap they are joined at a word that both have at the same time, the one nearest
-    to the cut; without one, words belong to the segment that their middle lies in.
+    Where they overlap they are joined at a word that both have at the same time (the middle of each
+    is in the other: a neighbour that is the same word said again is not), the one nearest to the
+    cut; without one, words belong to the segment that their middle lies in.
     """
     cut = part.left / FPS
     same = [
@@ -82,13 +88,27 @@ def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
         for i, a in enumerate(words)
         if a.end * FPS > part.start  # few of all
         for j, b in enumerate(later)
-        if a.text == b.text and a.start < b.end and b.start < a.end
+        if a.text == b.text and a.start <= _middle(b) <= a.end and b.start <= _middle(a) <= b.end
     ]
     if same:
         _, i, j = min(same)
-        return words[: i + 1] + later[j + 1 :]
+        return _one_by_one(words[: i + 1], later[j + 1 :])
     kept = [word for word in words if _middle(word) < cut]
-    return kept + [word for word in later if _middle(word) >= cut]
+    return _one_by_one(kept, [word for word in later if _middle(word) >= cut])
+
+
+def _one_by_one(words: list[Word], later: list[Word]) -> list[Word]:
+    """Both, where the first of the later words begins no sooner than the last before it ends."""
+    if not words or not later or words[-1].end <= later[0].start:
+        return words + later
+    last, following = words[-1], later[0]
+    change = following.start if following.start > last.start else last.end
+    return [
+        *words[:-1],
+        replace(last, end=change),
+        replace(following, start=change),
+        *later[1:],
+    ]
 
 
 def _middle(word: Word) -> float:
