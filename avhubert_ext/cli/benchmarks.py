@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.cli.parsing import add_longest, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -268,7 +268,7 @@ def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--corpus", type=Path, required=True, help="LRS3's layout, with times in transcripts"
     )
-    parser.add_argument("--longest", type=float, default=15.0, help="seconds recognised at once")
+    add_longest(parser)
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument(
         "--out", type=Path, default=Path("benchmark_transcription.json"), help="JSON to write"

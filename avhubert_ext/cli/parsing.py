@@ -27,3 +27,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
     return number
+
+
+def add_longest(parser: argparse.ArgumentParser) -> None:
+    """The option of what recognises clips of any length."""
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="recognised at once, no more than the clips that the model was trained on had (about "
+        "4 for the tiny ones here); longer clips are cut at pauses",
+    )

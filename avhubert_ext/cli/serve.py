@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.cli.parsing import add_longest, command, positive
 from avhubert_ext.errors import InputError
 
 
@@ -80,13 +80,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="sound to add; by default babble of the clip's own speech",
     )
-    parser.add_argument(
-        "--longest",
-        type=float,
-        default=15.0,
-        metavar="SECONDS",
-        help="recognised at once; longer clips are cut at pauses",
-    )
+    add_longest(parser)
     parser.add_argument(
         "--landmark-model",
         type=Path,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.cli.parsing import add_longest, command, positive
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,13 +184,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         choices=("both", "audio", "video"),
         help="by default both, or what model and file have",
     )
-    parser.add_argument(
-        "--longest",
-        type=float,
-        default=15.0,
-        help="seconds recognised at once, no more than the clips that the model was trained on had "
-        "(about 4 for the tiny ones here); longer files are cut at pauses",
-    )
+    add_longest(parser)
     parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
     parser.add_argument(
         "--landmarks", type=Path, help="of the face, as AV-HuBERT or Auto-AVSR store them"

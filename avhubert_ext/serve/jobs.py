@@ -15,7 +15,7 @@ from avhubert_ext.recognition import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
-from avhubert_ext.transcription.transcribe import SHORTEST, Transcript, transcribe
+from avhubert_ext.transcription.transcribe import Transcript, check_longest, transcribe
 
 if TYPE_CHECKING:
     from avhubert_ext.mouth import media
@@ -104,8 +104,7 @@ def make_recogniser(
 
     longest: seconds that are recognised at once.
     """
-    if not longest >= SHORTEST:
-        raise InputError(f"--longest {longest:g}: expected at least {SHORTEST:g} seconds")
+    check_longest(longest)
     recognizer = load()
 
     def recognise(streams: Streams, tell: Tell) -> Transcript:

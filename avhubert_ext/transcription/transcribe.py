@@ -68,7 +68,7 @@ def transcribe(
 def check_longest(seconds: float) -> None:
     """Raise InputError for segments that are too short for words."""
     if not seconds >= SHORTEST:
-        raise InputError(f"segments of {seconds:g} s: expected at least {SHORTEST:g} s")
+        raise InputError(f"--longest {seconds:g}: expected at least {SHORTEST:g} seconds")
 
 
 def _samples(part: Segment) -> slice:
