@@ -14,7 +14,7 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 case "$*" in
   "")      demo=${DEMO:-runs/demo} work=${WORK:-runs/frontier} sparsities="10 20 30 40 50 60 70 80 90" quickly= ;;
-  --quick) demo=${DEMO:-runs/demo-quick} work=${WORK:-runs/frontier-quick} sparsities="10 20" quickly="--max-update 2" ;;
+  --quick) demo=${DEMO:-runs/demo-quick} work=${WORK:-runs/frontier-quick} sparsities=10 quickly="--max-update 2" ;;
   *) usage ;;
 esac
 student=$demo/student/checkpoint_last.pt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# Whole recipes, minutes each: first, or one worker still has the last when the other is done.
+LONGEST = ("test_demo", "test_prune_recipe", "test_export", "test_table_1", "test_vsr_recipe")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
@@ -31,6 +38,13 @@ def run_well(*command: str | Path, **options: str) -> str:
     result = run(*command, **options)
     assert result.returncode == 0, result.stdout[-4000:]
     return result.stdout
+
+
+def readme_examples(naming: str | None = None) -> list[str]:
+    """The Python examples in the README, in their order; only those that name something."""
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return [example for example in found if naming is None or naming in example]
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, run_well
+from conftest import ROOT, readme_examples, run_well
 from networks import VARIANTS, randomise
+from portrait import write_clip
 from torch import Tensor
 
 from avhubert_ext.beam import BeamConfig, JointConfig
 from avhubert_ext.cli import main
+from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.export.folder import ExportConfig, export_recognizer, write_graph
@@ -102,6 +106,25 @@ def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
     for name, utterance in found.items():
         assert utterance.hypothesis == expected[name].hypothesis
         assert utterance.score == pytest.approx(expected[name].score, abs=1e-4)
+
+
+def test_the_readme_s_examples_agree(teacher_onnx, corpus, tmp_path, monkeypatch):
+    source = sorted((corpus / "test").glob("*/*.mp4"))[0]
+    frames = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in load_video(source)]
+    write_clip(tmp_path / "talk.mp4", frames, audio=load_audio(source.with_suffix(".wav")))
+    shutil.copy(TEACHER, tmp_path / "student.safetensors")
+    shutil.copy(TEACHER.with_name("dict.wrd.txt"), tmp_path)
+    (tmp_path / "exported").symlink_to(teacher_onnx)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    (in_pytorch,), (exported,) = readme_examples("mouth_clips"), readme_examples("load_exported")
+    exec(in_pytorch, names)
+    said = source.with_suffix(".txt").read_text().splitlines()[0].removeprefix("Text:").lower()
+    assert names["transcript"].text.split() == said.split()
+    names |= {"audio": names["clip"].audio, "video": names["clip"].video}
+    last = exported.rstrip().splitlines()[-1]
+    exec(exported.replace(last, f"text = {last}"), names)
+    assert names["text"] == names["transcript"].text
 
 
 def test_a_ctc_attention_recogniser_of_both_streams(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import PARTS, SMALL, VARIANTS, clip, parts, randomise, variants
+from networks import SMALL, VARIANTS, clip, parts, randomise, variants
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -236,9 +236,8 @@ def test_a_compiled_encoder_gives_the_same(config):
             assert_close(compiled(*inputs, padding), encoder(*inputs, padding), 1e-5)
 
 
-@pytest.mark.parametrize("name", PARTS)
-def test_a_fused_encoder_compiles_to_code_that_gives_the_same(name):
-    encoder = trained(replace(VARIANTS[name], layers=1))
+def test_a_fused_encoder_compiles_to_code_that_gives_the_same():
+    encoder = trained(replace(VARIANTS["conformer-shufflenet"], layers=1))
     inputs = clip(frames=7)
     with torch.no_grad():
         compiled = torch.compile(encoder.fuse(), options={"freezing": True})

@@ -6,13 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
-from conftest import ROOT, run
+from conftest import ROOT, readme_examples, run
 
 README = (ROOT / "README.md").read_text()
 
 
 def test_python_examples_run_one_after_the_other() -> None:
-    first, second, third = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    first, _, _, second, third = readme_examples()
     names: dict = {}
     path = '"scripts/models'
     exec(first.replace(path, f'"{ROOT}/scripts/models'), names)
