@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avhubert_ext.ctc import BLANK
+from avhubert_ext.data.text import BLANK
 from avhubert_ext.errors import InputError
 
 IGNORED = -1  # in targets: padding

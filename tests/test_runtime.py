@@ -1,9 +1,15 @@
-"""The runtime in numpy: its searches against those in PyTorch, its filter banks."""
+"""The runtime in numpy: searches against those in PyTorch, filter banks, `model.json`, times."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +23,10 @@ from avhubert_ext.data.audio import log_filter_bank
 from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.decoding import DecoderRows, search
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.benchmark_runtime import benchmark_runtime
 from avhubert_ext.joint_decoding import joint_search
 from avhubert_ext.models.decoder import DecoderConfig, TransformerDecoder
+from avhubert_ext.runtime.folder import ExportedModel, read_model, write_model
 from avhubert_ext.runtime.joint_search import joint_search as numpy_joint_search
 from avhubert_ext.runtime.search import beam_search
 
@@ -105,3 +113,57 @@ def test_filter_banks_are_those_of_python_speech_features_bit_for_bit(samples):
     noise = 3000 * np.random.default_rng(samples).standard_normal(samples)
     for wave in (noise.astype(np.int16), noise.astype(np.float32), np.zeros(samples, np.int16)):
         assert np.array_equal(log_filter_bank(wave), logfbank(wave, 16_000))
+
+
+MODEL = ExportedModel(
+    "onnx",
+    "fp32",
+    network={"kind": "recognizer", "decoder": {"layers": 1, "heads": 2, "dim": 8, "vocabulary": 5}},
+    symbols=["<s>", "<pad>", "</s>", "<unk>", "\u2581a"],
+    search={"beam": 3},
+    origin={},
+    graphs={"encoder": ["memory"], "decoder": ["log_probs"]},
+    files={"encoder.onnx": "", "decoder.onnx": ""},
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"format": "tflite"},
+        {"format": "openvino"},
+        {"symbols": MODEL.symbols[:-1]},
+        {"network": {"decoder": MODEL.network["decoder"]}},
+        {"network": {"kind": "recognizer", "decoder": {"heads": 0}}},
+        {"search": {"beam": 0}},
+        {"search": {"ctc_weight": 0.1}},
+        {"graphs": {"encoder": ["memory"]}},
+        {"graphs": []},
+        {"files": {"encoder.onnx": ""}},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_in_a_model_json_is_an_error(tmp_path: Path, changes: dict[str, Any]):
+    write_model(tmp_path, MODEL)
+    assert read_model(tmp_path) == MODEL
+    write_model(tmp_path, replace(MODEL, **changes))
+    with pytest.raises(InputError, match=r"model\.json: not whole, or of another version"):
+        read_model(tmp_path)
+
+
+def test_what_the_benchmark_does_not_know_is_an_error(tmp_path: Path):
+    with pytest.raises(InputError, match="form 'onnx int4': expected one of pytorch, "):
+        benchmark_runtime(["7"], tmp_path, ["onnx", "onnx int4"], [1])
+    models = ["a/model.pt", "b/model.pt"]
+    with pytest.raises(InputError, match=r"b/model\.pt: their names must differ"):
+        benchmark_runtime(models, tmp_path, ["onnx"], [1])
+
+
+def test_openvino_tells_nobody(tmp_path: Path):
+    if importlib.util.find_spec("openvino") is None:  # importing it here would tell
+        pytest.skip("openvino is missing")
+    code = "from avhubert_ext.runtime.backends import import_openvino as i; i().convert_model"
+    quiet = {**os.environ, "HOME": str(tmp_path), "CI": ""}  # it is silent in CI
+    subprocess.run([sys.executable, "-c", code], env=quiet, check=True)
+    assert not (tmp_path / "intel").exists()

@@ -18,6 +18,7 @@ SPECIALS = len(SPECIAL_SYMBOLS)
 PAD, EOS = 1, 2
 # Around the subwords of a CTC/attention recogniser, as in Auto-AVSR: the first ids, and the last.
 CTC_FIRST, CTC_LAST = ("<blank>", "<unk>"), "<eos>"
+BLANK = 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def check_dictionary(
     )
 
 
-def join_pieces(pieces: list[str]) -> str:
+def join_pieces(pieces: Iterable[str]) -> str:
     """sentencepiece's subwords -> words."""
     return "".join(pieces).replace("\u2581", " ").strip()
 

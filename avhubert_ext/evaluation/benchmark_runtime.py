@@ -91,8 +91,15 @@ def benchmark_runtime(
     the end of the sentence not counted, by default as many as LRS3 has in that time. Presets have
     the decoder base, tiny ones tiny. Frontends in 8 bits (onnx int8) are calibrated with the clip.
     Returns the conditions, and under `results` the fields of a Timing for every model, form and
-    number of threads. Raises InputError if a model is unknown or a number makes no sense.
+    number of threads. Raises InputError if a model or form is unknown, two models would share a
+    place in the folder, or a number makes no sense.
     """
+    unknown = [form for form in forms if form not in FORMS]
+    if unknown:
+        raise InputError(f"form '{unknown[0]}': expected one of {', '.join(FORMS)}")
+    stems = [Path(name).stem for name in models]
+    if len(set(stems)) < len(stems):
+        raise InputError(f"models {', '.join(models)}: their names must differ; rename one")
     frames = round(seconds * FPS)
     if frames < 1:
         raise InputError(f"{seconds:g} seconds: expected a frame of {1 / FPS:g} s at least")

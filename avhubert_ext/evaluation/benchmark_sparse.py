@@ -84,10 +84,10 @@ def onnx(linear: nn.Linear, x: Tensor, threads: int) -> Run:
 
 def openvino(linear: nn.Linear, x: Tensor, threads: int) -> Run:
     """OpenVINO in float32: dense too, for its sparse decompression is for 8-bit weights alone."""
-    import openvino
+    from avhubert_ext.runtime.backends import import_openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    core = openvino.Core()
+    core = import_openvino().Core()
     model = core.compile_model(core.read_model(onnx_model(linear, x)), "CPU", settings)
     request = model.create_infer_request()
     inputs = x.numpy()

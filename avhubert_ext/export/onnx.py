@@ -61,7 +61,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError("onnx is missing: pip install 'avhubert-ext[export]'") from None
-    with _quiet(), whole_file(path) as temporary:
+    with quiet("torch.onnx"), whole_file(path) as temporary:
         program = torch.onnx.export(
             graph.module.eval(),
             kwargs=dict(graph.inputs),
@@ -90,9 +90,12 @@ def dynamic_shapes(graph: Graph) -> dict[str, dict[int, torch.export.Dim]]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about packages that nothing here uses."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str | None = None) -> Iterator[None]:
+    """Without warnings of exporters, about what has been done or does not matter here.
+
+    name: of the logger that they use, None for the root of all.
+    """
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

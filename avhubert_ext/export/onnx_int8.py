@@ -7,14 +7,12 @@ those of convolutions by what clips showed before. Attention's own products stay
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.export.onnx import quiet
 
 LINEAR = ["MatMul", "Gemm"]
 # All that lies between two convolutions, or values would become float32 and 8 bits again there.
@@ -28,7 +26,7 @@ FRONTEND = ["Conv", *BETWEEN, *LINEAR]
 def quantize_linear(source: Path, target: Path) -> None:
     """Write a graph with its linear layers in 8 bits."""
     quantization = _quantization()
-    with _quiet():
+    with quiet():
         quantization.quantize_dynamic(
             source,
             target,
@@ -55,7 +53,7 @@ def quantize_frontend(source: Path, target: Path, clips: list[np.ndarray]) -> No
 
     try:
         _fold(source, folded)
-        with _quiet():
+        with quiet():
             quantization.quantize_static(
                 folded,
                 target,
@@ -86,15 +84,3 @@ def _quantization() -> object:
     except ImportError:
         raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
     return quantization
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without advice to prepare the graph in a way that has been done, or does not matter."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

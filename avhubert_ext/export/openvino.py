@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from avhubert_ext.errors import InputError
 from avhubert_ext.export.graphs import Graph
 from avhubert_ext.export.onnx import write_onnx
+from avhubert_ext.runtime.backends import import_openvino
 
 
 def write_openvino(graph: Graph, path: Path, int8: bool) -> None:
     """Write PATH.xml and PATH.bin. Raises InputError if a package is missing."""
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("openvino is missing: pip install 'avhubert-ext[openvino]'") from None
+    openvino = import_openvino()
     onnx = path.with_name(f"{path.name}.onnx")
     try:
         write_onnx(graph, onnx)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -29,10 +31,7 @@ def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
 
 def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
     """OpenVINO, in float32 where the graph is: it would take bfloat16 if the CPU has it."""
-    try:
-        import openvino
-    except ImportError:
-        raise InputError("openvino is missing: pip install 'avhubert-ext[openvino]'") from None
+    openvino = import_openvino()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -43,6 +42,17 @@ def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
         return {name: found[name] for name in outputs}
 
     return run
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry. Raises InputError if it is missing."""
+    # Whoever imports it tells Intel so, and of each conversion; where this is missing it goes on.
+    sys.modules.setdefault("openvino_telemetry", None)
+    try:
+        import openvino
+    except ImportError:
+        raise InputError("openvino is missing: pip install 'avhubert-ext[openvino]'") from None
+    return openvino
 
 
 def open_torch(path: Path, outputs: list[str], threads: int) -> Run:

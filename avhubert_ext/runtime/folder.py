@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from avhubert_ext.beam import BeamConfig, JointConfig
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.runtime.backends import BACKENDS, Run
@@ -42,6 +43,23 @@ class ExportedModel:
         heads = decoder["heads"]
         return decoder["layers"], 2, 1, heads, 0, decoder["dim"] // heads
 
+    def search_config(self) -> BeamConfig | JointConfig:
+        """How it is searched."""
+        kind = JointConfig if self.network["kind"] == "ctc_attention" else BeamConfig
+        return kind(**self.search)
+
+    def is_whole(self) -> bool:
+        """Whether its parts fit each other. What is missing from them may raise any error."""
+        self.cache_shape()
+        self.search_config()
+        ending, _ = BACKENDS[self.format]
+        return (
+            self.version == VERSION
+            and len(self.symbols) == self.network["decoder"]["vocabulary"]
+            and {"encoder", "decoder"} <= self.graphs.keys()
+            and {f"{name}.{ending}" for name in self.graphs} <= self.files.keys()
+        )
+
 
 def write_model(folder: Path, model: ExportedModel) -> None:
     """Write `model.json`, which makes a folder an exported model: the last thing to write."""
@@ -54,13 +72,11 @@ def read_model(folder: Path) -> ExportedModel:
     if not path.is_file():
         raise InputError(f"{folder}: no {MODEL_FILE} in it; make it with `avhubert-ext export`")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        model = ExportedModel(**found)
-        model.cache_shape()
-        known = model.format in BACKENDS and model.version == VERSION
-    except (ValueError, TypeError, KeyError, ZeroDivisionError):
-        known = False
-    if not known:
+        model = ExportedModel(**json.loads(path.read_text(encoding="utf-8")))
+        whole = model.is_whole()
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, InputError):
+        whole = False
+    if not whole:
         raise InputError(f"{path}: not whole, or of another version; export the model again")
     return model
 

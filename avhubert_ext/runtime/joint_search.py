@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from avhubert_ext.beam import Hypothesis, JointConfig, settled, sort_hypotheses
+from avhubert_ext.data.text import BLANK
 from avhubert_ext.runtime.search import Rows, top
 
-BLANK = 0
 # Anything less likely counts as this: its exponential is a normal number in float64.
 LOWEST = -700.0
 

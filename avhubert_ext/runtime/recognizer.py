@@ -139,7 +139,7 @@ class CTCAttention(ExportedRecognizer):
 
 
 def load_exported(
-    folder: Path,
+    folder: Path | str,
     *,
     threads: int | None = None,
     beam: int | None = None,
@@ -151,12 +151,13 @@ def load_exported(
     `model.json` says. Raises InputError if the folder is none, or of another version; what is
     damaged is found out when it is first needed.
     """
+    folder = Path(folder)
     model = read_model(folder)
+    config = model.search_config()
     given = {"beam": beam, "ctc_weight": ctc_weight}
     given = {name: value for name, value in given.items() if value is not None}
-    if model.network["kind"] == "ctc_attention":
-        config = replace(JointConfig(**model.search), **given)
-        return CTCAttention(folder, model, threads or 0, config)
+    if isinstance(config, JointConfig):
+        return CTCAttention(folder, model, threads or 0, replace(config, **given))
     if ctc_weight is not None:
         raise InputError(f"{folder}: has no CTC layer to give a weight to; leave --ctc-weight out")
-    return AVHubert(folder, model, threads or 0, replace(BeamConfig(**model.search), **given))
+    return AVHubert(folder, model, threads or 0, replace(config, **given))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from avhubert_ext.data.text import BLANK
 from avhubert_ext.data.video import FPS
 from avhubert_ext.recognition import Recognition
 
 WORD_START = "\u2581"  # sentencepiece's mark of a subword that begins a word
-BLANK = 0  # CTC's
 LEAST_ATTENTION = 1e-4  # to a frame; less than that says nothing
 SPREAD = 2  # frames; as far a subword reaches into the blanks around the peak that CTC gives it
 

@@ -10,7 +10,7 @@ from avhubert_ext.recognition import Recognizer
 
 
 def load(
-    model: Path,
+    model: Path | str,
     *,
     dictionary: Path | None = None,
     beam: int | None = None,
@@ -25,6 +25,7 @@ def load(
     was exported with. ctc_weight is for models with CTC. threads: of the CPU, None for what the
     library takes. Raises InputError for a file that is none, or whose subwords are not known.
     """
+    model = Path(model)
     if model.is_dir():
         if dictionary is not None or device != "cpu":
             raise InputError(
