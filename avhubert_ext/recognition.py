@@ -13,6 +13,7 @@ from avhubert_ext.data.audio import (
     check_samples,
     waveform_input,
 )
+from avhubert_ext.data.text import join_pieces
 from avhubert_ext.data.video import CROP, centre_crop, normalise
 from avhubert_ext.errors import InputError
 
@@ -36,6 +37,11 @@ class Recognition:
     log_probs: np.ndarray
     attention: np.ndarray | None = None
     ctc: np.ndarray | None = None
+
+    @property
+    def text(self) -> str:
+        """The words."""
+        return join_pieces(self.pieces)
 
 
 class Recognizer(Protocol):

@@ -207,6 +207,7 @@ def test_recognition_adds_up(teacher: Recognizer, clips: Clips) -> None:
     assert found.attention.sum(axis=1) == pytest.approx(np.ones(len(found.tokens)), abs=1e-5)
     total = found.score * (len(found.tokens) + 1)  # with the end of the sentence
     assert total < found.log_probs.sum() < total + 1
+    assert found.text == " ".join(word.text for word in words_of(found))
 
 
 def test_files_of_one_model_say_the_same(teacher: Recognizer, clips: Clips, tmp_path: Path) -> None:
