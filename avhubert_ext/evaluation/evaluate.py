@@ -35,6 +35,7 @@ from avhubert_ext.evaluation.families import Family, load_family, model_file, or
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
 from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
+from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
@@ -312,10 +313,14 @@ def describe_model(path: Path, model: Family) -> dict[str, Any]:
     """The encoder's network and cost, parameters without pruned ones; its training's batch."""
     encoder = model.encoder
     c = encoder.config
+    if isinstance(encoder, ConformerEncoder):
+        visual, block = "none" if c.modality == "audio" else "resnet", "conformer"
+    else:
+        visual, block = c.visual, c.block
     parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
     cost = (parameters, flops_per_frame(encoder))
     return {
-        "encoder": asdict(Encoder(model.visual, model.block, c.layers, c.dim, c.ffn, *cost)),
+        "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),
         "trained_with": origin_of(path).get("trained_with", "unknown"),
     }
 

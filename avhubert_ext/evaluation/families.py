@@ -12,7 +12,7 @@ from avhubert_ext.data.text import Vocabulary, check_dictionary, dictionary_dige
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 from avhubert_ext.models.checkpoint import build, load_recognizer, read_origin
-from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
+from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.runtime import load_exported
 from avhubert_ext.runtime.folder import MODEL_FILE, read_model
@@ -30,8 +30,6 @@ class AVHubertFamily:
         self.vocabulary = Vocabulary(dictionary)
         self.modalities = modalities
         self.beam = beam
-        self.visual = model.encoder.config.visual
-        self.block = model.encoder.config.block
 
     def search(self, inputs: Batch) -> list[list[Hypothesis]]:
         """The hypotheses of each utterance, best first."""
@@ -51,8 +49,6 @@ class CTCAttentionFamily:
         self.vocabulary = Vocabulary(dictionary, ctc=True)
         self.modalities = model.encoder.config.modality
         self.beam = beam
-        self.visual = "none" if self.modalities == "audio" else "resnet"
-        self.block = "conformer"
 
     def search(self, inputs: Batch) -> list[list[Hypothesis]]:
         """The hypotheses of each utterance, best first."""
@@ -70,13 +66,10 @@ class ExportedFamily:
         self.recognizer = load_exported(folder, threads=torch.get_num_threads())
         with torch.device("meta"):
             self.encoder = build(self.recognizer.model.network).encoder
-        config = self.encoder.config
-        if isinstance(config, ConformerConfig):
-            self.modalities, self.beam, self.block = config.modality, joint, "conformer"
-            self.visual = "none" if self.modalities == "audio" else "resnet"
+        if isinstance(self.encoder, ConformerEncoder):
+            self.modalities, self.beam = self.encoder.config.modality, joint
         else:
-            self.modalities, self.beam, self.block = modalities, beam, config.block
-            self.visual = config.visual
+            self.modalities, self.beam = modalities, beam
         self.waveform = self.recognizer.waveform
         self.vocabulary = Vocabulary(dictionary, ctc=self.waveform)
         self.recognizer.beam = self.beam
