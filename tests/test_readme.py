@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_python_examples_run_one_after_the_other() -> None:
-    first, _, _, second, third = readme_examples()
+    first, second, _, _, third = readme_examples()
     names: dict = {}
     path = '"scripts/models'
     exec(first.replace(path, f'"{ROOT}/scripts/models'), names)
@@ -33,7 +33,7 @@ def test_linked_files_exist() -> None:
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert "@@" not in README and "TODO" not in README
+    assert not any(mark in README for mark in ("@@", "TODO", "<<"))
 
 
 def test_set_up_never_empties_an_environment_behind_a_link(tmp_path: Path) -> None:
