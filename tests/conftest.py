@@ -29,7 +29,7 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 
