@@ -11,6 +11,9 @@ from avhubert_ext.errors import InputError
 # best of all (Watanabe et al. 2017, equation 50).
 END_LENGTHS = 3
 END_MARGIN = 10.0
+# Of CTC's log probabilities anything less likely counts as this: its exponential is a normal number
+# in float64, and even the least likely unit at the likeliest frame is one.
+LOWEST = -700.0
 
 
 @dataclass(frozen=True)

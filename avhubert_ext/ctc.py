@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avhubert_ext.beam import LOWEST
 from avhubert_ext.data.text import BLANK
-
-# Anything less likely counts as this: its exponential is a normal number in float64, and even the
-# least likely unit at the likeliest frame is one.
-LOWEST = -700.0
 
 
 class CTCPrefixScorer:

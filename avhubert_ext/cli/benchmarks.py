@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from avhubert_ext.cli.parsing import add_longest, command, positive
+from avhubert_ext.cli.parsing import add_recognizer, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -263,12 +263,10 @@ def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
         _benchmark_transcription,
         "how exact the times of words are, and what cutting long clips costs",
     )
-    parser.add_argument("--model", type=Path, required=True, help="as for `transcribe`")
-    parser.add_argument("--dictionary", type=Path, help="as for `transcribe`")
+    add_recognizer(parser)
     parser.add_argument(
         "--corpus", type=Path, required=True, help="LRS3's layout, with times in transcripts"
     )
-    add_longest(parser)
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument(
         "--out", type=Path, default=Path("benchmark_transcription.json"), help="JSON to write"

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import add_longest, command, positive
+from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
 from avhubert_ext.errors import InputError
 
 
@@ -57,14 +57,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         _serve,
         "serve a local page to try a recogniser on: a video or the camera, words, noise",
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, help="checkpoint or folder of `export`"
-    )
-    parser.add_argument(
-        "--dictionary",
-        type=Path,
-        help="its subwords, a file or folder; by default those it names or that lie beside it",
-    )
+    add_recognizer(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="to listen at; others can reach 0.0.0.0"
     )
@@ -80,13 +73,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="sound to add; by default babble of the clip's own speech",
     )
-    add_longest(parser)
-    parser.add_argument(
-        "--landmark-model",
-        type=Path,
-        metavar="TASK",
-        help="a face_landmarker.task, which versions of mediapipe after 0.10.21 need",
-    )
+    add_landmark_model(parser)
     parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
     parser.add_argument("--threads", type=positive, help="of the CPU")
 

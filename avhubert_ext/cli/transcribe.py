@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avhubert_ext.cli.parsing import add_longest, command, positive
+from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -163,14 +163,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         "what is said in videos or sound files: text, words with times, subtitles",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="video or sound")
-    parser.add_argument(
-        "--model", type=Path, required=True, help="checkpoint of any kind, or folder of `export`"
-    )
-    parser.add_argument(
-        "--dictionary",
-        type=Path,
-        help="its subwords, a file or folder; by default those it names or that lie beside it",
-    )
+    add_recognizer(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -184,14 +177,11 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         choices=("both", "audio", "video"),
         help="by default both, or what model and file have",
     )
-    add_longest(parser)
     parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
     parser.add_argument(
         "--landmarks", type=Path, help="of the face, as AV-HuBERT or Auto-AVSR store them"
     )
-    parser.add_argument(
-        "--landmark-model", type=Path, metavar="TASK", help="as for `prepare-video`"
-    )
+    add_landmark_model(parser)
     parser.add_argument("--beam", type=positive, help="hypotheses kept; by default the model's")
     parser.add_argument("--ctc-weight", type=float, help="in the search, for models with CTC")
     parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.cli.parsing import add_landmark_model, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -64,12 +64,7 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         help="landmark files of AV-HuBERT or Auto-AVSR (.pkl, .npy, .npz) instead of mediapipe: a "
         "folder with the paths of IN, or for one video the file",
     )
-    parser.add_argument(
-        "--landmark-model",
-        type=Path,
-        metavar="TASK",
-        help="a face_landmarker.task, which versions of mediapipe after 0.10.21 need",
-    )
+    add_landmark_model(parser)
     parser.add_argument(
         "--max-seconds", type=positive, default=3600, help="a longer video is refused"
     )

@@ -6,12 +6,9 @@ import math
 
 import numpy as np
 
-from avhubert_ext.beam import Hypothesis, JointConfig, settled, sort_hypotheses
+from avhubert_ext.beam import LOWEST, Hypothesis, JointConfig, settled, sort_hypotheses
 from avhubert_ext.data.text import BLANK
 from avhubert_ext.runtime.search import Rows, top
-
-# Anything less likely counts as this: its exponential is a normal number in float64.
-LOWEST = -700.0
 
 
 def joint_search(rows: Rows, ctc_log_probs: np.ndarray, config: JointConfig) -> list[Hypothesis]:
