@@ -26,6 +26,7 @@ from avhubert_ext.data.dataset import (
 )
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
@@ -140,6 +141,10 @@ class EvaluationConfig:
     def subwords(self) -> Path:
         return self.subword_model or find_subword_model(self.data)
 
+    def text(self) -> TextConfig:
+        """How references and hypotheses are normalized."""
+        return read_text_config(self.data)
+
     def record(self) -> dict[str, Any]:
         """What the results of all models depend on; of files, what is in them."""
         names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
@@ -149,6 +154,7 @@ class EvaluationConfig:
             "split": self.split,
             "data_sha256": digest(*files),
             "noise_seed": self.seed,
+            "text": asdict(self.text()),
         }
 
     def noise_record(self) -> dict[str, dict[str, str]]:
@@ -163,6 +169,7 @@ class Evaluator:
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
         self.conditions = config.conditions()
+        self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
         # Everything the conditions need is opened now: what is missing must not be found out later.
         # Visual noise needs no files.
@@ -227,7 +234,7 @@ class Evaluator:
             samples = [dataset[number, index] for index in batch]
             found = model.search(collate(samples).to(self.config.device))
             for sample, hypotheses in zip(samples, found, strict=True):
-                text = model.vocabulary.text(hypotheses[0].tokens)
+                text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
         return [decoded[index] for index in range(len(dataset))]
 
@@ -278,7 +285,7 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
         more = {"noise": noise, **describe_model(path, model)}
         write_text(target, json.dumps(record | more, indent=2) + "\n")
         return
-    before = read_record(target)
+    before = {"text": asdict(TextConfig())} | read_record(target)
     changed = [key for key in record if key != "file" and before.get(key) != record[key]]
     known = before.get("noise", {})
     changed += [f"noise {kind}" for kind in noise if kind in known and known[kind] != noise[kind]]
