@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from avhubert_ext.data.prepare import read_lines, read_transcript
+from avhubert_ext.data.manifest import read_lines
+from avhubert_ext.data.prepare import read_transcript
 from avhubert_ext.errors import InputError
 
 SUFFIXES = {

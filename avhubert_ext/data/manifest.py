@@ -82,8 +82,9 @@ def write_manifest(path: Path, utterances: list[Utterance]) -> None:
 
     Raises InputError as `check_name`.
     """
-    for path in (path for u in utterances for path in (u.id, u.video.absolute(), u.audio.absolute())):
-        check_name(path)
+    for u in utterances:
+        for name in (u.id, u.video.absolute(), u.audio.absolute()):
+            check_name(name)
     rows = [
         f"{u.id}\t{u.video.absolute()}\t{u.audio.absolute()}\t{u.frames}\t{u.samples}"
         for u in utterances

@@ -35,7 +35,7 @@ ELISIONS = frozenset(
 QUOTED = re.compile(
     r"(?<!\w)[\u2018\u201a](?=\w)((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019](?!\w)"
 )
-UNKNOWN = re.compile(r"<?<unk>>?")  # what a dictionary lacks, in hypotheses and references
+UNKNOWN = "<unk>"  # in hypotheses, and in references as <<unk>>: what a dictionary lacks
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,13 @@ class TextConfig:
             raise InputError(f"tags {self.tags!r}: expected pairs of brackets, such as '[]<>'")
 
     def __str__(self) -> str:
-        tags = f"tags in {self.tags} left out" if self.tags else "tags kept"
-        kept = "removed" if self.punctuation == "remove" else "kept"
-        return f"case {self.case}, punctuation {kept}, {tags}"
+        return f"text case {self.case}, punctuation {self.punctuation}, tags {self.tags or 'none'}"
+
+    @classmethod
+    def find(cls, text: str) -> TextConfig:
+        """The settings that stand in a text as `str` writes them; the defaults if none do."""
+        found = re.search(r"text case (\w+), punctuation (\w+), tags ([][<>{}()]+|none)", text)
+        return cls(found[1], found[2], found[3].replace("none", "")) if found else cls()
 
 
 def normalize(text: str, config: TextConfig = TextConfig()) -> str:
@@ -93,10 +97,9 @@ def comparable(text: str, config: TextConfig) -> str:
     subword stays, and counts as an error.
     """
     keep = TextConfig("keep", config.punctuation, config.tags)
-    parts = UNKNOWN.split(text)
-    if len(parts) == 1:
+    if UNKNOWN not in text:
         return normalize(text, keep)
-    words = (w if UNKNOWN.search(w) else normalize(w, keep) for w in text.split())
+    words = (w if UNKNOWN in w else normalize(w, keep) for w in text.split())
     return " ".join(filter(None, words))
 
 
@@ -182,7 +185,7 @@ def _without_punctuation(word: str) -> str:
 def _stays(before: str, char: str, after: str) -> bool:
     """Whether a character between two others belongs to a word or number."""
     if char in JOINERS:
-        return " " not in (before, after)
+        return all(unicodedata.category(c)[0] in "LMN" for c in (before, after))
     kind = unicodedata.category(char)
     if kind[0] not in "PS" or kind == "Sc" or char in SPOKEN:
         return True

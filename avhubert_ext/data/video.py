@@ -67,8 +67,8 @@ def _check_rate(path: Path | str, times: list[float | None], header: float, tick
     fastest, slowest = (intervals / rate for rate in RATES[::-1])  # seconds from first to last
     if not fastest - tick < seconds < slowest + tick:
         raise InputError(
-            f"{path}: {intervals / seconds:.4g} frames a second, expected {FPS}; convert it with "
-            "`avhubert-ext prepare-video`, which takes any rate"
+            f"{path}: {intervals / seconds:.4g} frames a second, expected {FPS} frames a "
+            "second; convert it with `avhubert-ext prepare-video`, which takes any rate"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.normalization import TextConfig, comparable
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
@@ -44,7 +45,11 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
     hypotheses = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, flags=re.MULTILINE))
     if references.keys() != hypotheses.keys():
         raise InputError(f"{path}: utterances without a hypothesis; run fairseq-generate again")
-    return [(reference, hypotheses[key]) for key, reference in references.items()]
+    config = TextConfig.find(text)
+    return [
+        (comparable(reference, config), comparable(hypotheses[key], config))
+        for key, reference in references.items()
+    ]
 
 
 def measured_under(decoded: list[tuple[str, Path]]) -> str:

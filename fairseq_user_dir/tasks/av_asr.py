@@ -164,7 +164,9 @@ class AVASRTask(AVTask):
             lists = self.cfg.noise_manifests
             share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
         scoring.unreadable.clear()
+        scoring.text[:] = [self.text_config]
         scoring.conditions[:] = [
+            str(self.text_config),
             *self.search_conditions(args),
             f"noise {share}",
             f"visual noise {visual.condition if visual else 'none'}",
