@@ -60,15 +60,18 @@ def _check_rate(path: Path | str, times: list[float | None], header: float, tick
 
     times: of the frames in seconds, accurate to a `tick`; header: the rate where there are none.
     """
-    stamps = [time for time in times if time is not None]
-    intervals, seconds = len(stamps) - 1, max(stamps, default=0.0) - min(stamps, default=0.0)
-    if intervals < 1 or len(stamps) < len(times) or seconds <= 0:
-        intervals, seconds, tick = 1, 1 / header, 0.0
-    fastest, slowest = (intervals / rate for rate in RATES[::-1])  # seconds from first to last
-    if not fastest - tick < seconds < slowest + tick:
+    interval = 1 / header
+    if len(times) > 1 and None not in times:
+        # The slope, not last minus first: single frames may be early or late.
+        interval = float(np.polyfit(np.arange(len(times)), times, 1)[0])
+        tick /= len(times) - 1
+    else:
+        tick = 0.0
+    if not 1 / RATES[1] - tick < interval < 1 / RATES[0] + tick:
+        found = f"{1 / interval:.4g}" if interval > 0 else "no constant number of"
         raise InputError(
-            f"{path}: {intervals / seconds:.4g} frames a second, expected {FPS} frames a "
-            "second; convert it with `avhubert-ext prepare-video`, which takes any rate"
+            f"{path}: {found} frames a second, expected {FPS} frames a second; convert it with "
+            "`avhubert-ext prepare-video`, which takes any rate"
         )
 
 
