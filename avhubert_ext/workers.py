@@ -1,4 +1,4 @@
-"""Worker processes that never outlive the command that started them, and batches of jobs in them."""
+"""Jobs in worker processes, which never outlive the command that started them."""
 
 from __future__ import annotations
 

@@ -27,11 +27,13 @@ SPOKEN = "%&@#\u2030\u00a7\u00b0+="  # signs that stand for words, as do those o
 INSIDE = "\u00b7\u05f3\u05f4"  # part of a word between letters, in other languages
 JOINERS = "\u200c\u200d"  # of Persian and Indic words
 # Words that begin with an apostrophe; before another word it opens a quotation.
-ELISIONS = frozenset(
-    "bout cause cos coz cuz em ere er im fore gainst kay ll m d n nam ne nem nen ner neath nother "
-    "nuff re round s scuse t til till tis twas twere twill twould tude ve cross zat".split()
-)
-# From \u2018 or \u201a before a word to \u2019 or \u2018 behind one; within words \u2019 is an apostrophe.
+ELISIONS = {
+    *("bout", "cause", "cos", "coz", "cross", "cuz", "d", "em", "er", "ere", "fore", "gainst"),
+    *("im", "kay", "ll", "m", "n", "nam", "ne", "neath", "nem", "nen", "ner", "nother", "nuff"),
+    *("re", "round", "s", "scuse", "t", "til", "till", "tis", "tude", "twas", "twere", "twill"),
+    *("twould", "ve", "zat"),
+}
+# From \u2018 or \u201a before a word to \u2019 or \u2018 behind one, with any \u2019 inside words.
 QUOTED = re.compile(
     r"(?<!\w)[\u2018\u201a](?=\w)((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019](?!\w)"
 )
@@ -71,7 +73,10 @@ class TextConfig:
         return cls(found[1], found[2], found[3].replace("none", "")) if found else cls()
 
 
-def normalize(text: str, config: TextConfig = TextConfig()) -> str:
+DEFAULT = TextConfig()
+
+
+def normalize(text: str, config: TextConfig = DEFAULT) -> str:
     """A transcript as a label: words with single blanks between them; empty if none are left.
 
     In this order: case and Unicode NFC; invisible characters, such as a byte order mark, left out;
@@ -175,7 +180,7 @@ def _is_tag(word: str) -> bool:
 
 
 def _without_punctuation(word: str) -> str:
-    """A word with blanks for its punctuation."""
+    """A word with blanks for its punctuation, but for '."""
     if word.isalnum() or _is_tag(word):
         return word
     neighbors = zip(f" {word}", word, f"{word[1:]} ", strict=False)
@@ -187,10 +192,8 @@ def _stays(before: str, char: str, after: str) -> bool:
     if char in JOINERS:
         return all(unicodedata.category(c)[0] in "LMN" for c in (before, after))
     kind = unicodedata.category(char)
-    if kind[0] not in "PS" or kind == "Sc" or char in SPOKEN:
+    if kind[0] not in "PS" or kind == "Sc" or char in SPOKEN or char == "'":
         return True
-    if char == "'":
-        return before.isalnum() or after.isalnum()
     if before.isdecimal() and after.isdecimal():
         return True
     if char in "-\u2212" and after.isdecimal():
@@ -200,14 +203,13 @@ def _stays(before: str, char: str, after: str) -> bool:
 
 def _unquoted(words: list[str]) -> list[str]:
     """Words without the ' around quotations, with those of 'cause and dogs'."""
-    words = [word for word in words if word.strip("'")]
-    opened = []
+    words, opened = words.copy(), []
     for index, word in enumerate(words):
         bare = word.strip("'")
-        if word[0] == "'" and bare.lower() not in ELISIONS and not bare[0].isdecimal():
+        if word[0] == "'" and bare and not (bare.lower() in ELISIONS or bare[0].isdecimal()):
             opened.append(index)
         if opened and word[-1] == "'":
             words[index] = words[index].rstrip("'")
             first = opened.pop()
             words[first] = words[first].lstrip("'")
-    return words
+    return [word for word in words if word.strip("'")]

@@ -23,6 +23,7 @@ from avhubert_ext.data.corrupt import TOLERATED
 from avhubert_ext.data.files import make_folder, one_at_a_time, write_text
 from avhubert_ext.data.manifest import Utterance, check_name, read_lines, write_manifest
 from avhubert_ext.data.normalization import (
+    DEFAULT,
     TextChanges,
     TextConfig,
     changes,
@@ -57,7 +58,8 @@ class Clip:
 class Prepared:
     """What was written: utterances of each split; what normalization changed.
 
-    failures: why each clip that is left out cannot be used; official: the validation set is the corpus' own.
+    failures: why each clip that is left out cannot be used; official: the validation set is the
+    corpus' own.
     """
 
     counts: dict[str, int]
@@ -72,7 +74,7 @@ def prepare(
     subwords: SubwordConfig,
     valid_fraction: float = 0.05,
     workers: int = 1,
-    text: TextConfig = TextConfig(),
+    text: TextConfig = DEFAULT,
     allow_unreadable: bool = False,
 ) -> Prepared:
     """Write the manifest folder.
