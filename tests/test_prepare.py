@@ -507,6 +507,55 @@ def test_babble_has_thirty_talkers_and_none_in_two_splits(corpus, noise):
     assert sum(map(len, speakers.values())) == 90
 
 
+def musan(folder: Path, files: int) -> Path:
+    """Tones in place of talkers, music and noise, two seconds each."""
+    for kind in ("speech", "music", "noise"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(files):
+            soundfile.write(folder / kind / f"{number}.wav", tone(2 + number / 50), 16000)
+    return folder
+
+
+def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
+    root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
+    soundfile.write(root / "music/1.wav", tone(1), 8000)
+    (root / "noise/2.wav").write_bytes(b"no sound")
+    whole = (root / "speech/3.wav").read_bytes()
+    (root / "speech/3.wav").write_bytes(b"")
+    command = ["noise", "--musan", str(root), "--out", str(out)]
+    assert main(command) == 1
+    told = capfd.readouterr().err
+    for name, about in (("music/1", "8000 Hz"), ("noise/2", "not a"), ("speech/3", "not a")):
+        assert f"failed: {root}/{name}.wav" in told and about in told
+    assert "3 of 18 inputs failed, more than 1%" in told and not list(out.glob("*/*.tsv"))
+    assert main([*command, "--allow-unreadable"]) == 1
+    assert "3 of 18 files failed" in capfd.readouterr().err
+    listed = [line for path in out.glob("[mn]*/*.tsv") for line in path.read_text().splitlines()]
+    assert len(listed) == 10 and all(len(load_audio(path)) for path in listed)
+    assert "speech/3.wav" not in "".join(p.read_text() for p in out.rglob("talkers.tsv"))
+    for name in ("music/1", "noise/2"):
+        shutil.copy(root / "music/0.wav", root / f"{name}.wav")
+    (root / "speech/3.wav").write_bytes(whole)
+    assert main(command) == 0
+    assert "speech/3.wav" in "".join(p.read_text() for p in out.rglob("talkers.tsv"))
+
+
+def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
+    root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
+    command = ["noise", "--musan", str(root), "--out", str(out)]
+    assert main(command) == 0
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("0*.wav")}
+    assert len(before) == 30
+    assert main(command) == 0
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    first = min(before)
+    first.write_bytes(b"")
+    assert main(command) == 0
+    assert first.read_bytes() == before[first][1]
+    assert main([*command, "--seed", "2"]) == 0
+    assert not any(path.read_bytes() == content for path, (_, content) in before.items())
+
+
 def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
     command = ["noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
     assert main([*command, "--manifests", str(manifests)]) == 1

@@ -121,9 +121,15 @@ def _add_allow_unreadable(parser: argparse.ArgumentParser) -> None:
 
 def _noise(args: argparse.Namespace) -> None:
     from avhubert_ext.data.prepare_noise import prepare_noise
+    from avhubert_ext.errors import InputError
 
-    prepare_noise(args.musan, args.out, args.seed, args.manifests)
+    files = prepare_noise(args.musan, args.out, args.seed, args.manifests, args.allow_unreadable)
     print(f"noise manifests written to {args.out}")
+    if files.failures:
+        raise InputError(
+            f"{len(files.failures)} of {files.total} files failed, see above; the lists in "
+            f"{args.out} leave them out; correct them and run the same command again"
+        )
 
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
@@ -134,6 +140,7 @@ def _add_noise(commands: argparse._SubParsersAction) -> None:
         "--manifests", type=Path, help="a corpus from `prepare`, for a second talker as noise"
     )
     parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
+    _add_allow_unreadable(parser)
 
 
 def _noise_preview(args: argparse.Namespace) -> None:
