@@ -1,0 +1,272 @@
+"""What is in a media file, by its header.
+
+No file is trusted. Only demuxers of single media files are tried (a playlist could name other
+files), no protocol but plain files, and the length and the frame size are limited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avhubert_ext.errors import InputError
+
+if TYPE_CHECKING:
+    import av
+
+# FFmpeg's names of single-file formats; without hls, concat, image sequences, network streams.
+FORMATS = (
+    # video, most with sound
+    "asf,avi,dv,flv,gif,gxf,ivf,m4v,matroska,webm,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,nuv,"
+    "ogg,rm,wtv,yuv4mpegpipe,av1,dirac,h261,h263,h264,hevc,obu,vc1,vvc,"
+    # sound
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,au,caf,dsf,dts,dtshd,eac3,flac,gsm,loas,mlp,mp3,mpc,mpc8,"
+    "nistsphere,oma,paf,qcp,shn,sox,spdif,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+# Streams without time stamps: FFmpeg guesses their length from the bit rate of the beginning.
+UNTIMED = {
+    *("aac", "ac3", "av1", "dirac", "dts", "eac3", "h261", "h263", "h264", "hevc", "loas", "m4v"),
+    *("mlp", "mp3", "mpegvideo", "obu", "truehd", "vc1", "vvc"),
+}
+CONVERT = "convert it to MP4 with H.264 and AAC: ffmpeg -i IN OUT.mp4"
+FIRST = 100  # packets in which the first frame is looked for
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still decoded: the length, and the size of a frame in pixels (8K)."""
+
+    seconds: float = 3600.0
+    pixels: int = 7680 * 4320
+
+
+LIMITS = Limits()
+
+
+class PictureError(InputError):
+    """A video track that cannot be used; the sound of the file may be fine."""
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """The moving picture of a file.
+
+    width, height: of the frames of `video_frames`, upright and with square pixels; rotation: by
+    how many degrees clockwise the stored frames are turned for that, 0, 90, 180 or 270; rate:
+    frames a second, None if unknown; start: of the first frame, in seconds on the file's clock;
+    seconds: the length by the header, None if unknown.
+    """
+
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    rate: float | None
+    start: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """The sound of a file.
+
+    rate: in Hz; start: of the first sample, in seconds on the file's clock; seconds: the length by
+    the header, None if unknown.
+    """
+
+    codec: str
+    channels: int
+    rate: int
+    start: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """A media file: FFmpeg's name of its format, its length by its header, and its tracks.
+
+    seconds: None if the header gives no length; video, audio: None if there is none. A cover
+    picture of a song is no video.
+    """
+
+    container: str
+    seconds: float | None
+    video: VideoTrack | None
+    audio: AudioTrack | None
+
+
+def probe(path: Path) -> MediaInfo:
+    """What is in a media file: its header and first frame are read.
+
+    Raises InputError for what is no media file.
+    """
+    with opened(path) as container:
+        video, audio = video_stream(container), audio_stream(container)
+        return MediaInfo(
+            container=container.format.name,
+            seconds=container_seconds(container),
+            video=None if video is None else _video_track(container, video),
+            audio=None if audio is None else _audio_track(audio),
+        )
+
+
+def check_duration(path: Path, limits: Limits = LIMITS, info: MediaInfo | None = None) -> None:
+    """Raise InputError for a file whose header reports more than `limits.seconds`.
+
+    Nothing is decoded for that. info: of the file, if already probed.
+    """
+    if info is not None:
+        seconds = info.seconds
+    else:
+        with opened(path) as container:
+            seconds = container_seconds(container)
+    if seconds is not None and seconds > limits.seconds:
+        raise too_long(path, limits, f" by its header: {seconds:.0f} s")
+
+
+def too_long(path: Path, limits: Limits, detail: str = "") -> InputError:
+    """The error for a file over the limit of seconds."""
+    return InputError(
+        f"{path}: longer than the limit of {limits.seconds:g} s{detail}; cut it into pieces"
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a media file; whatever FFmpeg dislikes in the block becomes an InputError."""
+    import av
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} not found, or not a file; check the path")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: empty, 0 bytes; copy it again")
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        # With the protocol: a name such as http:x.mp4 is a file's name here.
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+            yield container
+    except (av.error.FFmpegError, ValueError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: not a video or sound file that FFmpeg reads ({reason}); copy it again, or "
+            f"{CONVERT}"
+        ) from None
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first moving picture that can be decoded, or else the first; None without one."""
+    from av.stream import Disposition
+
+    no_video = Disposition.attached_pic | Disposition.timed_thumbnails
+    found = [s for s in container.streams.video if not s.disposition & no_video]
+    return _first_decodable(found)
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first sound that can be decoded, or else the first; None without one."""
+    return _first_decodable(list(container.streams.audio))
+
+
+def _first_decodable(streams: list[av.stream.Stream]) -> av.stream.Stream | None:
+    decodable = [s for s in streams if s.codec_context is not None]
+    return next(iter([*decodable, *streams]), None)
+
+
+def codec_name(stream: av.stream.Stream) -> str:
+    """FFmpeg's name of a track's codec."""
+    return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
+
+
+def container_seconds(container: av.container.InputContainer) -> float | None:
+    """The length of a file by its header; None if there is none, or FFmpeg only guesses it."""
+    if not container.duration or container.format.name in UNTIMED:
+        return None
+    return container.duration / 1_000_000
+
+
+def stream_seconds(stream: av.stream.Stream) -> float | None:
+    """The length of a track by its header; None if there is none."""
+    if stream.duration and stream.container.format.name not in UNTIMED:
+        return float(stream.duration * stream.time_base)
+    match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
+        case [hours, minutes, seconds]:
+            with suppress(ValueError):
+                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    return None
+
+
+def square_size(stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height of a track's stored frames in square pixels."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    if not 0.25 < ratio < 4:  # a mistake
+        ratio = 1.0
+    return round(stream.width * ratio), stream.height
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """How stored pixels (x, y) are shown, at (a x + c y, b x + d y): (a, b, c, d) of -1, 0, 1."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
+    return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
+
+
+def _video_track(container: av.container.InputContainer, stream: av.VideoStream) -> VideoTrack:
+    width, height = square_size(stream)
+    start = float((stream.start_time or 0) * stream.time_base)
+    rotation = 0
+    rate = stream.average_rate or stream.guessed_rate
+    frame = _first_frame(container, stream)
+    seconds = stream_seconds(stream)
+    if frame is not None:
+        start = start if frame.time is None else frame.time
+        a, b, _, _ = orientation(frame)
+        rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
+        if b:
+            width, height = height, width
+    return VideoTrack(
+        codec=codec_name(stream),
+        width=width,
+        height=height,
+        rotation=rotation,
+        rate=float(rate) if rate else None,
+        start=start,
+        seconds=seconds,
+    )
+
+
+def _first_frame(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> av.VideoFrame | None:
+    import av
+
+    if stream.codec_context is None:
+        return None
+    stream.thread_type = "NONE"
+    stream.codec_context.options = {"max_pixels": str(LIMITS.pixels)}
+    with suppress(av.error.FFmpegError):
+        for _, packet in zip(range(FIRST), container.demux(stream), strict=False):
+            with suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    return frame
+    return None
+
+
+def _audio_track(stream: av.AudioStream) -> AudioTrack:
+    context = stream.codec_context
+    return AudioTrack(
+        codec=codec_name(stream),
+        channels=0 if context is None else context.channels,
+        rate=0 if context is None else context.sample_rate,
+        start=float((stream.start_time or 0) * stream.time_base),
+        seconds=stream_seconds(stream),
+    )

@@ -1,0 +1,244 @@
+"""The moving picture of any video: upright RGB frames, 25 a second, around damage."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from avhubert_ext.data.video import FPS
+from avhubert_ext.mouth.container import (
+    CONVERT,
+    LIMITS,
+    Limits,
+    PictureError,
+    codec_name,
+    opened,
+    orientation,
+    square_size,
+    stream_seconds,
+    too_long,
+    video_stream,
+)
+
+if TYPE_CHECKING:
+    import av
+
+DAMAGED = 0.1  # of the frames; with more, a video is refused
+EARLY = 0.25  # s; a frame that is late for longer was frozen
+TRUNCATED = 0.95  # of the length in the header; a shorter stream has lost its end
+
+
+@dataclass
+class Damage:
+    """What was met while decoding, filled in by `video_frames` as it runs.
+
+    frames: of the file, at its own rate; damaged: those of them that did not decode whole, in
+    whose place the nearest whole one is shown; affected: whole ones predicted from a damaged one,
+    which are shown with what smear that leaves; start: when the first frame is shown, in seconds
+    on the file's clock.
+    """
+
+    frames: int = 0
+    damaged: int = 0
+    affected: int = 0
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A frame between two times in seconds on the file's clock; None in place of a damaged one."""
+
+    start: float
+    end: float
+    frame: av.VideoFrame | None
+
+
+def video_frames(
+    path: Path, limits: Limits = LIMITS, damage: Damage | None = None
+) -> Iterator[np.ndarray]:
+    """Frames as RGB, uint8 [H, W, 3], upright, with square pixels, 25 a second.
+
+    Any rate, constant or not, becomes 25 by the frames' time stamps: number k is the frame whose
+    stamp is nearest to k/25 s after the first one, the earlier of two. So many frames come as fit
+    into the video's length, rounded. Successive ones may share memory; copy before writing.
+
+    A damaged frame is replaced by the nearest whole one, and counted in `damage`. Raises
+    PictureError for a video track that is missing, cut short, in an unknown codec, of frames over
+    the limit, or with more than a tenth of its frames damaged; InputError for what is no media
+    file, or over the limit of seconds.
+    """
+    damage = Damage() if damage is None else damage
+    with opened(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise PictureError(f"{path}: no video track; give a file with a moving picture")
+        name = f"{codec_name(stream)} in {container.format.name}"
+        if stream.codec_context is None:
+            raise PictureError(f"{path}: its video track ({name}) has no decoder; {CONVERT}")
+        if stream.width * stream.height > limits.pixels:
+            raise PictureError(
+                f"{path}: frames are {stream.width}x{stream.height}, over the limit of "
+                f"{limits.pixels} pixels; make a smaller copy"
+            )
+        stream.thread_type = "NONE"  # workers fill the cores
+        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        upright = _Upright(stream)
+        decoded = _checked(path, container, stream, limits, damage)
+        for frame in _at_25_fps(decoded):
+            yield upright.rgb(frame)
+
+
+def _at_25_fps(decoded: Iterator[_Shown]) -> Iterator[av.VideoFrame]:
+    """For each 25th of a second from the first frame on the whole frame that is nearest."""
+    due: deque[av.VideoFrame] = deque()  # chosen, but the video may end before their turn
+    chosen = passed = 0
+    first = before = None
+    end = 0.0
+    for shown in decoded:
+        end = max(end, shown.end)
+        if shown.frame is None:
+            continue
+        if before is None:
+            first, before = shown.start, shown
+            continue
+        gap = max(0.0, shown.start - before.start)
+        change = before.start - first + max(gap / 2, gap - EARLY)
+        while chosen <= change * FPS + 1e-6:
+            due.append(before.frame)
+            chosen += 1
+        while due and (passed + 0.5) / FPS < shown.start - first:
+            yield due.popleft()
+            passed += 1
+        before = shown
+    if before is None:
+        return
+    total = max(1, math.ceil((end - first) * FPS - 0.5 - 1e-6))
+    due.extend([before.frame] * (total - chosen))
+    for _ in range(passed, total):
+        yield due.popleft()
+
+
+def _checked(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    limits: Limits,
+    damage: Damage,
+) -> Iterator[_Shown]:
+    """The frames of a track; raises PictureError for one with much damage, or cut short."""
+    first = end = None
+    for shown in _decoded(stream, container, damage):
+        first = shown.start if first is None else first
+        end = shown.end if end is None else end
+        if shown.start - first > limits.seconds:
+            raise too_long(path, limits)
+        if shown.frame is not None and shown.start < end - 1:
+            raise PictureError(
+                f"{path}: its time stamps go back after {end - first:.1f} s; convert it, or cut it "
+                "there"
+            )
+        end = max(end, shown.end)
+        yield shown
+    share = damage.damaged / max(1, damage.frames)
+    if damage.frames == damage.damaged:
+        raise PictureError(
+            f"{path}: no frame of its video track ({codec_name(stream)} in "
+            f"{container.format.name}) decodes; copy it again, or {CONVERT}"
+        )
+    if share > DAMAGED:
+        raise PictureError(
+            f"{path}: {damage.damaged} of {damage.frames} frames are damaged, {share:.0%}, over "
+            f"the limit of {DAMAGED:.0%}; copy it again"
+        )
+    declared = stream_seconds(stream) or 0.0
+    if end - first < min(TRUNCATED * declared, declared - 1):
+        raise PictureError(
+            f"{path}: cut short, {end - first:.1f} s of the {declared:.1f} s in its header; "
+            "copy it again"
+        )
+
+
+def _decoded(
+    stream: av.VideoStream, container: av.container.InputContainer, damage: Damage
+) -> Iterator[_Shown]:
+    """The frames of a track, in order of time."""
+    import av
+
+    context = stream.codec_context
+    rate = float(stream.average_rate or stream.guessed_rate or FPS)
+    key_lost = False  # all up to the next key frame are then predicted from nothing
+    smeared = False
+    end = 0.0
+    for packet in _packets(stream, container):
+        try:
+            frames = context.decode(packet)
+        except av.error.InvalidDataError:
+            frames = [None] if packet is not None else []
+        for frame in frames:
+            source = packet if frame is None else frame
+            start = end if source.pts is None else float(source.pts * stream.time_base)
+            end = start + float((source.duration or 0) * stream.time_base or 1 / rate)
+            whole = frame is not None and not frame.is_corrupt
+            is_key = packet.is_keyframe if frame is None else frame.key_frame
+            if is_key:
+                key_lost, smeared = frame is None, False
+            damaged = not whole or key_lost
+            smeared = smeared or damaged
+            damage.frames += 1
+            damage.damaged += damaged
+            damage.affected += smeared and not damaged
+            if damage.frames - damage.damaged == 1 and not damaged:
+                damage.start = start
+            yield _Shown(start, end, None if damaged else frame)
+
+
+def _packets(
+    stream: av.VideoStream, container: av.container.InputContainer
+) -> Iterator[av.Packet | None]:
+    """The packets of a track, then None to flush the decoder; a damaged end is an end."""
+    import av
+
+    with suppress(av.error.InvalidDataError):
+        for packet in container.demux(stream):
+            # An empty one repeats the frame before, as in Theora; a decoder takes it for the end.
+            if packet.size:
+                yield packet
+    yield None
+
+
+class _Upright:
+    """Frames of a stream as RGB with square pixels, turned as the file says."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        import av
+
+        # One for all frames: the frames' own would set up the conversion anew each time.
+        self._reformat = av.video.reformatter.VideoReformatter().reformat
+        self._width, self._height = square_size(stream)
+        self._last: tuple[av.VideoFrame | None, np.ndarray | None] = None, None
+
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame is not self._last[0]:
+            self._last = frame, self._convert(frame)
+        return self._last[1]
+
+    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
+        # All frames of one size, even if the stream changes its own on the way.
+        image = self._reformat(
+            frame, width=self._width, height=self._height, format="rgb24", threads=1
+        ).to_ndarray()
+        a, b, c, d = orientation(frame)
+        if b:
+            image = cv2.transpose(image)
+            a, d = c, b
+        if a > 0 and d > 0:
+            return image
+        return cv2.flip(image, -1 if a < 0 and d < 0 else 1 if a < 0 else 0)
