@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,7 @@ def probe(path: Path) -> MediaInfo:
             container=container.format.name,
             seconds=container_seconds(container),
             video=None if video is None else _video_track(container, video),
-            audio=None if audio is None else _audio_track(audio),
+            audio=None if audio is None else _audio_track(container, audio),
         )
 
 
@@ -201,6 +202,49 @@ def stream_seconds(stream: av.stream.Stream) -> float | None:
     return None
 
 
+class Clock:
+    """Times of a track in seconds on the file's clock, on which its first track begins at 0."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        self._base = stream.time_base
+        self._zero = Fraction(container.start_time or 0, 1_000_000)
+        self._timed = container.format.name not in UNTIMED
+
+    def at(self, stamp: int | None) -> float | None:
+        """The time of a stamp; None without one."""
+        if stamp is None or not self._timed:
+            return None
+        return float(stamp * self._base - self._zero)
+
+    def span(
+        self, item: av.Packet | av.frame.Frame, before: float, duration: float
+    ) -> tuple[float, float]:
+        """Start and end of a packet or frame.
+
+        before: the end of the one before, where this one begins if it has no stamp; duration: of
+        one that has none.
+        """
+        start = self.at(item.pts)
+        start = before if start is None else start
+        return start, start + (float((item.duration or 0) * self._base) or duration)
+
+
+def packets(
+    container: av.container.InputContainer, stream: av.stream.Stream
+) -> Iterator[av.Packet | None]:
+    """The packets of a track, then None to flush its decoder; where reading fails is the end.
+
+    A decoder takes an empty packet for the end, too: do not pass it on.
+    """
+    import av
+
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size or packet.pts is not None:
+                yield packet
+    yield None
+
+
 def square_size(stream: av.VideoStream) -> tuple[int, int]:
     """Width and height of a track's stored frames in square pixels."""
     ratio = float(stream.sample_aspect_ratio or 1)
@@ -222,13 +266,13 @@ def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 def _video_track(container: av.container.InputContainer, stream: av.VideoStream) -> VideoTrack:
     width, height = square_size(stream)
-    start = float((stream.start_time or 0) * stream.time_base)
+    clock = Clock(container, stream)
+    start = clock.at(stream.start_time) or 0.0
     rotation = 0
     rate = stream.average_rate or stream.guessed_rate
     frame = _first_frame(container, stream)
-    seconds = stream_seconds(stream)
     if frame is not None:
-        start = start if frame.time is None else frame.time
+        start, _ = clock.span(frame, start, 0.0)
         a, b, _, _ = orientation(frame)
         rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
         if b:
@@ -240,7 +284,7 @@ def _video_track(container: av.container.InputContainer, stream: av.VideoStream)
         rotation=rotation,
         rate=float(rate) if rate else None,
         start=start,
-        seconds=seconds,
+        seconds=stream_seconds(stream),
     )
 
 
@@ -253,20 +297,20 @@ def _first_frame(
         return None
     stream.thread_type = "NONE"
     stream.codec_context.options = {"max_pixels": str(LIMITS.pixels)}
-    with suppress(av.error.FFmpegError):
-        for _, packet in zip(range(FIRST), container.demux(stream), strict=False):
-            with suppress(av.error.InvalidDataError):
-                for frame in packet.decode():
+    for _, packet in zip(range(FIRST), packets(container, stream), strict=False):
+        with suppress(av.error.FFmpegError):
+            if packet is None or packet.size:
+                for frame in stream.codec_context.decode(packet):
                     return frame
     return None
 
 
-def _audio_track(stream: av.AudioStream) -> AudioTrack:
+def _audio_track(container: av.container.InputContainer, stream: av.AudioStream) -> AudioTrack:
     context = stream.codec_context
     return AudioTrack(
         codec=codec_name(stream),
         channels=0 if context is None else context.channels,
         rate=0 if context is None else context.sample_rate,
-        start=float((stream.start_time or 0) * stream.time_base),
+        start=Clock(container, stream).at(stream.start_time) or 0.0,
         seconds=stream_seconds(stream),
     )

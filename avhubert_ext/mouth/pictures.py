@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,13 @@ from avhubert_ext.data.video import FPS
 from avhubert_ext.mouth.container import (
     CONVERT,
     LIMITS,
+    Clock,
     Limits,
     PictureError,
     codec_name,
     opened,
     orientation,
+    packets,
     square_size,
     stream_seconds,
     too_long,
@@ -89,7 +90,10 @@ def video_frames(
                 f"{limits.pixels} pixels; make a smaller copy"
             )
         stream.thread_type = "NONE"  # workers fill the cores
-        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        stream.codec_context.options = {
+            "max_pixels": str(limits.pixels),
+            "err_detect": "crccheck",  # with "explode" more would be lost, and no more found
+        }
         upright = _Upright(stream)
         decoded = _checked(path, container, stream, limits, damage)
         for frame in _at_25_fps(decoded):
@@ -169,49 +173,36 @@ def _checked(
 def _decoded(
     stream: av.VideoStream, container: av.container.InputContainer, damage: Damage
 ) -> Iterator[_Shown]:
-    """The frames of a track, in order of time."""
+    """The frames of a track, whole ones in order of time."""
     import av
 
-    context = stream.codec_context
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
-    key_lost = False  # all up to the next key frame are then predicted from nothing
+    time = Clock(container, stream)
+    no_key = True  # decoded: until one is, frames are predicted from nothing
     smeared = False
     end = 0.0
-    for packet in _packets(stream, container):
+    for packet in packets(container, stream):
+        frames: list[av.VideoFrame | None] = []
+        if packet is not None and not packet.size:  # repeats the frame before, as in Theora
+            start, end = time.span(packet, end, 1 / rate)
+            yield _Shown(start, end, None)
+            continue
         try:
-            frames = context.decode(packet)
-        except av.error.InvalidDataError:
-            frames = [None] if packet is not None else []
+            frames += stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            frames += [None] if packet is not None else []
         for frame in frames:
-            source = packet if frame is None else frame
-            start = end if source.pts is None else float(source.pts * stream.time_base)
-            end = start + float((source.duration or 0) * stream.time_base or 1 / rate)
-            whole = frame is not None and not frame.is_corrupt
-            is_key = packet.is_keyframe if frame is None else frame.key_frame
-            if is_key:
-                key_lost, smeared = frame is None, False
-            damaged = not whole or key_lost
-            smeared = smeared or damaged
+            start, end = time.span(packet if frame is None else frame, end, 1 / rate)
+            if packet.is_keyframe if frame is None else frame.key_frame:
+                no_key, smeared = frame is None, False
+            damaged = frame is None or frame.is_corrupt or no_key
             damage.frames += 1
             damage.damaged += damaged
             damage.affected += smeared and not damaged
-            if damage.frames - damage.damaged == 1 and not damaged:
+            smeared = smeared or damaged
+            if not damaged and damage.frames - damage.damaged == 1:
                 damage.start = start
             yield _Shown(start, end, None if damaged else frame)
-
-
-def _packets(
-    stream: av.VideoStream, container: av.container.InputContainer
-) -> Iterator[av.Packet | None]:
-    """The packets of a track, then None to flush the decoder; a damaged end is an end."""
-    import av
-
-    with suppress(av.error.InvalidDataError):
-        for packet in container.demux(stream):
-            # An empty one repeats the frame before, as in Theora; a decoder takes it for the end.
-            if packet.size:
-                yield packet
-    yield None
 
 
 class _Upright:
