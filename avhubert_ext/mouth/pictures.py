@@ -15,16 +15,17 @@ import numpy as np
 from avhubert_ext.data.video import FPS
 from avhubert_ext.mouth.container import (
     CONVERT,
+    DAMAGED,
     LIMITS,
     Clock,
     Limits,
+    Packets,
     PictureError,
     codec_name,
+    cut_short,
     opened,
     orientation,
-    packets,
     square_size,
-    stream_seconds,
     too_long,
     video_stream,
 )
@@ -32,9 +33,7 @@ from avhubert_ext.mouth.container import (
 if TYPE_CHECKING:
     import av
 
-DAMAGED = 0.1  # of the frames; with more, a video is refused
 EARLY = 0.25  # s; a frame that is late for longer was frozen
-TRUNCATED = 0.95  # of the length in the header; a shorter stream has lost its end
 
 
 @dataclass
@@ -138,8 +137,9 @@ def _checked(
     damage: Damage,
 ) -> Iterator[_Shown]:
     """The frames of a track; raises PictureError for one with much damage, or cut short."""
+    packets = Packets(container, stream)
     first = end = None
-    for shown in _decoded(stream, container, damage):
+    for shown in _decoded(packets, stream, container, damage):
         first = shown.start if first is None else first
         end = shown.end if end is None else end
         if shown.start - first > limits.seconds:
@@ -157,21 +157,21 @@ def _checked(
             f"{path}: no frame of its video track ({codec_name(stream)} in "
             f"{container.format.name}) decodes; copy it again, or {CONVERT}"
         )
-    if share > DAMAGED:
+    if damage.damaged > max(1, DAMAGED * damage.frames):
         raise PictureError(
             f"{path}: {damage.damaged} of {damage.frames} frames are damaged, {share:.0%}, over "
             f"the limit of {DAMAGED:.0%}; copy it again"
         )
-    declared = stream_seconds(stream) or 0.0
-    if end - first < min(TRUNCATED * declared, declared - 1):
-        raise PictureError(
-            f"{path}: cut short, {end - first:.1f} s of the {declared:.1f} s in its header; "
-            "copy it again"
-        )
+    cut = cut_short(container, stream, end - first, packets.end)
+    if cut is not None:
+        raise PictureError(f"{path}: {cut}; copy it again")
 
 
 def _decoded(
-    stream: av.VideoStream, container: av.container.InputContainer, damage: Damage
+    packets: Packets,
+    stream: av.VideoStream,
+    container: av.container.InputContainer,
+    damage: Damage,
 ) -> Iterator[_Shown]:
     """The frames of a track, whole ones in order of time."""
     import av
@@ -181,7 +181,7 @@ def _decoded(
     no_key = True  # decoded: until one is, frames are predicted from nothing
     smeared = False
     end = 0.0
-    for packet in packets(container, stream):
+    for packet in packets:
         frames: list[av.VideoFrame | None] = []
         if packet is not None and not packet.size:  # repeats the frame before, as in Theora
             start, end = time.span(packet, end, 1 / rate)
