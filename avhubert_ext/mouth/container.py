@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ UNTIMED = {
     *("mlp", "mp3", "mpegvideo", "obu", "truehd", "vc1", "vvc"),
 }
 CONVERT = "convert it to MP4 with H.264 and AAC: ffmpeg -i IN OUT.mp4"
+DAMAGED = 0.1  # of the frames, or blocks of sound; with more a track is refused
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file that lacks more of its length is cut short
+AVI_LIVE = 1 << 30  # frames, in an AVI whose writer could not go back to count them
 FIRST = 100  # packets in which the first frame is looked for
 
 
@@ -111,7 +115,7 @@ def probe(path: Path) -> MediaInfo:
             container=container.format.name,
             seconds=container_seconds(container),
             video=None if video is None else _video_track(container, video),
-            audio=None if audio is None else _audio_track(audio),
+            audio=None if audio is None else _audio_track(container, audio),
         )
 
 
@@ -184,21 +188,133 @@ def codec_name(stream: av.stream.Stream) -> str:
 
 
 def container_seconds(container: av.container.InputContainer) -> float | None:
-    """The length of a file by its header; None if there is none, or FFmpeg only guesses it."""
-    if not container.duration or container.format.name in UNTIMED:
+    """The length of a file by its header; None if the header gives none."""
+    if not container.duration or _guessed(container):
         return None
-    return container.duration / 1_000_000
+    tracks = [stream_seconds(s) or 0.0 for s in container.streams.video]
+    return max([container.duration / 1_000_000, *tracks])
 
 
 def stream_seconds(stream: av.stream.Stream) -> float | None:
-    """The length of a track by its header; None if there is none."""
-    if stream.duration and stream.container.format.name not in UNTIMED:
-        return float(stream.duration * stream.time_base)
+    """The length of a track by the header; None if the header gives none."""
     match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
         case [hours, minutes, seconds]:
             with suppress(ValueError):
                 return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    if not stream.duration or _guessed(stream.container):
+        return None
+    seconds = float(stream.duration * stream.time_base)
+    if stream.container.format.name == "avi" and stream.type == "video" and stream.average_rate:
+        # FFmpeg shortens the length to what is there of the file, but not the count of frames.
+        return max(seconds, float(stream.frames / stream.average_rate))
+    return seconds
+
+
+def _guessed(container: av.container.InputContainer) -> bool:
+    """Whether the header gives no length, so that FFmpeg guesses one from a bit rate."""
+    tracks = [*container.streams.video, *container.streams.audio]
+    return (
+        container.format.name in UNTIMED
+        # Its header has the length of the file, not of tracks: FFmpeg sets them if it guesses.
+        or (container.format.name == "matroska,webm" and any(t.duration for t in tracks))
+        or any(t.frames == AVI_LIVE for t in tracks)
+    )
+
+
+def cut_short(
+    container: av.container.InputContainer, stream: av.stream.Stream, seconds: float, end: float
+) -> str | None:
+    """How far a file is cut short, for the user; None if it has what its header promises.
+
+    seconds: of the track that were read; end: of the last packet of any track, on the file's clock.
+    """
+    share = _share_there(container)
+    for found, declared in (
+        (seconds, stream_seconds(stream) or 0.0),
+        (end, container_seconds(container) or 0.0),
+        (seconds, seconds / share),
+    ):
+        if declared - found > max(CUT_SECONDS, CUT_SHARE * declared):
+            return f"cut short, {found:.1f} s of the {declared:.1f} s in its header"
     return None
+
+
+def _share_there(container: av.container.InputContainer) -> float:
+    """How much of a WAV, W64 or CAF file is there, of what its header promises.
+
+    FFmpeg reads these to the end of the file, whatever their header promises.
+    """
+    with open(container.name.removeprefix("file:"), "rb") as file:
+        head = file.read(4096)
+    promised = 0
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        promised = int.from_bytes(head[4:8], "little") + 8
+        if promised >= 1 << 31:  # the writer could not go back, or the count has overflowed
+            promised = 0
+    elif head[:4] == b"RF64":
+        promised = int.from_bytes(head[20:28], "little") + 8
+    elif head[:4] == b"riff":
+        promised = int.from_bytes(head[16:24], "little")
+    elif head[:4] == b"caff":
+        at = 8
+        while head[at : at + 4] not in (b"data", b""):
+            at += 12 + max(0, int.from_bytes(head[at + 4 : at + 12], "big", signed=True))
+        promised = at + 12 + int.from_bytes(head[at + 4 : at + 12], "big", signed=True)
+    return min(1.0, container.size / max(1, promised))
+
+
+class Clock:
+    """Times of a track in seconds on the file's clock, on which its first track begins at 0."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        self._base = stream.time_base
+        self._zero = Fraction(container.start_time or 0, 1_000_000)
+        self._timed = container.format.name not in UNTIMED
+
+    def at(self, stamp: int | None) -> float | None:
+        """The time of a stamp; None without one."""
+        if stamp is None or not self._timed:
+            return None
+        return float(stamp * self._base - self._zero)
+
+    def span(
+        self, item: av.Packet | av.frame.Frame, before: float, duration: float
+    ) -> tuple[float, float]:
+        """Start and end of a packet or frame.
+
+        before: the end of the one before, where this one begins if it has no stamp; duration: of
+        one that has none.
+        """
+        start = self.at(item.pts)
+        start = before if start is None else start
+        return start, start + (float((item.duration or 0) * self._base) or duration)
+
+
+class Packets:
+    """The packets of a track, then None to flush its decoder; where reading fails is the end.
+
+    A decoder takes an empty packet for the end, too: do not pass it on. end: of the last packet
+    so far, of whichever track, in seconds on the file's clock.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        self._container = container
+        self._stream = stream
+        self.end = 0.0
+
+    def __iter__(self) -> Iterator[av.Packet | None]:
+        import av
+
+        tracks = [*self._container.streams.video, *self._container.streams.audio]
+        clocks = {track.index: Clock(self._container, track) for track in tracks}
+        with suppress(av.error.FFmpegError):
+            for packet in self._container.demux(tracks):
+                if packet.size or packet.pts is not None:
+                    _, end = clocks[packet.stream_index].span(packet, 0.0, 0.0)
+                    self.end = max(self.end, end)
+                    if packet.stream_index == self._stream.index:
+                        yield packet
+        yield None
 
 
 def square_size(stream: av.VideoStream) -> tuple[int, int]:
@@ -222,13 +338,13 @@ def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 def _video_track(container: av.container.InputContainer, stream: av.VideoStream) -> VideoTrack:
     width, height = square_size(stream)
-    start = float((stream.start_time or 0) * stream.time_base)
+    clock = Clock(container, stream)
+    start = clock.at(stream.start_time) or 0.0
     rotation = 0
     rate = stream.average_rate or stream.guessed_rate
     frame = _first_frame(container, stream)
-    seconds = stream_seconds(stream)
     if frame is not None:
-        start = start if frame.time is None else frame.time
+        start, _ = clock.span(frame, start, 0.0)
         a, b, _, _ = orientation(frame)
         rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
         if b:
@@ -240,7 +356,7 @@ def _video_track(container: av.container.InputContainer, stream: av.VideoStream)
         rotation=rotation,
         rate=float(rate) if rate else None,
         start=start,
-        seconds=seconds,
+        seconds=stream_seconds(stream),
     )
 
 
@@ -253,20 +369,20 @@ def _first_frame(
         return None
     stream.thread_type = "NONE"
     stream.codec_context.options = {"max_pixels": str(LIMITS.pixels)}
-    with suppress(av.error.FFmpegError):
-        for _, packet in zip(range(FIRST), container.demux(stream), strict=False):
-            with suppress(av.error.InvalidDataError):
-                for frame in packet.decode():
+    for _, packet in zip(range(FIRST), Packets(container, stream), strict=False):
+        with suppress(av.error.FFmpegError):
+            if packet is None or packet.size:
+                for frame in stream.codec_context.decode(packet):
                     return frame
     return None
 
 
-def _audio_track(stream: av.AudioStream) -> AudioTrack:
+def _audio_track(container: av.container.InputContainer, stream: av.AudioStream) -> AudioTrack:
     context = stream.codec_context
     return AudioTrack(
         codec=codec_name(stream),
         channels=0 if context is None else context.channels,
         rate=0 if context is None else context.sample_rate,
-        start=float((stream.start_time or 0) * stream.time_base),
+        start=Clock(container, stream).at(stream.start_time) or 0.0,
         seconds=stream_seconds(stream),
     )

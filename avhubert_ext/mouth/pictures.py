@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +15,17 @@ import numpy as np
 from avhubert_ext.data.video import FPS
 from avhubert_ext.mouth.container import (
     CONVERT,
+    DAMAGED,
     LIMITS,
+    Clock,
     Limits,
+    Packets,
     PictureError,
     codec_name,
+    cut_short,
     opened,
     orientation,
     square_size,
-    stream_seconds,
     too_long,
     video_stream,
 )
@@ -31,9 +33,7 @@ from avhubert_ext.mouth.container import (
 if TYPE_CHECKING:
     import av
 
-DAMAGED = 0.1  # of the frames; with more, a video is refused
 EARLY = 0.25  # s; a frame that is late for longer was frozen
-TRUNCATED = 0.95  # of the length in the header; a shorter stream has lost its end
 
 
 @dataclass
@@ -89,7 +89,10 @@ def video_frames(
                 f"{limits.pixels} pixels; make a smaller copy"
             )
         stream.thread_type = "NONE"  # workers fill the cores
-        stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        stream.codec_context.options = {
+            "max_pixels": str(limits.pixels),
+            "err_detect": "crccheck",  # with "explode" more would be lost, and no more found
+        }
         upright = _Upright(stream)
         decoded = _checked(path, container, stream, limits, damage)
         for frame in _at_25_fps(decoded):
@@ -134,8 +137,9 @@ def _checked(
     damage: Damage,
 ) -> Iterator[_Shown]:
     """The frames of a track; raises PictureError for one with much damage, or cut short."""
+    packets = Packets(container, stream)
     first = end = None
-    for shown in _decoded(stream, container, damage):
+    for shown in _decoded(packets, stream, container, damage):
         first = shown.start if first is None else first
         end = shown.end if end is None else end
         if shown.start - first > limits.seconds:
@@ -153,65 +157,52 @@ def _checked(
             f"{path}: no frame of its video track ({codec_name(stream)} in "
             f"{container.format.name}) decodes; copy it again, or {CONVERT}"
         )
-    if share > DAMAGED:
+    if damage.damaged > max(1, DAMAGED * damage.frames):
         raise PictureError(
             f"{path}: {damage.damaged} of {damage.frames} frames are damaged, {share:.0%}, over "
             f"the limit of {DAMAGED:.0%}; copy it again"
         )
-    declared = stream_seconds(stream) or 0.0
-    if end - first < min(TRUNCATED * declared, declared - 1):
-        raise PictureError(
-            f"{path}: cut short, {end - first:.1f} s of the {declared:.1f} s in its header; "
-            "copy it again"
-        )
+    cut = cut_short(container, stream, end - first, packets.end)
+    if cut is not None:
+        raise PictureError(f"{path}: {cut}; copy it again")
 
 
 def _decoded(
-    stream: av.VideoStream, container: av.container.InputContainer, damage: Damage
+    packets: Packets,
+    stream: av.VideoStream,
+    container: av.container.InputContainer,
+    damage: Damage,
 ) -> Iterator[_Shown]:
-    """The frames of a track, in order of time."""
+    """The frames of a track, whole ones in order of time."""
     import av
 
-    context = stream.codec_context
     rate = float(stream.average_rate or stream.guessed_rate or FPS)
-    key_lost = False  # all up to the next key frame are then predicted from nothing
+    time = Clock(container, stream)
+    no_key = True  # decoded: until one is, frames are predicted from nothing
     smeared = False
     end = 0.0
-    for packet in _packets(stream, container):
+    for packet in packets:
+        frames: list[av.VideoFrame | None] = []
+        if packet is not None and not packet.size:  # repeats the frame before, as in Theora
+            start, end = time.span(packet, end, 1 / rate)
+            yield _Shown(start, end, None)
+            continue
         try:
-            frames = context.decode(packet)
-        except av.error.InvalidDataError:
-            frames = [None] if packet is not None else []
+            frames += stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            frames += [None] if packet is not None else []
         for frame in frames:
-            source = packet if frame is None else frame
-            start = end if source.pts is None else float(source.pts * stream.time_base)
-            end = start + float((source.duration or 0) * stream.time_base or 1 / rate)
-            whole = frame is not None and not frame.is_corrupt
-            is_key = packet.is_keyframe if frame is None else frame.key_frame
-            if is_key:
-                key_lost, smeared = frame is None, False
-            damaged = not whole or key_lost
-            smeared = smeared or damaged
+            start, end = time.span(packet if frame is None else frame, end, 1 / rate)
+            if packet.is_keyframe if frame is None else frame.key_frame:
+                no_key, smeared = frame is None, False
+            damaged = frame is None or frame.is_corrupt or no_key
             damage.frames += 1
             damage.damaged += damaged
             damage.affected += smeared and not damaged
-            if damage.frames - damage.damaged == 1 and not damaged:
+            smeared = smeared or damaged
+            if not damaged and damage.frames - damage.damaged == 1:
                 damage.start = start
             yield _Shown(start, end, None if damaged else frame)
-
-
-def _packets(
-    stream: av.VideoStream, container: av.container.InputContainer
-) -> Iterator[av.Packet | None]:
-    """The packets of a track, then None to flush the decoder; a damaged end is an end."""
-    import av
-
-    with suppress(av.error.InvalidDataError):
-        for packet in container.demux(stream):
-            # An empty one repeats the frame before, as in Theora; a decoder takes it for the end.
-            if packet.size:
-                yield packet
-    yield None
 
 
 class _Upright:

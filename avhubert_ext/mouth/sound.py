@@ -12,10 +12,15 @@ from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.container import (
     CONVERT,
+    DAMAGED,
     LIMITS,
+    Clock,
     Limits,
+    Packets,
     audio_stream,
     codec_name,
+    container_seconds,
+    cut_short,
     opened,
     too_long,
 )
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
     import av
 
 GAP = 0.1  # s; a shorter one between two blocks is jitter of their time stamps
+JUMP = 1.0  # s; time stamps that are off by more are wrong
+# Codecs with a checksum for each block; others would lose sound that players play.
+CHECKED = {"ac3", "eac3", "flac", "tta", "wavpack"}
 CANCELED = 0.1  # of the channels' mean energy; a weaker sum of them has canceled (10 dB)
 
 
@@ -64,12 +72,13 @@ def read_sound(path: Path, limits: Limits = LIMITS) -> Sound:
         stream = audio_stream(container)
         if stream is None:
             raise InputError(f"{path}: no audio track; give a file with sound")
-        name = f"{codec_name(stream)} in {container.format.name}"
         if stream.codec_context is None:
-            raise InputError(f"{path}: its audio track ({name}) has no decoder; {CONVERT}")
-        start, channels = _decode_audio(path, container, stream, limits)
-        samples, note = _mixed(channels)
-        return Sound(start, samples, () if note is None else (note,))
+            raise InputError(
+                f"{path}: no decoder for its audio track in {container.format.name}; {CONVERT}"
+            )
+        decoded = _decoded(path, container, stream, limits)
+        samples, note = _mixed(decoded.channels)
+        return Sound(decoded.start, samples, (*decoded.notes, *([note] if note else [])))
 
 
 def read_audio(path: Path, limits: Limits = LIMITS) -> np.ndarray:
@@ -110,24 +119,108 @@ def _energy(samples: np.ndarray) -> float:
     return sum(float(block @ block) for block in blocks)
 
 
-def _decode_audio(
+@dataclass(frozen=True)
+class _Decoded:
+    """A track: when it begins on the file's clock; int16 [C, N] of one or two channels; notes."""
+
+    start: float
+    channels: np.ndarray
+    notes: list[str]
+
+
+def _decoded(
     path: Path, container: av.container.InputContainer, stream: av.AudioStream, limits: Limits
-) -> tuple[float, np.ndarray]:
-    """When the first audio track begins, in seconds, and its samples, int16 [C, N]."""
+) -> _Decoded:
     import av
 
-    layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-    resampler = av.AudioResampler("s16p", layout, SAMPLE_RATE)
-    start, chunks, samples = None, [], 0
-    for frame in container.decode(stream):
-        start = frame.time or 0.0 if start is None else start
-        for resampled in resampler.resample(frame):
-            chunks.append(resampled.to_ndarray())
-            samples += chunks[-1].shape[1]
-        if samples > limits.seconds * SAMPLE_RATE:
-            raise too_long(path, limits)
-    if chunks:
-        chunks += [r.to_ndarray() for r in resampler.resample(None)]
-    if not samples:
-        raise InputError(f"{path}: its audio track is empty; copy it again")
-    return start, np.concatenate(chunks, axis=1)
+    codec = stream.codec_context
+    codec.options = {"err_detect": "crccheck+explode"} if codec_name(stream) in CHECKED else {}
+    clock, packets = Clock(container, stream), Packets(container, stream)
+    latest = container_seconds(container) or limits.seconds
+    blocks = _Blocks("mono" if codec.channels == 1 else "stereo")
+    start = end = None
+    count = lost = 0
+    jumps = after_loss = False
+    for packet in packets:
+        if packet is not None and not packet.size:
+            continue
+        try:
+            frames = codec.decode(packet)
+        except av.error.FFmpegError:
+            frames, after_loss = [], True
+            lost += packet is not None
+        count += packet is not None
+        for frame in frames:
+            time, _ = clock.span(frame, end or 0.0, 0.0)
+            if start is None:
+                start = end = time
+            gap = time - end
+            if gap > (0.0 if after_loss else GAP) and time <= latest + 1:
+                blocks.silence(gap)
+                end = time
+            elif abs(gap) > JUMP:
+                jumps, end = True, time
+            after_loss = False
+            end += blocks.sound(frame)
+            if blocks.seconds > limits.seconds:
+                raise too_long(path, limits)
+    name = f"{codec_name(stream)} in {container.format.name}"
+    if start is None:
+        raise InputError(
+            f"{path}: its audio track ({name}) is empty or does not decode; copy it again, or "
+            f"{CONVERT}"
+        )
+    if lost > max(1, DAMAGED * count):
+        raise InputError(
+            f"{path}: {lost} of {count} blocks of its sound ({name}) are damaged, over the limit "
+            f"of {DAMAGED:.0%}; copy it again"
+        )
+    channels = blocks.joined()
+    cut = cut_short(container, stream, channels.shape[1] / SAMPLE_RATE, packets.end)
+    notes = [] if cut is None else [f"the file is {cut}"]
+    if lost:
+        notes.append(f"{lost} of {count} blocks of sound are damaged and left silent")
+    if jumps:
+        notes.append("the time stamps of its sound jump; it is taken as without a gap")
+    return _Decoded(start, channels, notes)
+
+
+class _Blocks:
+    """Blocks of sound, of any rate and form, as one of int16 [C, N] at 16 kHz."""
+
+    def __init__(self, layout: str) -> None:
+        self._layout = layout
+        self._form: tuple | None = None
+        self._resampler: av.AudioResampler | None = None
+        self._done: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    def sound(self, frame: av.AudioFrame) -> float:
+        """Append a frame; returns its length in seconds."""
+        import av
+
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:
+            self._flush()
+            self._form = form
+            self._resampler = av.AudioResampler("s16p", self._layout, SAMPLE_RATE)
+        self._done += [f.to_ndarray() for f in self._resampler.resample(frame)]
+        seconds = frame.samples / frame.sample_rate
+        self.seconds += seconds
+        return seconds
+
+    def silence(self, seconds: float) -> None:
+        self._flush()
+        channels = 1 if self._layout == "mono" else 2
+        self._done.append(np.zeros((channels, round(seconds * SAMPLE_RATE)), np.int16))
+        self.seconds += seconds
+
+    def joined(self) -> np.ndarray:
+        """All of it, int16 [C, N]."""
+        self._flush()
+        return np.concatenate(self._done, axis=1)
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._done += [f.to_ndarray() for f in self._resampler.resample(None)]
+        self._resampler = self._form = None
