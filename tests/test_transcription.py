@@ -498,7 +498,7 @@ def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clip
     shown, heard = f"{len(first) / 25:.1f}", f"{len(video) / 25:.1f}"
     assert found.notes == (
         f"the sound is {heard} s long, the picture {shown} s: there is no picture for the rest",
-        f"no face in the picture from {shown} to {heard} s: sound alone there",
+        f"no picture of the face from {shown} to {heard} s: sound alone there",
     )
     assert json.loads(subtitles.to_json(found))["notes"] == list(found.notes)
 
@@ -540,7 +540,7 @@ def test_face_that_is_lost_for_an_utterance(teacher: Recognizer, clips: Clips, g
     found = transcribe(teacher, audio, video, seen=seen, longest=4)
     assert mean_error(found.words, words) < 0.1
     assert found.modality == "both" and found.notes == (
-        f"no face in the picture from {span.start / 25:.1f} to {span.stop / 25:.1f} s: "
+        f"no picture of the face from {span.start / 25:.1f} to {span.stop / 25:.1f} s: "
         "sound alone there",
     )
 

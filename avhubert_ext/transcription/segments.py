@@ -22,6 +22,7 @@ OVERLAP = FPS  # frames beyond a cut that is within speech
 CUT_COST = 0.2  # of a cut, beside the activity where it is
 WINDOW = 5  # frames around a cut that must be quiet
 UNSEEN = FPS  # frames; where the face is missing for longer, the picture is not used
+GLIMPSE = FPS // 2  # frames; nor where it shows for no longer between such places
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def segment(
     picture shows the face; None for everywhere in `video`. With it the clip has T frames, which
     may be more than `video` has. A clip that is short enough is one segment; silence and a still
     picture are none. Else long pauses are left out, and what lies between is cut where it is quiet;
-    where there is no such place and a cut is within speech, the pieces overlap. The clip is cut, too,
-    where the face comes or goes for more than UNSEEN frames; there the sound alone overlaps.
+    where there is no such place and a cut is within speech, the pieces overlap. The clip is also
+    cut where the face comes or goes for more than UNSEEN frames; there the sound alone overlaps.
     """
     if seen is None:
         frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
@@ -108,16 +109,16 @@ def spans(seen: np.ndarray) -> list[tuple[int, int, bool]]:
     """Where the picture can be used and where not: (first frame, after the last, whether it can).
 
     seen: bool [T]. A face that is missing for up to UNSEEN frames is taken to be there; one that
-    shows for no longer between such places is left out.
+    shows for up to GLIMPSE frames between such places is left out.
     """
-    return _runs(_without_short_runs(_without_short_runs(seen, False), True))
+    return _runs(_reversed(_reversed(seen, False, UNSEEN), True, GLIMPSE))
 
 
-def _without_short_runs(seen: np.ndarray, value: bool) -> np.ndarray:
-    """bool [T], where runs of `value` of up to UNSEEN frames, but not a whole clip, are reversed."""
+def _reversed(seen: np.ndarray, value: bool, longest: int) -> np.ndarray:
+    """bool [T], where runs of `value` of at most that many frames, but no whole clip, are not."""
     result = seen.copy()
     for start, stop, found in _runs(seen):
-        if found == value and stop - start <= min(UNSEEN, len(seen) - 1):
+        if found == value and stop - start <= min(longest, len(seen) - 1):
             result[start:stop] = not value
     return result
 

@@ -92,7 +92,7 @@ def _timeline(
     """
     heard = 0 if audio is None else -(-len(audio) // SAMPLES_PER_FRAME)
     if video is None:
-        return _fitted(audio, heard), np.zeros(heard, bool), []
+        return fitted(audio, heard), np.zeros(heard, bool), []
     shown = len(video)
     if seen is None:
         seen = np.ones(shown, bool)
@@ -108,11 +108,11 @@ def _timeline(
     if abs(heard - shown) > TOLERANCE:
         rest = "silence is filled in" if heard < shown else "there is no picture for the rest"
         notes = [f"the sound is {heard / FPS:.1f} s long, the picture {shown / FPS:.1f} s: {rest}"]
-    return _fitted(audio, len(seen)), seen, notes
+    return fitted(audio, len(seen)), seen, notes
 
 
-def _fitted(audio: np.ndarray, frames: int) -> np.ndarray:
-    """[N] -> [frames * 640], cut or continued with silence."""
+def fitted(audio: np.ndarray, frames: int) -> np.ndarray:
+    """Audio [N] -> [frames * 640], cut or continued with silence."""
     return np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))[
         : frames * SAMPLES_PER_FRAME
     ]
@@ -123,7 +123,7 @@ def _unseen_note(unseen: list[tuple[int, int, bool]], alone: bool) -> str:
     places = [f"{start / FPS:.1f} to {stop / FPS:.1f} s" for start, stop, _ in unseen[:PLACES]]
     more = f" and {len(unseen) - PLACES} more places" if len(unseen) > PLACES else ""
     what = "sound alone" if alone else "left out"
-    return f"no face in the picture from {', '.join(places)}{more}: {what} there"
+    return f"no picture of the face from {', '.join(places)}{more}: {what} there"
 
 
 def _held(video: np.ndarray | None, part: Segment) -> np.ndarray | None:
