@@ -46,9 +46,9 @@ def check_scored(reasons: Collection[str], total: int, allow: bool = False) -> N
         )
 
 
-def scored_note(count: int, total: int) -> str:
-    """What a score says about the utterances that could not be read; see `noted`."""
-    allowed = f" ({ALLOW})" if too_many(count, total) else ""
+def scored_note(count: int, total: int, allow: bool = False) -> str:
+    """What a score says about the utterances that could not be read; `noted` reads it back."""
+    allowed = f" ({ALLOW})" if allow and count else ""
     return f"{count} of {total} utterances unreadable and counted as deleted{allowed}"
 
 

@@ -2,7 +2,8 @@
 
 A pass is a decoding of the whole split with other noise; which snippet and offset, or which blocks,
 an utterance gets follows from (seed, condition, utterance, pass) alone. Every pass is a file of its
-own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation goes on where it stopped.
+own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation continues where it stopped. Too many
+unreadable utterances end it before a pass is written, and a pass with any is decoded again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from avhubert_ext.data.batching import batches_by_frames
+from avhubert_ext.data.corrupt import check_scored
 from avhubert_ext.data.dataset import (
     MODALITIES,
     AVDataset,
@@ -84,6 +86,7 @@ class EvaluationConfig:
     here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
     subword_model: sentencepiece model, None for the one in the data folder.
+    allow_unreadable: score a pass even if too many utterances are unreadable (`check_scored`).
     """
 
     data: Path
@@ -101,6 +104,7 @@ class EvaluationConfig:
     cache: Path | None = None
     device: str = "cpu"
     subword_model: Path | None = None
+    allow_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if self.passes < 1 or self.max_frames < 1:
@@ -207,9 +211,12 @@ class Evaluator:
         return self.config.passes if several else 1
 
     def run(self, model: Family, folder: Path, name: str, number: int) -> None:
-        """Write one pass, unless it is there."""
+        """Write one pass, unless it is there with every utterance read.
+
+        Raises InputError, and writes nothing, if too many utterances are unreadable.
+        """
         target = pass_file(folder, name, number)
-        if target.is_file():
+        if is_done(target):
             return
         clean = pass_file(folder, CLEAN, 0)
         if target != clean and not self.conditions[name].reaches(model.modalities):
@@ -229,6 +236,9 @@ class Evaluator:
             for sample, hypotheses in zip(samples, found, strict=True):
                 text = model.vocabulary.text(hypotheses[0].tokens)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
+            # At once: if the corpus is gone, a whole pass over blanks would be wasted.
+            reasons = [d.unreadable for d in decoded.values() if d.unreadable]
+            check_scored(reasons, len(dataset), self.config.allow_unreadable)
         return [decoded[index] for index in range(len(dataset))]
 
     def _decoded(self, sample: Sample, hypothesis: Hypothesis, text: str) -> Decoded:
@@ -242,6 +252,14 @@ class Evaluator:
             unreadable,
             sample.visual_noise.record() if sample.visual_noise else None,
         )
+
+
+def is_done(path: Path) -> bool:
+    """Whether a pass is there and need not be decoded again: its files may be readable by now."""
+    try:
+        return path.is_file() and not any(d.unreadable for d in read_decoded(path))
+    except InputError:  # damaged
+        return False
 
 
 def pass_file(folder: Path, condition: str, number: int) -> Path:
@@ -273,9 +291,10 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
     own = {"modalities": model.modalities, "beam": asdict(model.beam)}
     record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
     noise = config.noise_record()
+    allowed = {"allow_unreadable": config.allow_unreadable}
     target = folder / "model.json"
     if not target.is_file():
-        more = {"noise": noise, **describe_model(path, model)}
+        more = {"noise": noise, **allowed, **describe_model(path, model)}
         write_text(target, json.dumps(record | more, indent=2) + "\n")
         return
     before = read_record(target)
@@ -287,7 +306,7 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
             f"{folder}: holds results with another {', '.join(changed)}; delete it, or choose "
             "another --out"
         )
-    now = before | record | {"noise": known | noise}
+    now = before | record | allowed | {"noise": known | noise}
     write_text(target, json.dumps(now, indent=2) + "\n")
 
 
