@@ -144,7 +144,7 @@ def load_model(path: Path | str) -> nn.Module:
         raise InputError(f"{path} not found: train or convert a model first, or mend the path")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     description, state, prefixes = read(path)
-    model = _build_for(path, description, len(state))
+    model = build_for(path, description, len(state))
     _load_exactly(path, model, state, prefixes)
     return (model.encoder if isinstance(model, Student) else model).eval()
 
@@ -237,7 +237,7 @@ def _read_torch(path: Path) -> Contents:
     )
 
 
-def _build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
+def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
     """`build`, without weights, of a description found in a file that holds so many tensors."""
     try:
         found = json.loads(description) if isinstance(description, str) else description
@@ -348,7 +348,7 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
     return masks
 
 
-def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries below `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
