@@ -33,7 +33,13 @@ from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.families import Family, load_family, model_file, origin_of
+from avhubert_ext.evaluation.families import (
+    ExportedFamily,
+    Family,
+    load_family,
+    model_file,
+    origin_of,
+)
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
 from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
@@ -45,14 +51,14 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Encoder:
-    """What Table 1 tells about an encoder; parameters without pruned ones."""
+    """What Table 1 shows of an encoder; parameters without pruned ones, None where not known."""
 
     visual: str
     block: str
     layers: int
     dim: int
     ffn: int
-    parameters: int
+    parameters: int | None
     flops_per_frame: float
 
 
@@ -291,11 +297,10 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
     own = {"modalities": model.modalities, "beam": asdict(model.beam)}
     record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
     noise = config.noise_record()
-    allowed = {"allow_unreadable": config.allow_unreadable}
+    more = {"allow_unreadable": config.allow_unreadable, **describe_model(path, model)}
     target = folder / "model.json"
     if not target.is_file():
-        more = {"noise": noise, **allowed, **describe_model(path, model)}
-        write_text(target, json.dumps(record | more, indent=2) + "\n")
+        write_text(target, json.dumps(record | {"noise": noise} | more, indent=2) + "\n")
         return
     before = read_record(target)
     changed = [key for key in record if key != "file" and before.get(key) != record[key]]
@@ -306,7 +311,7 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
             f"{folder}: holds results with another {', '.join(changed)}; delete it, or choose "
             "another --out"
         )
-    now = before | record | allowed | {"noise": known | noise}
+    now = before | record | more | {"noise": known | noise}
     write_text(target, json.dumps(now, indent=2) + "\n")
 
 
@@ -336,7 +341,10 @@ def describe_model(path: Path, model: Family) -> dict[str, Any]:
         visual, block = "none" if c.modality == "audio" else "resnet", "conformer"
     else:
         visual, block = c.visual, c.block
-    parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
+    if isinstance(model, ExportedFamily):
+        parameters = model.model.encoder_parameters
+    else:
+        parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),

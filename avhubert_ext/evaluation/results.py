@@ -111,7 +111,8 @@ class Result:
     def cost(self) -> list[str]:
         """Parameters and MFLOPs/frame for a table."""
         e = self.encoder
-        return [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
+        parameters = "unknown" if e.parameters is None else f"{e.parameters / 1e6:.2f}M"
+        return [parameters, f"{e.flops_per_frame / 1e6:.1f}"]
 
 
 def read_results(out: Path) -> list[Result]:
