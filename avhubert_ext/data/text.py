@@ -101,7 +101,14 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
-        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        # By way of memory, for the names of files may be any bytes.
+        self.processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self.processor.LoadFromSerializedProto(model.read_bytes())
+        except RuntimeError:
+            raise InputError(
+                f"{model}: damaged, or not a sentencepiece model; copy it again"
+            ) from None
         pieces = [
             self.processor.id_to_piece(i)
             for i in range(self.processor.get_piece_size())
