@@ -351,3 +351,17 @@ def test_lines_that_are_no_decoded_utterances(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"id": "v"')
     with pytest.raises(InputError, match=r"pass-0\.jsonl line 2: not a decoded utterance"):
         read_decoded(path)
+
+
+def test_texts_that_are_not_utf_8_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "generate-test.txt").write_bytes(b"T-0\ta\xff\n")
+    with pytest.raises(InputError, match=r"generate-test\.txt: not UTF-8 text"):
+        read_hypotheses(tmp_path / "generate-test.txt")
+
+
+def test_an_utterance_whose_counts_do_not_fit_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "pass-0.jsonl"
+    write_decoded(path, [Decoded("u", "a b", "a", -1.0)])
+    path.write_text(path.read_text().replace('"hypothesis": "a"', '"hypothesis": "a b"'))
+    with pytest.raises(InputError, match=r"pass-0\.jsonl line 1: not a decoded utterance"):
+        read_decoded(path)

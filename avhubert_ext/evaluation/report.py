@@ -10,6 +10,7 @@ from pathlib import Path
 
 from avhubert_ext.data.corrupt import check_scored, noted
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
@@ -39,7 +40,7 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
     """
     if not path.is_file():
         raise InputError(f"{path} not found: decode with fairseq-generate --results-path first")
-    text = path.read_text(encoding="utf-8")
+    text = "\n".join(read_lines(path))
     closing = re.search(r"^Generate .* WER: .*$", text, flags=re.MULTILINE)
     if not closing:
         raise InputError(f"{path}: no closing WER line; run fairseq-generate --scoring wer again")
@@ -54,12 +55,12 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
 
 def measured_under(decoded: list[tuple[str, Path]]) -> str:
     """What `fairseq-generate` printed beside each rate: a line for each model and condition."""
-    lines = ["", "Measured under, as fairseq-generate told:"]
+    lines = ["", "Measured under, as fairseq-generate reported:"]
     for model, folder in decoded:
         for condition in CONDITIONS:
-            text = (folder / condition / "generate-test.txt").read_text(encoding="utf-8")
+            text = "\n".join(read_lines(folder / condition / "generate-test.txt"))
             told = re.search(r"^Generate .* WER: \S+ \((.*)\)$", text, flags=re.MULTILINE)
-            lines.append(f"{model}, {condition}: {told[1] if told else 'not told'}")
+            lines.append(f"{model}, {condition}: {told[1] if told else 'not reported'}")
     return "\n".join(lines)
 
 
