@@ -101,11 +101,13 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
+        # By way of memory, for the names of files may be any bytes.
+        self.processor = sentencepiece.SentencePieceProcessor()
         try:
-            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+            self.processor.LoadFromSerializedProto(model.read_bytes())
         except RuntimeError:
             raise InputError(
-                f"{model}: not a sentencepiece model that can be read; copy it again"
+                f"{model}: damaged, or not a sentencepiece model; copy it again"
             ) from None
         pieces = [
             self.processor.id_to_piece(i)
