@@ -378,6 +378,7 @@ def test_corpus_to_manifests(video, tmp_path, corpus, text):
 def test_recipe_stops_at_failures_unless_told_otherwise(video, tmp_path):
     lrs3(video, tmp_path / "raw")
     put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript
+    put(video, tmp_path / "raw/trainval/A/50003.mp4", "Text:  [laughter]\n")  # without words
     stopped = recipe(tmp_path / "raw", tmp_path / "work", "lrs3")
     assert stopped.returncode == 1 and "50002.mp4: no transcript" in stopped.stdout
     assert not (tmp_path / "work/data").exists()
