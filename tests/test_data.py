@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avhubert_ext.cli import main
-from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.audio import audio_features, audio_length, load_audio
 from avhubert_ext.data.augment import mask_time, random_crop_and_flip
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
@@ -363,6 +363,13 @@ def test_bad_videos_are_named(video):
     video.unlink()
     with pytest.raises(InputError, match=r"clip\.mp4 not found"):
         load_video(video)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "caf\udce9"])
+@pytest.mark.parametrize("load", [load_video, load_audio, audio_length])
+def test_names_that_no_file_can_have_are_not_found(tmp_path, name, load):
+    with pytest.raises(InputError, match="not found"):
+        load(tmp_path / name)
 
 
 def test_a_file_without_video_is_refused(wav):

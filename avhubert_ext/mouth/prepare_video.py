@@ -321,7 +321,7 @@ def _read_report(path: Path) -> dict[str, dict]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # cut short by a kill: that video again
         if _is_line(line):
             lines[line["name"]] = line
