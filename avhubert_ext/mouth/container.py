@@ -219,6 +219,8 @@ def stream_seconds(stream: av.stream.Stream) -> float | None:
 def _guessed(container: av.container.InputContainer) -> bool:
     """Whether the header gives no length, so that FFmpeg guesses one from a bit rate."""
     tracks = [*container.streams.video, *container.streams.audio]
+    if container.format.name == "mp3":
+        return not any(tag in _head(container) for tag in (b"Xing", b"Info", b"VBRI"))
     return (
         container.format.name in UNTIMED
         # Its header has lengths of tracks as tags only: FFmpeg sets others if it guesses.
@@ -255,12 +257,11 @@ def _share_there(container: av.container.InputContainer) -> float:
 
     FFmpeg reads these to the end of the file, whatever their header promises.
     """
-    with open(container.name.removeprefix("file:"), "rb") as file:
-        head = file.read(4096)
+    head = _head(container)
     promised = 0
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         promised = int.from_bytes(head[4:8], "little") + 8
-        if promised >= 1 << 31:  # the writer could not go back, or the count has overflowed
+        if promised >= 1 << 31:  # not known while it was written, or overflowed
             promised = 0
     elif head[:4] == b"RF64":
         promised = int.from_bytes(head[20:28], "little") + 8
@@ -271,7 +272,13 @@ def _share_there(container: av.container.InputContainer) -> float:
         while head[at : at + 4] not in (b"data", b""):
             at += 12 + max(0, int.from_bytes(head[at + 4 : at + 12], "big", signed=True))
         promised = at + 12 + int.from_bytes(head[at + 4 : at + 12], "big", signed=True)
-    return min(1.0, container.size / max(1, promised))
+    return min(1.0, container.size / promised) if 0 < promised < 1 << 62 else 1.0
+
+
+def _head(container: av.container.InputContainer) -> bytes:
+    """The beginning of a file."""
+    with open(container.name.removeprefix("file:"), "rb") as file:
+        return file.read(1 << 16)
 
 
 class Clock:
@@ -318,13 +325,15 @@ class Packets:
 
         tracks = [*self._container.streams.video, *self._container.streams.audio]
         clocks = {track.index: Clock(self._container, track) for track in tracks}
+        ends = dict.fromkeys(clocks, 0.0)
         # IndexError: PyAV's, at the end of a damaged file in which a track appears late.
         with suppress(av.error.FFmpegError, IndexError):
             for packet in self._container.demux(tracks):
-                if packet.size or packet.pts is not None:
-                    _, end = clocks[packet.stream_index].span(packet.pts, packet.duration, 0.0, 0.0)
-                    self.end = max(self.end, end)
-                    if packet.stream_index == self._stream.index:
+                if packet.size or packet.pts is not None:  # else a call to flush
+                    n = packet.stream_index
+                    _, ends[n] = clocks[n].span(packet.pts, packet.duration, ends[n], 0.0)
+                    self.end = max(self.end, ends[n])
+                    if n == self._stream.index:
                         yield packet
         yield None
 

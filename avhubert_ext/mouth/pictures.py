@@ -238,12 +238,10 @@ def _decoded(
         for frame in frames:
             stamp = frame.pts
             if not in_order and waiting:
-                stamp = waiting[0][0]
+                stamp = waiting[0][0]  # frames come in the order of time
             while waiting and stamp is not None and waiting[0][0] <= stamp:
                 at, is_key, failed = heapq.heappop(waiting)
-                if at == stamp:
-                    break
-                if began or failed:
+                if at < stamp and (began or failed):
                     start, end = clock.span(at, 0, end, duration)
                     yield _Shown(start, end, None, is_key, lost=True)
             began = True
