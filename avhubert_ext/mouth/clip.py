@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
@@ -33,7 +33,6 @@ from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times
 from avhubert_ext.mouth.speaker import speaking
 from avhubert_ext.mouth.tracks import Follower, Person, Track
-from avhubert_ext.recognition import TOLERANCE
 
 Faces = Literal["largest", "speaking", "all"] | int
 Progress = Callable[[int, int], None]
@@ -318,12 +317,13 @@ def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
     if sound is None:
         return {"audio": None}
     track = beside(sound, start, frames)
-    left = [
-        f"{seconds:.1f} s of sound {where} the picture are left out"
-        for seconds, where in ((track.before, "before"), (track.after, "after"))
-        if seconds * FPS > TOLERANCE
-    ]
-    return {"audio": track.samples, "sound": sound, "sound_notes": (*sound.notes, *left)}
+    notes = (
+        f"{track.before:.1f} s of sound before the first frame and {track.after:.1f} s after the "
+        "last are left out",
+    )
+    if (track.before + track.after) * FPS <= SLACK:
+        notes = ()
+    return {"audio": track.samples, "sound": sound, "sound_notes": sound.notes + notes}
 
 
 def _chosen(
