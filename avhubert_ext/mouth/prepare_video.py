@@ -23,11 +23,11 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.corpora import Piece, Source, pieces
 from avhubert_ext.data.files import make_folder, one_at_a_time, whole_file, write_text
-from avhubert_ext.data.video import FPS, SLACK, write_video
+from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.mouth.landmarks import DetectorError
-from avhubert_ext.mouth.media import LIMITS, Limits, beside
+from avhubert_ext.mouth.media import LIMITS, Limits
 from avhubert_ext.mouth.sheet import write_sheet
 from avhubert_ext.workers import in_workers
 
@@ -160,7 +160,7 @@ def _prepare_one(
         ]
         line["audio"] = any(clip.audio is not None for clip in clips)
         line["quality"] = [asdict(clip.quality) for clip in clips]
-        line["warnings"] = list(dict.fromkeys(w for clip in clips for w in _warnings(clip)))
+        line["warnings"] = list(dict.fromkeys(w for clip in clips for w in clip.warnings))
     except DetectorError:
         raise
     except InputError as error:
@@ -177,19 +177,6 @@ def _prepare_one(
 def _show_progress(bar: tqdm, done: int, total: int) -> None:
     bar.total = total or None
     bar.update(done - bar.n)
-
-
-def _warnings(clip: MouthClip) -> Iterator[str]:
-    """What to know of a clip: its quality, and what the file holds that is not in it."""
-    yield from clip.warnings
-    if clip.sound is not None:
-        yield from clip.sound.notes
-        there = beside(clip.sound, clip.start, len(clip.video))
-        if there.before + there.after > SLACK / FPS:
-            yield (
-                f"{there.before:.1f} s of sound before the first frame and {there.after:.1f} s "
-                "after the last are left out"
-            )
 
 
 def _write(
