@@ -182,7 +182,10 @@ def test_without_a_face_there_is_the_sound(server: Server, tmp_path: Path):
     walls = np.full((len(SPOKEN.frames), 120, 160), 128, np.uint8)
     path = write_clip(tmp_path / "wall.mp4", walls, SPOKEN.samples)
     _, found = server.upload(path.read_bytes())
-    assert found["modalities"] == ["audio"] and "No face" in found["warnings"][0]
+    assert (
+        found["modalities"] == ["audio"]
+        and "no face found in it: sound alone" in found["warnings"][0]
+    )
     assert server.transcript(found["id"], "audio")["text"] == TEXT
 
 
@@ -193,7 +196,7 @@ def test_sound_alone_and_picture_alone(server: Server, tmp_path: Path):
     assert server.transcript(heard["id"], "audio")["text"] == TEXT
     silent = write_clip(tmp_path / "v.mp4", SPOKEN.frames, None)
     _, seen = server.upload(silent.read_bytes())
-    assert seen["modalities"] == ["video"] and "no sound" in seen["warnings"][0]
+    assert seen["modalities"] == ["video"] and "no audio track" in seen["warnings"][0]
     path = f"/api/clips/{seen['id']}/transcripts?modalities=both"
     status, error = server.ask("POST", path)
     assert status == 422 and "video" in error["error"]

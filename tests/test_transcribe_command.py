@@ -51,8 +51,8 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
     lonely = Path(shutil.copy(video, video.with_name("lonely.mp4")))
     for arguments, modality, said in (
         ((video,), "both", "audio of"),
-        ((sound,), "audio", "no video track in it: audio only"),
-        ((lonely,), "video", "no audio track in it: video only"),
+        ((sound,), "audio", "no video track in it: sound alone"),
+        ((lonely,), "video", "no audio track in it: picture alone"),
         ((video, "--modalities", "video"), "video", ""),
         ((sound, "--modalities", "audio"), "audio", ""),
         ((video, "--modalities", "audio"), "audio", "audio of"),
@@ -61,7 +61,7 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
         told = capsys.readouterr()
         content = json.loads(told.out)
         assert content["modality"] == modality and content["file"] == str(arguments[0])
-        assert said in told.err and (said or "only" not in told.err)
+        assert said in told.err and (said or "alone" not in told.err)
     for arguments, said in (
         ((sound, "--modalities", "video"), "no video track; give a file with a moving picture"),
         ((lonely, "--modalities", "audio"), "no audio track; give a file with sound"),
@@ -81,7 +81,7 @@ def test_no_face_leaves_the_sound(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert transcribe(path, "--formats", "json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["modality"] == "audio"
-    assert f"{path}: no face found in it: audio only" in told.err
+    assert f"{path}: no face found in it: sound alone" in told.err
 
 
 def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture)
     assert transcribe(torn, *videos, "--out", out) == 1
     told = capsys.readouterr()
     assert f"error: {torn}: not a video" in told.err
-    assert told.err.rstrip().endswith("1 of 3 files failed, as told above")
+    assert told.err.rstrip().endswith("1 of 3 files failed, as reported above")
     assert told.out == "".join(f"{video}: {words(video)}\n" for video in videos)
     names = {f"{video.stem}.{form}" for video in videos for form in ("txt", "json", "srt", "vtt")}
     assert {path.name for path in out.iterdir()} == names

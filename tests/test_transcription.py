@@ -485,6 +485,125 @@ def test_errors_of_words_that_are_right() -> None:
     assert joined_twice.words[3:] == (("ONE", 2.0, 3.0), ("TWO", 3.0, 4.0), ("FOUR", 5.0, 6.0))
 
 
+# ---- sound and picture that do not cover one another
+
+
+def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clips) -> None:
+    """60 s of sound with a second of picture do not become a second."""
+    audio, video = clips.whole("both")
+    (first, *_), words = clips.video, clips.all_words()
+    found = transcribe(teacher, audio, first, longest=4)
+    assert found.seconds == pytest.approx(len(video) / 25)
+    assert mean_error(found.words, words) < 0.1
+    shown, heard = f"{len(first) / 25:.1f}", f"{len(video) / 25:.1f}"
+    assert found.notes == (
+        f"the sound is {heard} s long, the picture {shown} s: there is no picture for the rest",
+        f"no picture of the face from {shown} to {heard} s: sound alone there",
+    )
+    assert json.loads(subtitles.to_json(found))["notes"] == list(found.notes)
+
+
+def test_picture_beyond_the_sound(teacher: Recognizer, clips: Clips) -> None:
+    audio, video, words = clips.audio[0], clips.whole("both")[1], clips.words[0]
+    found = transcribe(teacher, audio, video, longest=4)
+    assert found.seconds == pytest.approx(len(video) / 25)
+    assert [w.text for w in found.words[: len(words)]] == [w.text for w in words]
+    (note,) = found.notes
+    assert note.startswith(f"the sound is {len(audio) / 16000:.1f} s long, the picture ")
+    assert note.endswith("silence is filled in")
+
+
+def test_lengths_that_differ_a_little_are_fitted(teacher: Recognizer, clips: Clips) -> None:
+    """By up to 0.2 s: the clip is as long as its picture; beyond, `recognize` refuses."""
+    audio, video = clips.audio[0], clips.video[0]
+    for change in (-5 * 640, 5 * 640):
+        fitted = np.resize(audio, len(video) * 640 + change)
+        found = transcribe(teacher, fitted, video)
+        assert found.seconds == pytest.approx(len(video) / 25) and found.notes == ()
+        teacher.recognize(fitted, video)
+    for frames in (-6, 6, 1500):
+        other = np.zeros(len(video) * 640 + frames * 640, np.int16)
+        with pytest.raises(InputError, match=r"the sound is .* s long, the picture .* 0\.2 s"):
+            teacher.recognize(other, video)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_face_that_is_lost_for_an_utterance(teacher: Recognizer, clips: Clips, gone: int) -> None:
+    """The sound alone is used there, whatever the picture shows; times are those of the clip."""
+    audio, video = clips.whole("both")
+    words = clips.all_words()
+    starts = np.cumsum([0, *map(len, clips.video)])
+    span = slice(starts[gone], starts[gone + 1])
+    seen = np.ones(len(video), bool)
+    seen[span] = False
+    video[span] = np.random.default_rng(0).integers(0, 256, video[span].shape)
+    found = transcribe(teacher, audio, video, seen=seen, longest=4)
+    assert mean_error(found.words, words) < 0.1
+    assert found.modality == "both" and found.notes == (
+        f"no picture of the face from {span.start / 25:.1f} to {span.stop / 25:.1f} s: "
+        "sound alone there",
+    )
+
+
+class Heard:
+    """A recognizer that hears nothing, and keeps what it was given."""
+
+    def __init__(self, *modalities: str) -> None:
+        self.modalities = modalities
+        self.given: list[tuple[bool, bool, int]] = []
+
+    def recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
+        frames = len(video) if video is not None else len(audio) // 640
+        self.given.append((audio is not None, video is not None, frames))
+        return Recognition((), (), 0.0, np.zeros(0), np.zeros((0, frames)))
+
+
+def test_without_a_face_only_what_the_model_takes(clips: Clips) -> None:
+    """No face at all: the sound, or nothing; a second without one is no reason."""
+    audio, video = clips.whole("both")
+    nowhere = np.zeros(len(video), bool)
+    heard = Heard("both", "audio")
+    found = transcribe(heard, audio, video, seen=nowhere, longest=4)
+    assert found.modality == "audio" and heard.given
+    assert all(given[:2] == (True, False) for given in heard.given)
+    for modalities, sound in ((("both",), audio), (("video",), None)):
+        heard = Heard(*modalities)
+        found = transcribe(heard, sound, video, seen=nowhere, longest=4)
+        assert not heard.given and found.text == "" and "left out there" in found.notes[0]
+    blink = np.ones(len(video), bool)
+    blink[30:55] = False
+    heard = Heard("both", "audio")
+    assert transcribe(heard, audio, video, seen=blink, longest=4).notes == ()
+    assert all(given[:2] == (True, True) for given in heard.given)
+    with pytest.raises(InputError, match=rf"seen is \[3\].*{len(video)} frames"):
+        transcribe(heard, audio, video, seen=blink[:3])
+
+
+def test_no_face_and_silence_give_no_words(clips: Clips) -> None:
+    """Whatever moves in the picture."""
+    moving = np.random.default_rng(0).integers(0, 256, (150, 96, 96), np.uint8)
+    heard = Heard("both", "audio", "video")
+    for audio in (np.zeros(150 * 640, np.int16), None):
+        found = transcribe(heard, audio, moving, seen=np.zeros(150, bool))
+        assert found.text == "" and not heard.given and found.notes
+
+
+def test_segments_are_cut_where_the_face_comes_and_goes() -> None:
+    """In a pause nearby if there is one, else the sound alone overlaps."""
+    audio = bursts([(0, 5), (5.3, 20)], 20)
+    video = np.random.default_rng(0).integers(0, 256, (400, 96, 96), np.uint8)
+    seen = np.zeros(500, bool)
+    seen[127:400] = True
+    parts = segment(audio, video, 100, seen)
+    check(parts, 100)
+    (came,) = [p for p in parts if p.seen and 120 < p.left < 140]
+    assert 5 <= came.left / 25 <= 5.3 and came.start == came.left
+    went, *_ = [p for p in parts if not p.seen and p.left > 350]
+    assert abs(went.left - 400) <= 8 and went.left - went.start >= 10
+    for one, two in itertools.pairwise(parts):
+        assert one.right == two.left and one.seen == (came.left <= one.left < went.left)
+
+
 # ---- subtitles
 
 SPOKEN = Transcript(

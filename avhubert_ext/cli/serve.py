@@ -7,7 +7,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
+from avhubert_ext.cli.parsing import (
+    add_device,
+    add_landmark_model,
+    add_recognizer,
+    command,
+    positive,
+)
 from avhubert_ext.errors import InputError
 
 
@@ -74,7 +80,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         help="sound to add; by default babble of the clip's own speech",
     )
     add_landmark_model(parser)
-    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
+    add_device(parser)
     parser.add_argument("--threads", type=positive, help="of the CPU")
 
 

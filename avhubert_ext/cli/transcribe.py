@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
+from avhubert_ext.cli.parsing import (
+    add_device,
+    add_landmark_model,
+    add_recognizer,
+    command,
+    positive,
+)
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from avhubert_ext.recognition import Recognizer
 
 FORMATS = ("txt", "json", "srt", "vtt")
+LONG = 300  # seconds; for a longer file it is reported how long it took
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -63,17 +72,19 @@ def _transcribe(args: argparse.Namespace) -> None:
             continue
         print(written, end="", flush=True)
     if failed:
-        raise InputError(f"{failed} of {len(args.files)} files failed, as told above")
+        raise InputError(f"{failed} of {len(args.files)} files failed, as reported above")
 
 
 def _check(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
-    """Raise an InputError for what makes no sense, before anything is done."""
+    """Raise an InputError for options that do not fit, before anything is done."""
     from avhubert_ext.transcription.transcribe import check_longest
 
     check_longest(args.longest)
     several = len(args.files) > 1
     if args.landmarks and several:
         raise InputError("--landmarks are those of one video: name one")
+    if args.landmarks and args.mouth:
+        raise InputError("--mouth: a mouth region has no landmarks; leave --landmarks out")
     if not args.out and (len(formats) > 1 or (several and formats[0] in ("srt", "vtt"))):
         raise InputError("several files to write: name a folder for them, --out FOLDER")
     names = [path.stem for path in args.files]
@@ -102,27 +113,36 @@ def _one(
 ) -> str:
     """Transcribe a file, write it under `--out` if there is one; returns what to print."""
     from avhubert_ext.data.files import write_text
+    from avhubert_ext.mouth.media import Limits
     from avhubert_ext.transcription import subtitles
     from avhubert_ext.transcription.streams import read_streams
     from avhubert_ext.transcription.transcribe import transcribe
 
+    begun = time.monotonic()
     streams = read_streams(
         path,
         modalities,
         face=args.face,
+        mouth=args.mouth,
         landmarks=args.landmarks,
         landmark_model=args.landmark_model,
+        limits=Limits(seconds=args.max_seconds),
         progress=_stage(bar, f"{path.name} mouth"),
     )
     transcript = transcribe(
         recognizer,
         streams.audio,
         streams.video,
+        seen=streams.seen,
         longest=args.longest,
         progress=_stage(bar, f"{path.name} words"),
     )
-    if streams.note:
-        bar.write(f"{path}: {streams.note}", file=sys.stderr)
+    transcript = replace(transcript, notes=streams.notes + transcript.notes)
+    for note in transcript.notes:
+        bar.write(f"{path}: {note}", file=sys.stderr)
+    if transcript.seconds > LONG:
+        taken = time.monotonic() - begun
+        bar.write(f"{path}: {transcript.seconds:.0f} s in {taken:.0f} s", file=sys.stderr)
     written = {form: subtitles.FORMATS[form](transcript) for form in formats if form != "json"}
     if "json" in formats:
         about = {"file": str(path), "model": str(args.model)}
@@ -155,6 +175,14 @@ def _target(out: Path, path: Path, form: str) -> Path:
     return out / f"{path.stem}.{form}"
 
 
+def _face(text: str) -> str | int:
+    if text in ("speaking", "largest"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected speaking, largest or a number")
+    return positive(text)
+
+
 def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = command(
         commands,
@@ -177,12 +205,34 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         choices=("both", "audio", "video"),
         help="by default both, or what model and file have",
     )
-    parser.add_argument("--face", type=positive, default=1, help="whose: the largest is 1")
     parser.add_argument(
-        "--landmarks", type=Path, help="of the face, as AV-HuBERT or Auto-AVSR store them"
+        "--face",
+        type=_face,
+        default="speaking",
+        help="whose mouth, in a video with several faces: speaking is the one that moves with the "
+        "sound, largest the largest, N the N-th largest",
+    )
+    parser.add_argument(
+        "--mouth",
+        action="store_true",
+        help="the videos are mouth regions already, of any size: no face is looked for",
+    )
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="FILE",
+        help="landmarks of the face, as AV-HuBERT or Auto-AVSR store them, instead of looking for "
+        "it",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=positive,
+        default=3600,
+        metavar="SECONDS",
+        help="a longer file is refused before anything is read",
     )
     add_landmark_model(parser)
     parser.add_argument("--beam", type=positive, help="hypotheses kept; by default the model's")
     parser.add_argument("--ctc-weight", type=float, help="in the search, for models with CTC")
-    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
+    add_device(parser)
     parser.add_argument("--threads", type=positive, help="of the CPU")

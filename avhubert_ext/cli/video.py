@@ -39,7 +39,7 @@ def _prepare_video(args: argparse.Namespace) -> None:
     if done.failed:
         raise InputError(
             f"{done.failed} of {done.videos} videos failed; the report in {args.out} names them "
-            "and why; run the same command again to try them anew"
+            "and why; run the same command again to try those again"
         )
 
 
@@ -66,7 +66,7 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
     )
     add_landmark_model(parser)
     parser.add_argument(
-        "--max-seconds", type=positive, default=3600, help="a longer video is refused"
+        "--max-seconds", type=positive, default=3600, help="longest video that is taken"
     )
     parser.add_argument(
         "--sheets",

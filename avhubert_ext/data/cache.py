@@ -16,7 +16,7 @@ from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.video import load_video
 
-FORMAT = 1  # raise it when decoding or the features change: older entries are then left alone
+FORMAT = 2  # raise it when decoding or the features change: older entries are then left alone
 
 
 def load_video_cached(path: Path, cache: Path | None) -> np.ndarray:

@@ -28,6 +28,7 @@ from avhubert_ext.data.dataset import (
 )
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
@@ -42,7 +43,7 @@ from avhubert_ext.evaluation.families import (
 )
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
+from avhubert_ext.models.checkpoint import choose_device, read_masks, strip_prefix
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.pruning import kept_parameters
 
@@ -92,6 +93,7 @@ class EvaluationConfig:
     here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
     subword_model: sentencepiece model, None for the one in the data folder.
+    device: see `choose_device`; an exported model runs on the CPU.
     allow_unreadable: score a pass even if too many utterances are unreadable (`check_scored`).
     """
 
@@ -108,7 +110,7 @@ class EvaluationConfig:
     ctc_weight: float = 0.1
     max_frames: int = 2000
     cache: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
     subword_model: Path | None = None
     allow_unreadable: bool = False
 
@@ -122,7 +124,7 @@ class EvaluationConfig:
         self.joint()
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
-        check_device(self.device)
+        choose_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:
         """By name: `clean`, then as `babble_-5dB`, then as `block_level3`."""
@@ -150,6 +152,10 @@ class EvaluationConfig:
     def subwords(self) -> Path:
         return self.subword_model or find_subword_model(self.data)
 
+    def text(self) -> TextConfig:
+        """How references and hypotheses are normalized."""
+        return read_text_config(self.data)
+
     def record(self) -> dict[str, Any]:
         """What the results of all models depend on; of files, what is in them."""
         names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
@@ -159,6 +165,7 @@ class EvaluationConfig:
             "split": self.split,
             "data_sha256": digest(*files),
             "noise_seed": self.seed,
+            "text": asdict(self.text()),
         }
 
     def noise_record(self) -> dict[str, dict[str, str]]:
@@ -172,7 +179,9 @@ class Evaluator:
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
+        self.device = choose_device(config.device)
         self.conditions = config.conditions()
+        self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
         # Everything the conditions need is opened now: what is missing must not be found out later.
         # Visual noise needs no files.
@@ -202,7 +211,7 @@ class Evaluator:
     def load(self, path: Path) -> Family:
         """A model whose vocabulary is that of the data."""
         c = self.config
-        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), c.device)
+        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), self.device)
 
     def passes(self, model: Family) -> list[tuple[str, int]]:
         """All (condition, pass), clean speech first."""
@@ -238,9 +247,9 @@ class Evaluator:
         decoded: dict[int, Decoded] = {}
         for batch in self.batches:
             samples = [dataset[number, index] for index in batch]
-            found = model.search(collate(samples).to(self.config.device))
+            found = model.search(collate(samples).to(self.device))
             for sample, hypotheses in zip(samples, found, strict=True):
-                text = model.vocabulary.text(hypotheses[0].tokens)
+                text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
             # At once: if the corpus is gone, a whole pass over blanks would be wasted.
             reasons = [d.unreadable for d in decoded.values() if d.unreadable]
@@ -302,7 +311,7 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
     if not target.is_file():
         write_text(target, json.dumps(record | {"noise": noise} | more, indent=2) + "\n")
         return
-    before = read_record(target)
+    before = {"text": asdict(TextConfig())} | read_record(target)
     changed = [key for key in record if key != "file" and before.get(key) != record[key]]
     known = before.get("noise", {})
     changed += [f"noise {kind}" for kind in noise if kind in known and known[kind] != noise[kind]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from avhubert_ext.data.corrupt import check_scored, noted
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.manifest import read_lines
+from avhubert_ext.data.normalization import TextConfig, comparable
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
@@ -50,7 +51,11 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
         raise InputError(f"{path}: utterances without a hypothesis; run fairseq-generate again")
     unreadable, allowed = noted(closing[0])
     check_scored([f"see {path}"] * unreadable, len(references), allowed)
-    return [(reference, hypotheses[key]) for key, reference in references.items()]
+    config = TextConfig.find(text)
+    return [
+        (comparable(reference, config), comparable(hypotheses[key], config))
+        for key, reference in references.items()
+    ]
 
 
 def measured_under(decoded: list[tuple[str, Path]]) -> str:

@@ -4,46 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
+from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
-from avhubert_ext.mouth.landmark_files import read_landmarks
+from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
+from avhubert_ext.mouth.landmark_files import check_count, read_any_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
-from avhubert_ext.mouth.media import LIMITS, Limits, soundtrack, video_frames, video_size
+from avhubert_ext.mouth.media import (
+    LIMITS,
+    Damage,
+    Limits,
+    MediaInfo,
+    PictureError,
+    Sound,
+    beside,
+    check_duration,
+    probe,
+    read_sound,
+    video_frames,
+)
+from avhubert_ext.mouth.quality import Quality, measure
+from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times
-from avhubert_ext.mouth.tracks import Person, Track, follow_faces
+from avhubert_ext.mouth.speaker import speaking
+from avhubert_ext.mouth.tracks import Follower, Person, Track
 
-Faces = Literal["largest", "all"] | int
+Faces = Literal["largest", "speaking", "all"] | int
 Progress = Callable[[int, int], None]
 SCALES = (0.01, 100.0)  # crop pixels a pixel of the video; beyond, that was no face
+SQUARE = 1.1  # at most the sides of a mouth region differ by
 
 
-class NoFaceError(InputError):
-    """A video in which no face was found."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How far a clip can be trusted.
-
-    frames: T; missing: those without the face, interpolated; faces: persons in the video;
-    scale: crop pixels a pixel of the video, the median: over 2 the video has no detail to show;
-    motion: of the face, crop pixels from frame to frame, the mean; outside: the share of crop
-    pixels beyond the video's edge. A ready-made clip has no face to follow: scale 1, faces 0.
-    """
-
-    frames: int
-    missing: int
-    faces: int
-    scale: float
-    motion: float
-    outside: float
+class NoFaceError(PictureError):
+    """A video in which no face was found, or none that can be used."""
 
 
 @dataclass(frozen=True)
@@ -51,155 +49,317 @@ class MouthClip:
     """A face's mouth.
 
     face: from 1, the largest first; video: uint8 [T, 96, 96] at 25 frames a second; audio: int16
-    [T * 640] at 16 kHz, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels,
-    and transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures:
-    small frames that show where the mouth was found, for `write_sheet`.
+    [T * 640] at 16 kHz, or None; seen: bool [T], where the face was found: elsewhere `video` shows
+    the nearest such frame; start: of the first frame, in seconds on the file's clock; sound: all of
+    the file's, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels, and
+    transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures: small
+    frames by number that show where the mouth was found, for `write_sheet`; notes: what was chosen
+    or changed, each a few words.
     """
 
     face: int
     video: np.ndarray
     audio: np.ndarray | None
     quality: Quality
+    seen: np.ndarray
+    start: float = 0.0
+    sound: Sound | None = None
     points: np.ndarray | None = None
     transforms: np.ndarray | None = None
-    pictures: list[np.ndarray] = field(default_factory=list)
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes, and what to know of the quality."""
+        return (*self.notes, *self.quality.warnings)
 
 
 def mouth_clips(
     path: Path,
     faces: Faces = "largest",
     *,
+    mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
     limits: Limits = LIMITS,
+    sound: Sound | None = None,
     progress: Progress | None = None,
 ) -> list[MouthClip]:
-    """The mouth region of the largest face of a video, of the N-th largest, or of all.
+    """The mouth region of the largest face of a video, of the one that speaks, the N-th largest,
+    or of all.
 
-    A video of 96x96 pixels is a mouth region already and passes through. landmarks: a file of
-    AV-HuBERT or Auto-AVSR instead of looking for faces; landmark_model: see `open_landmarker`.
-    progress: called with the frames done and those to do in both passes, 0 while not known.
-    Raises InputError for a file that is no video, damaged, or without such a face.
+    "speaking" is the face whose mouth moves with the sound, the largest where that is not clear.
+    A video of 96x96 pixels is a mouth region already and passes through; another small square one
+    that shows moving lips and no face is scaled to that size, as any is with `mouth`. landmarks: a
+    file of AV-HuBERT or Auto-AVSR instead of looking for faces; landmark_model: see
+    `open_landmarker`. sound: in place of the file's own. progress: called with the frames done and
+    those there are, 0 if not known.
+    Raises InputError for a file that is no video, damaged, or too long, and NoFaceError where there
+    is no such face, or none good enough, see `Quality.refusal`.
     """
     path = Path(path)
-    count = _Counter(progress)
-    if video_size(path) == (align.SIZE, align.SIZE):
+    info = probe(path)
+    check_duration(path, limits, info)
+    if info.video is None:
+        raise PictureError(f"{path}: no video track; give a file with a moving picture")
+    if sound is None and info.audio is not None:
+        sound = read_sound(path, limits)
+    damage = Damage()
+    frames = _counted(video_frames(path, limits, damage), info, progress)
+    if mouth or _is_ready_made(path, info, landmarks, landmark_model, limits):
         _choose(path, 1, faces)
-        return [_ready_made(path, limits, count)]
-    frames = 0
-
-    def counted() -> Iterator[np.ndarray]:
-        nonlocal frames
-        for frame in count(video_frames(path, limits)):
-            frames += 1
-            yield frame
-
-    if landmarks is None:
-        with open_landmarker(landmark_model) as landmarker:
-            persons = follow_faces(counted(), landmarker)
+        return [_ready_made(path, info, frames, damage, sound)]
+    if landmarks is not None:
+        followed = _with_landmarks(landmarks, frames)
     else:
-        frames = sum(1 for _ in counted())
-        persons = [Person([Track(read_landmarks(landmarks, frames))])]
-    chosen = _choose(path, len(persons), faces)
-    if any(persons[n].upside_down for n in chosen):
-        raise InputError(f"{path}: the face is upside down; turn the video by 180 degrees")
-    count.total = 2 * frames
-    points = [_path(persons[n], frames) for n in chosen]
-    transforms = [align.mouth_transforms(p) for p in points]
-    if not all(((s > SCALES[0]) & (s < SCALES[1])).all() for s in map(align.scales, transforms)):
-        raise InputError(f"{landmarks or path}: no face's landmarks, in one spot or far apart")
-    videos, pictures, shape = _crops(count(video_frames(path, limits)), points, transforms)
-    audio = soundtrack(path, frames, limits)
-    return [
-        MouthClip(
-            face=n + 1,
-            video=videos[k],
-            audio=audio,
-            quality=Quality(
-                frames=frames,
-                missing=frames - persons[n].frames,
-                faces=len(persons),
-                scale=round(float(np.median(align.scales(transforms[k]))), 3),
-                motion=round(_motion(points[k], transforms[k]), 3),
-                outside=round(align.share_outside(shape, transforms[k]), 4),
-            ),
-            points=points[k],
-            transforms=transforms[k],
-            pictures=pictures[k],
-        )
-        for k, n in enumerate(chosen)
+        followed = _follow(frames, landmark_model)
+    persons = followed.persons
+    chosen, note = _chosen(path, followed, faces, sound, damage.start)
+    found = []
+    for number in chosen:
+        if persons[number].upside_down:
+            raise NoFaceError(f"{path}: the face is upside down; turn the video by 180 degrees")
+        clip = _clip(followed, number, damage, sound, note)
+        if clip.quality.refusal is None:
+            found.append(clip)
+        elif faces != "all":
+            raise NoFaceError(f"{path}: {clip.quality.refusal}; give a video with a visible face")
+    if not found:
+        raise _no_face(path)
+    return found
+
+
+@dataclass(frozen=True)
+class _Mouth:
+    """What was cropped of a person's face: landmarks [T, K, 2], transforms [T, 2, 3], crops [T]."""
+
+    points: np.ndarray
+    transforms: np.ndarray
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A video after it was decoded: T frames of `shape`, and each person's mouth."""
+
+    frames: int
+    shape: tuple[int, ...]
+    persons: list[Person]
+    mouths: list[_Mouth]
+    crops: Crops
+    thumbnails: Thumbnails
+
+
+def _counted(
+    frames: Iterator[np.ndarray], info: MediaInfo, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """Hands frames on and reports how many have passed, of how many."""
+    seconds = info.video.seconds or info.seconds or 0.0
+    total = round(seconds * FPS)
+    done = 0
+    for done, frame in enumerate(frames, start=1):
+        yield frame
+        if progress is not None:
+            progress(done, total if done <= total else 0)
+    if progress is not None and done != total:
+        progress(done, done)
+
+
+def _follow(frames: Iterator[np.ndarray], landmark_model: Path | None) -> _Followed:
+    """Follows the faces of a video and crops their mouths."""
+    recent, crops, thumbnails = Recent(), Crops(), Thumbnails()
+    reels: dict[int, Reel] = {}
+    ended = 0  # tracks
+    with open_landmarker(landmark_model) as landmarker:
+        follower = Follower(landmarker)
+        for number, frame in enumerate(frames):
+            recent.add(gray_of(frame))
+            thumbnails.see(number, frame)
+            for track in follower.see(frame):
+                reel = reels.setdefault(id(track), Reel(number))
+                reel.add(number, track.points[number])
+            for track in follower.gone[ended:]:
+                reels[id(track)].crop(recent, crops, ended=True)
+            ended = len(follower.gone)
+            for track in follower.known:
+                reels[id(track)].crop(recent, crops, ended=False)
+            recent.forget(min((reels[id(t)].due for t in follower.known), default=recent.end))
+    for track in follower.known:
+        reels[id(track)].crop(recent, crops, ended=True)
+    persons = follower.persons()
+    mouths = [
+        _joined([reels[id(track)] for track in person.tracks], person, recent.end)
+        for person in persons
     ]
+    return _Followed(recent.end, frame.shape, persons, mouths, crops, thumbnails)
 
 
-class _Counter:
-    """Hands frames on and tells how many have passed."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._done = 0
-        self.total = 0
-
-    def __call__(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for frame in frames:
-            yield frame
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, self.total)
+def _joined(reels: list[Reel], person: Person, frames: int) -> _Mouth:
+    """The mouth of a person in each of so many frames, from the reels of its tracks."""
+    owner = {t: n for n in reversed(range(len(reels))) for t in person.tracks[n].points}
+    known = np.array(sorted(owner))
+    tracks, times = sources(known, np.array([owner[t] for t in known.tolist()]), frames)
+    shown = [(reels[n], t - reels[n].first) for n, t in zip(tracks, times, strict=True)]
+    return _Mouth(
+        np.stack([reel.points[t] for reel, t in shown]),
+        np.stack([reel.transforms[t] for reel, t in shown]),
+        np.array([reel.crops[t] for reel, t in shown]),
+    )
 
 
-def _ready_made(path: Path, limits: Limits, count: _Counter) -> MouthClip:
-    video = np.stack([_gray(frame) for frame in count(video_frames(path, limits))])
-    quality = Quality(len(video), missing=0, faces=0, scale=1.0, motion=0.0, outside=0.0)
-    return MouthClip(1, video, soundtrack(path, len(video), limits), quality)
+def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
+    """Crops the mouth of the face whose landmarks are in a file."""
+    crops, thumbnails = Crops(), Thumbnails()
+    count, found = read_any_landmarks(path)
+    points = align.smooth(align.fill_gaps(found, count))
+    transforms = align.mouth_transforms(points)
+    scales = align.scales(transforms)
+    if not ((scales > SCALES[0]) & (scales < SCALES[1])).all():
+        raise InputError(f"{path}: no face's landmarks, in one spot or far apart")
+    shrink = number = 0
+    for number, frame in enumerate(frames, start=1):
+        if number > count:
+            continue
+        shrink = shrink_of(scales[number - 1], shrink)
+        crops.add(align.warp(gray_of(frame), transforms[number - 1], shrink))
+        thumbnails.see(number - 1, frame)
+    check_count(path, count, number)
+    mouth = _Mouth(points, transforms, np.arange(count))
+    return _Followed(count, frame.shape, [Person([Track(found)])], [mouth], crops, thumbnails)
+
+
+def _clip(
+    followed: _Followed, number: int, damage: Damage, sound: Sound | None, note: str | None
+) -> MouthClip:
+    """The clip of a person."""
+    person, mouth, frames = followed.persons[number], followed.mouths[number], followed.frames
+    seen = np.zeros(frames, bool)
+    seen[list(person.points)] = True
+    quality = measure(
+        mouth.points,
+        mouth.transforms,
+        seen,
+        followed.shape,
+        faces=len(followed.persons),
+        scores=person.scores,
+        jumping=person.jumping,
+        damaged=damage.damaged,
+    )
+    pictures = {
+        t: outlined(picture, followed.shape[1], mouth.points[t], mouth.transforms[t])
+        for t, picture in followed.thumbnails.nearest(sample_times(frames))
+    }
+    return MouthClip(
+        face=number + 1,
+        video=followed.crops.take(mouth.numbers),
+        audio=_beside(sound, damage.start, frames),
+        quality=quality,
+        seen=seen,
+        start=damage.start,
+        sound=sound,
+        points=mouth.points,
+        transforms=mouth.transforms,
+        pictures=pictures,
+        notes=() if note is None else (note,),
+    )
+
+
+def _is_ready_made(
+    path: Path,
+    info: MediaInfo,
+    landmarks: Path | None,
+    landmark_model: Path | None,
+    limits: Limits,
+) -> bool:
+    """Whether a video is a mouth region already."""
+    size = info.video.width, info.video.height
+    if size == (align.SIZE, align.SIZE):
+        return True
+    if landmarks is not None or not could_be_mouth(size):
+        return False
+    with open_landmarker(landmark_model) as landmarker:
+        return is_mouth(video_frames(path, limits), landmarker)
+
+
+def _ready_made(
+    path: Path,
+    info: MediaInfo,
+    frames: Iterator[np.ndarray],
+    damage: Damage,
+    sound: Sound | None,
+) -> MouthClip:
+    width, height = info.video.width, info.video.height
+    if max(width, height) > SQUARE * min(width, height):
+        raise InputError(
+            f"{path}: {width}x{height} pixels, a mouth region is square; cut it around the mouth"
+        )
+    crops = Crops()
+    numbers = [crops.add(scaled(gray_of(frame))) for frame in frames]
+    count = len(numbers)
+    note = f"taken for a mouth region of {width}x{height} pixels, scaled to 96x96"
+    quality = Quality(
+        count, missing=0, faces=0, scale=1.0, motion=0.0, outside=0.0, damaged=damage.damaged
+    )
+    return MouthClip(
+        face=1,
+        video=crops.take(np.array(numbers)),
+        audio=_beside(sound, damage.start, count),
+        quality=quality,
+        seen=np.ones(count, bool),
+        start=damage.start,
+        sound=sound,
+        notes=() if width == height == align.SIZE else (note,),
+    )
+
+
+def _beside(sound: Sound | None, start: float, frames: int) -> np.ndarray | None:
+    return None if sound is None else beside(sound, start, frames).samples
+
+
+def _chosen(
+    path: Path, followed: _Followed, faces: Faces, sound: Sound | None, start: float
+) -> tuple[list[int], str | None]:
+    """The numbers of the wanted persons, from 0, and a note where that was a choice."""
+    persons = followed.persons
+    if faces != "speaking":
+        note = f"{len(persons)} faces; the largest is used" if faces == "largest" else None
+        return _choose(path, len(persons), faces), note if len(persons) > 1 else None
+    (first,) = _choose(path, len(persons), "largest")
+    if len(persons) == 1:
+        return [first], None
+    heard = None
+    if sound is not None:
+        samples = beside(sound, start, followed.frames).samples
+        heard = speaking([person.points for person in persons], samples)
+    if heard is None:
+        why = "no sound shows" if sound is None else "it is not clear"
+        return [first], f"{len(persons)} faces; {why} which speaks, the largest is used"
+    where = _place(persons, heard)
+    return [heard], f"{len(persons)} faces; face {heard + 1} ({where}) speaks"
+
+
+def _place(persons: list[Person], number: int) -> str:
+    """Where a face is beside the others, in a word."""
+    centres = [np.median([p.mean(0) for p in q.points.values()], axis=0) for q in persons]
+    x = [centre[0] for centre in centres]
+    order = sorted(range(len(x)), key=x.__getitem__).index(number)
+    if 0 < order < len(x) - 1:
+        return f"{order + 1} from the left"
+    return "right" if order else "left"
 
 
 def _choose(path: Path, persons: int, faces: Faces) -> list[int]:
     """The numbers of the wanted persons among so many, from 0."""
     if not persons:
-        raise NoFaceError(f"{path}: no face found in it; give a video with a visible face")
+        raise _no_face(path)
     if faces == "all":
         return list(range(persons))
-    number = 1 if faces == "largest" else int(faces)
+    number = 1 if faces in ("largest", "speaking") else int(faces)
     if not 1 <= number <= persons:
         raise InputError(f"{path}: no face {number}, {persons} found; the largest is 1")
     return [number - 1]
 
 
-def _path(person: Person, frames: int) -> np.ndarray:
-    """Smoothed landmarks [frames, K, 2]: each track filled up and smoothed on its own."""
-    tracks = sorted(person.tracks, key=lambda track: track.first)
-    changes = [(a.last + b.first + 1) // 2 for a, b in pairwise(tracks)]
-    parts = []
-    for track, (start, end) in zip(tracks, pairwise([0, *changes, frames]), strict=True):
-        points = {t - start: points for t, points in track.points.items()}
-        parts.append(align.smooth(align.fill_gaps(points, end - start)))
-    return np.concatenate(parts)
-
-
-def _crops(
-    frames: Iterator[np.ndarray], points: list[np.ndarray], transforms: list[np.ndarray]
-) -> tuple[np.ndarray, list[list[np.ndarray]], tuple[int, ...]]:
-    """Crops uint8 [persons, T, 96, 96], pictures, and the shape of the frames."""
-    # One factor a clip: changing it in between would show as a flicker.
-    shrink = [max(1, int(1 / np.median(align.scales(t)))) for t in transforms]
-    persons, total = len(transforms), len(transforms[0])
-    crops = np.zeros((persons, total, align.SIZE, align.SIZE), np.uint8)
-    pictures: list[list[np.ndarray]] = [[] for _ in range(persons)]
-    shown = set(sample_times(total))
-    for t, frame in enumerate(frames):
-        gray = _gray(frame)
-        for k in range(persons):
-            crops[k, t] = align.warp(gray, transforms[k][t], shrink[k])
-            if t in shown:
-                pictures[k].append(outlined(frame, points[k][t], transforms[k][t]))
-    return crops, pictures, frame.shape
-
-
-def _gray(frame: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-
-
-def _motion(points: np.ndarray, transforms: np.ndarray) -> float:
-    """Mean movement of a face from frame to frame, in crop pixels."""
-    steps = np.linalg.norm(np.diff(points.mean(axis=1), axis=0), axis=1)
-    return float((steps * align.scales(transforms)[1:]).mean()) if len(steps) else 0.0
+def _no_face(path: Path) -> NoFaceError:
+    return NoFaceError(f"{path}: no face found in it; give a video with a visible face")

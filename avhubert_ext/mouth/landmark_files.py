@@ -22,19 +22,30 @@ def read_landmarks(path: Path, frames: int) -> dict[int, np.ndarray]:
     path: `.pkl`, a list with an array or None a frame; `.npy` or `.npz` with an array [T, K, 2],
     NaN for a frame without a face. Raises InputError for another form.
     """
-    values = _load(path)
-    if len(values) != frames:
+    count, found = read_any_landmarks(path)
+    check_count(path, count, frames)
+    return found
+
+
+def check_count(path: Path, count: int, frames: int) -> None:
+    """Raise InputError for landmarks of another number of frames than their video has."""
+    if count != frames:
         raise InputError(
-            f"{path}: landmarks of {len(values)} frames for a video of {frames} at 25 a second; "
+            f"{path}: landmarks of {count} frames for a video of {frames} at 25 a second; "
             "they belong to another file, or to another frame rate"
         )
+
+
+def read_any_landmarks(path: Path) -> tuple[int, dict[int, np.ndarray]]:
+    """The number of frames in a file, and landmarks as `read_landmarks`."""
+    values = _load(path)
     found = {t: _checked(path, t, value) for t, value in enumerate(values) if value is not None}
     found = {t: points for t, points in found.items() if np.isfinite(points).all()}
     if not found:
         raise InputError(f"{path}: no frame with a face in it; leave this clip out")
     if len({len(points) for points in found.values()}) > 1:
         raise InputError(f"{path}: frames with 68 and with 4 landmarks; make it again")
-    return found
+    return len(values), found
 
 
 def _load(path: Path) -> list:

@@ -29,10 +29,14 @@ IBUG_68 = np.array([
     78, 82, 13, 312, 308, 317, 14, 87,
 ])  # fmt: skip
 MOST_FACES = 8  # in one picture
+LEAST_SCORE = 0.2  # of the detector that is reported; less is 0
+# Read when its libraries are loaded.
+QUIET_LOG = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
 _STDERR = threading.Lock()  # two threads that took it away would not both give it back
 
 Detect = Callable[[np.ndarray], Sequence]
+Score = Callable[[np.ndarray], float]
 
 
 class DetectorError(InputError):
@@ -43,12 +47,16 @@ class Landmarker:
     """Finds faces in a picture.
 
     detect: RGB uint8 [H, W, 3] -> for each face 468 or more points with x and y in [0, 1].
+    score: RGB uint8 [H, W, 3] -> how sure the detector is that a face is there, 0 to 1.
     """
 
-    def __init__(self, detect: Detect) -> None:
+    def __init__(self, detect: Detect, score: Score | None = None) -> None:
         self._detect = detect
-        with _quiet():
-            self._detect(np.zeros((192, 192, 3), np.uint8))  # its threads have started after this
+        self._score = score
+        with _quiet():  # their threads have started after this
+            for function in (detect, score):
+                if function is not None:
+                    function(np.zeros((192, 192, 3), np.uint8))
         self._speaks = True
 
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
@@ -64,6 +72,13 @@ class Landmarker:
             np.array([(face[i].x * width, face[i].y * height) for i in IBUG_68]) for face in found
         ]
 
+    def score(self, image: np.ndarray) -> float | None:
+        """How sure the detector is of the face in RGB uint8 [H, W, 3], 0 to 1.
+
+        The face should fill a third to a half of it. None where this mediapipe does not say.
+        """
+        return None if self._score is None else self._score(image)
+
 
 @contextmanager
 def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
@@ -71,8 +86,11 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
 
     Raises DetectorError without mediapipe, or if this version has no models and none is named.
     """
+    for name, value in QUIET_LOG.items():
+        os.environ.setdefault(name, value)
     try:
-        import mediapipe
+        with _quiet():
+            import mediapipe
     except ImportError:
         raise DetectorError(
             "finding faces needs mediapipe: pip install 'avhubert-ext[prepare]'"
@@ -86,24 +104,34 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
             f"mediapipe {mediapipe.__version__} has no models in it: pip install "
             "mediapipe==0.10.21, or name a face_landmarker.task with --landmark-model"
         )
-    with opened as detect:
-        yield Landmarker(detect)
+    with opened as functions:
+        yield Landmarker(*functions)
 
 
 @contextmanager
-def _face_mesh(mediapipe: ModuleType) -> Iterator[Detect]:
+def _face_mesh(mediapipe: ModuleType) -> Iterator[tuple[Detect, Score]]:
     """The older interface of mediapipe."""
     with _quiet():
         mesh = mediapipe.solutions.face_mesh.FaceMesh(
             static_image_mode=True, max_num_faces=MOST_FACES
         )
-    with mesh:
-        yield lambda image: [f.landmark for f in mesh.process(image).multi_face_landmarks or ()]
+        detection = mediapipe.solutions.face_detection.FaceDetection(
+            model_selection=0, min_detection_confidence=LEAST_SCORE
+        )
+
+    def detect(image: np.ndarray) -> Sequence:
+        return [face.landmark for face in mesh.process(image).multi_face_landmarks or ()]
+
+    def score(image: np.ndarray) -> float:
+        return max((d.score[0] for d in detection.process(image).detections or ()), default=0.0)
+
+    with mesh, detection:
+        yield detect, score
 
 
 @contextmanager
-def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[Detect]:
-    """The newer one."""
+def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[tuple[Detect]]:
+    """The newer one, which does not give the detector's score."""
     from mediapipe.tasks import python as tasks
 
     if not model.is_file():
@@ -122,7 +150,7 @@ def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[Detect]:
         ) from None
     picture = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)
     with landmarker:
-        yield lambda image: landmarker.detect(picture(data=image)).face_landmarks
+        yield (lambda image: landmarker.detect(picture(data=image)).face_landmarks,)
 
 
 @contextmanager

@@ -20,30 +20,37 @@ def sample_times(frames: int) -> list[int]:
     return sorted({int(t) for t in np.linspace(0, frames - 1, COLUMNS).round()})
 
 
-def outlined(image: np.ndarray, points: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """A frame RGB [H, W, 3], WIDTH wide, with its landmarks [K, 2] and the crop's outline."""
-    scale = WIDTH / image.shape[1]
-    height = max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
+def small(image: np.ndarray) -> np.ndarray:
+    """A frame RGB [H, W, 3], WIDTH wide."""
+    height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+    return cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
+def outlined(
+    thumbnail: np.ndarray, width: int, points: np.ndarray, transform: np.ndarray
+) -> np.ndarray:
+    """What `small` made of a frame of that width, with landmarks [K, 2] and crop's outline."""
+    scale = WIDTH / width
+    picture = thumbnail.copy()
     corners = np.array([[0, 0], [SIZE, 0], [SIZE, SIZE], [0, SIZE]]) - transform[:, 2]
     outline = np.linalg.solve(transform[:, :2], corners.T).T
-    cv2.polylines(small, [np.round(outline * scale).astype(np.int32)], True, GREEN)
+    cv2.polylines(picture, [np.round(outline * scale).astype(np.int32)], True, GREEN)
     for x, y in np.round(points * scale).astype(int):
-        if 0 <= x < WIDTH and 0 <= y < height:
-            small[y, x] = YELLOW
-    return small
+        if 0 <= x < WIDTH and 0 <= y < len(picture):
+            picture[y, x] = YELLOW
+    return picture
 
 
-def write_sheet(path: Path, video: np.ndarray, pictures: list[np.ndarray]) -> None:
-    """Write a JPEG: pictures of `outlined` at `sample_times`, if any, and the crops below them.
+def write_sheet(path: Path, video: np.ndarray, pictures: dict[int, np.ndarray]) -> None:
+    """Write a JPEG: pictures of `outlined` by frame number, if any, and the crops below them.
 
     video: uint8 [T, 96, 96].
     """
-    times = sample_times(len(video))
+    times = list(pictures) or sample_times(len(video))
     crops = [cv2.resize(video[t], (WIDTH, WIDTH), interpolation=cv2.INTER_CUBIC) for t in times]
     rows = [np.hstack([cv2.cvtColor(crop, cv2.COLOR_GRAY2BGR) for crop in crops])]
     if pictures:
-        rows.insert(0, cv2.cvtColor(np.hstack(pictures), cv2.COLOR_RGB2BGR))
+        rows.insert(0, cv2.cvtColor(np.hstack(list(pictures.values())), cv2.COLOR_RGB2BGR))
     _, encoded = cv2.imencode(".jpg", np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
     with whole_file(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

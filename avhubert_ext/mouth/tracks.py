@@ -15,6 +15,7 @@ import numpy as np
 
 from avhubert_ext.mouth.align import misfit
 from avhubert_ext.mouth.landmarks import Landmarker
+from avhubert_ext.mouth.quality import SCORE, jumps
 
 SEARCH_EVERY = 12  # frames, for more faces; while none is seen, every frame
 FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
@@ -25,7 +26,10 @@ WIDEST = 6
 STEADY = 0.1  # of a face: so far it may move in the square, or grow, before the square moves
 GIVE_UP = 25  # frames without a face in its place
 FEWEST = 5  # frames; a shorter track is a mistake of the detector
-TURN_EVERY = 12  # frames of a face, to try whether a face is upside down
+SHARED = 0.1  # of the frames of the shorter of two tracks; with more they are there together
+ON = 0.5  # of the side of the larger face: nearer to one another, two faces are one
+BESIDE = 1.0  # of it: so far a face may move while it is lost
+TRY_EVERY = 12  # frames of a face, to try whether it is upside down, and a face at all
 TURN_REGION = 3  # sides of a face: the square for that
 UPRIGHT = 6.0  # pixels of misfit: 5 of a face from the front, mostly over 7 of one upside down.
 # With it none of 98 upright faces of LFW, at 25x25 pixels, is said to be upside down.
@@ -48,12 +52,14 @@ class Track:
     """A face in one place.
 
     points: landmarks [K, 2] by frame number, in order; square: where it was looked for; turned:
-    whether it seemed upside down, each time that it was tried.
+    whether it seemed upside down, and scores: how sure the detector was, each time that it was
+    tried.
     """
 
     points: dict[int, np.ndarray]
     square: Square | None = None
     turned: list[bool] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     @property
     def first(self) -> int:
@@ -71,7 +77,7 @@ class Track:
 
 @dataclass
 class Person:
-    """Tracks one after the other; at a cut, say, a face goes on in another place."""
+    """Tracks of one face, the largest first; at a cut, say, a face goes on in another place."""
 
     tracks: list[Track]
 
@@ -80,9 +86,29 @@ class Person:
         return sum(track.size for track in self.tracks)
 
     @property
+    def points(self) -> dict[int, np.ndarray]:
+        """Landmarks by frame number, in order."""
+        found = {t: points for track in reversed(self.tracks) for t, points in track.points.items()}
+        return dict(sorted(found.items()))
+
+    @property
+    def scores(self) -> list[float]:
+        return [score for track in self.tracks for score in track.scores]
+
+    @property
     def frames(self) -> int:
         """How many frames the face was found in."""
-        return sum(len(track.points) for track in self.tracks)
+        return len(set().union(*(track.points for track in self.tracks)))
+
+    @property
+    def jumping(self) -> float:
+        """The share of the frames to which the landmarks jump within a track."""
+        jumped = steps = 0
+        for track in self.tracks:
+            found = jumps(np.stack(list(track.points.values())))
+            following = np.diff(list(track.points)) == 1
+            jumped, steps = jumped + (found & following).sum(), steps + following.sum()
+        return float(jumped / max(1, steps))
 
     @property
     def upside_down(self) -> bool:
@@ -94,33 +120,59 @@ class Person:
         """Whether the face is in no other place during a track."""
         return all(track.first > t.last or track.last < t.first for t in self.tracks)
 
+    def continues(self, track: Track) -> bool:
+        """Whether a track is this face by place, size and time: alternating with it, or on it."""
+        return any(_one_face(track, own) for own in self.tracks)
 
-def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Person]:
-    """The persons in a video, the largest first.
 
-    frames: RGB uint8 [H, W, 3] each. A face that goes on elsewhere, after a cut for one, goes on
-    in the largest person that is not in the picture at that time.
-    """
-    known: list[Track] = []  # in the picture
-    gone: list[Track] = []
-    for number, frame in enumerate(frames):
-        seen = []
-        for track in known:
+class Follower:
+    """Follows faces through a video, frame by frame."""
+
+    def __init__(self, landmarker: Landmarker) -> None:
+        self._landmarker = landmarker
+        self._number = -1
+        self.known: list[Track] = []  # in the picture
+        self.gone: list[Track] = []
+
+    def see(self, frame: np.ndarray) -> list[Track]:
+        """The next frame, RGB uint8 [H, W, 3] -> the tracks of the faces found in it."""
+        self._number += 1
+        number, landmarker = self._number, self._landmarker
+        seen: list[Track] = []
+        for track in self.known:
             points = _look_again(frame, track, number - track.last, landmarker)
-            if points is not None and not any(_same(points, other) for other in seen):
+            if points is not None and not any(_same(points, t.points[number]) for t in seen):
                 track.points[number] = points
-                seen.append(points)
-                if len(track.points) % TURN_EVERY == 2:
+                seen.append(track)
+                if len(track.points) % TRY_EVERY == 2:
                     track.turned.append(_is_turned(frame, points, landmarker))
+                    score = landmarker.score(_part(frame, track.square)[0])
+                    track.scores += [] if score is None else [score]
         if not seen or number % SEARCH_EVERY == 0:
             fine = not seen and number % FINE_SEARCH_EVERY == 0
             for points in _search(frame, landmarker, fine):
-                if not any(_same(points, other) for other in seen):
-                    known.append(Track({number: points}))
-                    seen.append(points)
-        gone += [track for track in known if number - track.last >= GIVE_UP]
-        known = [track for track in known if number - track.last < GIVE_UP]
-    return _persons(gone + known)
+                if not any(_same(points, t.points[number]) for t in seen):
+                    seen.append(Track({number: points}))
+                    self.known.append(seen[-1])
+        self.gone += [track for track in self.known if number - track.last >= GIVE_UP]
+        self.known = [track for track in self.known if number - track.last < GIVE_UP]
+        return seen
+
+    def persons(self) -> list[Person]:
+        """The persons seen so far, the largest first.
+
+        A face that goes on elsewhere, after a cut for one, goes on in the largest person that is
+        not in the picture at that time.
+        """
+        return _persons(self.gone + self.known)
+
+
+def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Person]:
+    """The persons in a video, the largest first; frames: RGB uint8 [H, W, 3] each."""
+    follower = Follower(landmarker)
+    for frame in frames:
+        follower.see(frame)
+    return follower.persons()
 
 
 def box_side(points: np.ndarray) -> float:
@@ -211,16 +263,21 @@ def _steps(length: float, side: float) -> np.ndarray:
 
 
 def _faces_in(frame: np.ndarray, square: Square, landmarker: Landmarker) -> list[np.ndarray]:
-    """Faces [68, 2] in a square of a frame, black where the frame ends."""
+    """Faces [68, 2] in a square of a frame."""
+    image, corner = _part(frame, square)
+    return [points + corner for points in landmarker.faces(image)] if image.size else []
+
+
+def _part(frame: np.ndarray, square: Square) -> tuple[np.ndarray, np.ndarray]:
+    """A square of a frame, black where the frame ends, and its corner; empty if it is outside."""
     left, top = np.round(square.corner).astype(int)
     side = round(square.side)
     part = frame[max(top, 0) : top + side, max(left, 0) : left + side]
-    if not part.size:
-        return []
-    above, before = max(-top, 0), max(-left, 0)
-    below, after = side - above - part.shape[0], side - before - part.shape[1]
-    image = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT)
-    return [points + np.array([left, top]) for points in landmarker.faces(image)]
+    if part.size:
+        above, before = max(-top, 0), max(-left, 0)
+        below, after = side - above - part.shape[0], side - before - part.shape[1]
+        part = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT)
+    return part, np.array([left, top])
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -233,16 +290,46 @@ def _same(a: np.ndarray, b: np.ndarray, reach: float = 0.5) -> bool:
     return _distance(a, b) < reach * sides[1] and sides[0] > 0.5 * sides[1]
 
 
+def _one_face(track: Track, other: Track) -> bool:
+    """Whether two tracks are one face: in frames of both on one another, else near by.
+
+    Where both were found in more than a few frames, they are two faces unless one lies on the
+    other; the detector takes a part of a face, or more than it, for another one. Where they
+    alternate, the face was lost and found in about the same place.
+    """
+    shared = [t for t in track.points if t in other.points]
+    if len(shared) > SHARED * min(len(track.points), len(other.points)):
+        apart = [_apart(track.points[t], other.points[t]) for t in shared]
+        return float(np.median(apart)) < ON
+    times = np.array(list(other.points))
+    near = min(
+        ((t, times[np.abs(times - t).argmin()]) for t in (track.first, track.last)),
+        key=lambda pair: abs(pair[0] - pair[1]),
+    )
+    a, b = track.points[near[0]], other.points[near[1]]
+    overlapping = track.first <= other.last and other.first <= track.last
+    return overlapping and _same(a, b, BESIDE)
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance of two faces in sides of the larger."""
+    return _distance(a, b) / max(box_side(a), box_side(b))
+
+
 def _persons(tracks: list[Track]) -> list[Person]:
     """The largest first."""
     persons: list[Person] = []
     for track in sorted(tracks, key=lambda t: t.size, reverse=True):
-        if len(track.points) < FEWEST and persons:
+        if persons and (len(track.points) < FEWEST or _is_no_face(track)):
             continue
-        for person in persons:
-            if person.free(track):
-                person.tracks.append(track)
-                break
-        else:
+        joined = next((p for p in persons if p.continues(track)), None)
+        joined = joined or next((p for p in persons if p.free(track)), None)
+        if joined is None:
             persons.append(Person([track]))
+        else:
+            joined.tracks.append(track)
     return sorted(persons, key=lambda p: p.size, reverse=True)
+
+
+def _is_no_face(track: Track) -> bool:
+    return len(track.scores) > 0 and float(np.median(track.scores)) < SCORE[1]

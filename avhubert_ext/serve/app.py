@@ -1,10 +1,11 @@
 """The API between the page and the recogniser.
 
     GET    /api/settings                         the model, limits and levels of noise
-    POST   /api/clips?face=1                     a form with a `file` -> a clip, JSON lines
+    POST   /api/clips?face=speaking              a form with a `file` -> a clip, JSON lines; face:
+                                                 speaking, largest or N for the N-th largest
     DELETE /api/clips/ID                         forget it
     GET    /api/clips/ID/sheets/N                its mouth region, 16x16 frames a picture
-    GET    /api/clips/ID/face                    where in its first frame that is
+    GET    /api/clips/ID/face                    where in a frame of it that is
     GET    /api/clips/ID/audio?snr=0             its sound with that much noise
     POST   /api/clips/ID/transcripts?modalities=both&snr=0    words with times, JSON lines
     GET    /api/clips/ID/transcripts/srt?modalities=both&snr=0    the same, to save
@@ -22,7 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -107,7 +108,9 @@ def create_app(parts: Parts, host: str) -> FastAPI:
         }
 
     @app.post("/api/clips")
-    async def upload(request: Request, face: int = 1) -> Response:
+    async def upload(
+        request: Request, face: int | Literal["speaking", "largest"] = "speaking"
+    ) -> Response:
         reading.check_places()
         file = await asyncio.wait_for(_uploaded(request), UPLOAD_SECONDS)
 
@@ -169,8 +172,9 @@ def create_app(parts: Parts, host: str) -> FastAPI:
         def job(tell: Tell) -> dict[str, Any]:
             if key not in found.transcripts:
                 audio = None if modalities == "video" else noisy(found.audio, parts.noise, level)
-                video = None if modalities == "audio" else found.video
-                found.transcripts[key] = parts.recogniser.run((audio, video), tell)
+                seen = modalities != "audio"
+                picture = (found.video, found.seen) if seen else (None, None)
+                found.transcripts[key] = parts.recogniser.run((audio, *picture), tell)
             return asdict(found.transcripts[key])
 
         return await recognising.answer(request, job)
@@ -233,6 +237,7 @@ def _description(name: str, clip: Clip, of_model: tuple[str, ...]) -> dict[str, 
         "frames": frames,
         "sheets": len(clip.sheets),
         "face": clip.face is not None,
+        "number": clip.number,
         "modalities": _usable(clip, of_model),
         "quality": clip.quality,
         "warnings": clip.warnings,

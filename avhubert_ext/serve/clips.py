@@ -19,9 +19,9 @@ class Clip:
     """A clip that was read, and what was recognised in it so far.
 
     name: of the uploaded file, to show. video: uint8 [T, 96, 96] at 25 frames a second; audio:
-    int16 [N] at 16 kHz; either may be None. sheets: JPEG pictures of the frames; face: one of where
-    the mouth is, None where there is nothing around it. transcripts: for a modality and a level of
-    noise.
+    int16 [N] at 16 kHz; either may be None. seen: bool [T], where the video shows the face; number:
+    of the face, the largest is 1. sheets: JPEG pictures of the frames; face: one of where the mouth
+    is, None where there is nothing around it. transcripts: for a modality and a level of noise.
     """
 
     name: str
@@ -31,6 +31,8 @@ class Clip:
     quality: dict[str, Any] = field(default_factory=dict)
     sheets: tuple[bytes, ...] = ()
     face: bytes | None = None
+    seen: np.ndarray | None = None
+    number: int = 1
     transcripts: dict[tuple[str, int | None], Transcript] = field(default_factory=dict)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,32 +18,27 @@ from avhubert_ext.serve.process import Tell
 from avhubert_ext.transcription.transcribe import Transcript, check_longest, transcribe
 
 if TYPE_CHECKING:
-    from avhubert_ext.mouth import media
-    from avhubert_ext.mouth.clip import MouthClip
+    from avhubert_ext.mouth.clip import Faces, MouthClip
 
 SHEET = 16  # frames across and down on a sheet, which is 10 seconds
 JPEG_QUALITY = 85
-QUIET = 30  # root mean square of int16 samples below which no one is heard
-MISSING = 0.1  # share of frames without the face that is worth a warning
-ENLARGED = 2.0  # times that a face is, when there is too little of it
-NO_VIDEO = "There is no video in it: the words come from the sound alone."
-NO_FACE = "No face was found in it: the words come from the sound alone."
 
 
 @dataclass(frozen=True)
 class Upload:
     """A file as it came.
 
-    name: what its owner calls it, only ever shown; face: whose mouth, the largest is 1.
+    name: what its owner calls it, only ever shown; face: whose mouth, see `mouth_clips`.
     """
 
     path: Path
     name: str
-    face: int = 1
+    face: Faces = "speaking"
 
 
-Streams = tuple[np.ndarray | None, np.ndarray | None]
-"""What a recogniser is given: int16 [N] at 16 kHz, uint8 [T, 96, 96]; either may be None."""
+Streams = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+"""What a recognizer is given: int16 [N] at 16 kHz, uint8 [T, 96, 96], either may be None; and bool
+[T], where the picture shows the face."""
 
 
 def make_reader(
@@ -69,31 +64,27 @@ def make_reader(
 
 
 def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell) -> Clip:
-    from avhubert_ext.mouth import media
-    from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
+    from avhubert_ext.mouth.media import Limits as MediaLimits
+    from avhubert_ext.transcription.streams import read_streams
 
-    limits = media.Limits(seconds=seconds)
-    try:
-        if not media.has_video(upload.path):
-            return Clip(upload.name, None, media.read_audio(upload.path, limits), (NO_VIDEO,))
-        (mouth,) = mouth_clips(
-            upload.path, upload.face, landmark_model=landmark_model, limits=limits, progress=tell
-        )
-    except NoFaceError as no_face:
-        try:
-            audio = media.read_audio(upload.path, limits)
-        except InputError:
-            raise no_face from None
-        return Clip(upload.name, None, audio, (NO_FACE,))
-    face = None if mouth.points is None else _face(upload.path, mouth, limits)
-    return Clip(
-        upload.name,
-        mouth.video,
-        mouth.audio,
-        _warnings(mouth),
-        asdict(mouth.quality),
-        sheets(mouth.video),
-        face,
+    streams = read_streams(
+        upload.path,
+        ("both", "audio", "video"),
+        face=upload.face,
+        landmark_model=landmark_model,
+        limits=MediaLimits(seconds=seconds),
+        progress=tell,
+    )
+    clip = Clip(upload.name, streams.video, streams.audio, streams.notes)
+    if streams.clip is None:
+        return clip
+    return replace(
+        clip,
+        quality=asdict(streams.clip.quality),
+        sheets=sheets(streams.video),
+        face=_face(streams.clip),
+        seen=streams.seen,
+        number=streams.clip.face,
     )
 
 
@@ -108,7 +99,8 @@ def make_recogniser(
     recognizer = load()
 
     def recognise(streams: Streams, tell: Tell) -> Transcript:
-        return transcribe(recognizer, *streams, longest=longest, progress=tell)
+        audio, video, seen = streams
+        return transcribe(recognizer, audio, video, seen=seen, longest=longest, progress=tell)
 
     return recognise, recognizer.modalities
 
@@ -126,13 +118,11 @@ def sheets(video: np.ndarray) -> tuple[bytes, ...]:
     return tuple(pictures)
 
 
-def _face(path: Path, mouth: MouthClip, limits: media.Limits) -> bytes:
-    """A JPEG of the first frame with the outline of what is cut out."""
-    from avhubert_ext.mouth.media import video_frames
-    from avhubert_ext.mouth.sheet import outlined
-
-    frame = next(iter(video_frames(path, limits)))
-    return _jpeg(outlined(frame, mouth.points[0], mouth.transforms[0])[..., ::-1])
+def _face(mouth: MouthClip) -> bytes | None:
+    """A JPEG of a frame with the face, with the outline of what is cut out; None without one."""
+    shown = (mouth.pictures[t] for t in mouth.pictures if mouth.seen[t])
+    picture = next(shown, next(iter(mouth.pictures.values()), None))
+    return None if picture is None else _jpeg(picture[..., ::-1])
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
@@ -140,17 +130,3 @@ def _jpeg(picture: np.ndarray) -> bytes:
     import cv2
 
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _warnings(mouth: MouthClip) -> tuple[str, ...]:
-    quality = mouth.quality
-    found = []
-    if mouth.audio is None:
-        found.append("There is no sound in it.")
-    elif np.sqrt(np.mean(mouth.audio.astype(np.float32) ** 2)) < QUIET:
-        found.append("It is all but silent.")
-    if quality.missing > MISSING * quality.frames:
-        found.append("The face is often not seen: what the lips tell there is guessed.")
-    if quality.scale > ENLARGED:
-        found.append("The face is small: come closer, there is little to read on the lips.")
-    return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,8 @@ MARGIN = FPS // 3
 OVERLAP = FPS  # frames beyond a cut that is within speech
 CUT_COST = 0.2  # of a cut, beside the activity where it is
 WINDOW = 5  # frames around a cut that must be quiet
+UNSEEN = FPS  # frames; where the face is missing for longer, the picture is not used
+GLIMPSE = FPS // 2  # frames; nor where it shows for no longer between such places
 
 
 @dataclass(frozen=True)
@@ -29,51 +31,131 @@ class Segment:
 
     left, right: words whose middle lies between these are this segment's own. Where they are not
     its ends, its neighbour hears what is beyond, too.
+    seen: whether the picture shows the face; otherwise only the sound can be used.
     """
 
     start: int
     stop: int
     left: int
     right: int
+    seen: bool = True
 
 
-def segment(audio: np.ndarray | None, video: np.ndarray | None, longest: int) -> list[Segment]:
+def segment(
+    audio: np.ndarray | None,
+    video: np.ndarray | None,
+    longest: int,
+    seen: np.ndarray | None = None,
+) -> list[Segment]:
     """The segments of a clip, in order, each of at most `longest` frames with what it overlaps.
 
-    audio: int16 [N]; video: uint8 [T, H, W]; one of them may be None. A clip that is short enough
-    is one segment; silence and a still picture are none. Else long pauses are left out, and what
-    lies between is cut where it is quiet; where there is no such place and a cut is within speech,
-    the pieces overlap.
+    audio: int16 [N]; video: uint8 [T, H, W]; one of them may be None. seen: bool [T], where the
+    picture shows the face; None for everywhere in `video`. With it the clip has T frames, which
+    may be more than `video` has. A clip that is short enough is one segment; silence and a still
+    picture are none. Else long pauses are left out, and what lies between is cut where it is quiet;
+    where there is no such place and a cut is within speech, the pieces overlap. The clip is also
+    cut where the face comes or goes for more than UNSEEN frames; there the sound alone overlaps.
     """
-    frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
-    active = activity(audio, video, frames)
+    if seen is None:
+        frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
+        seen = np.full(frames, video is not None)
+    frames = len(seen)
+    usable = [(0, frames, False)] if video is None else spans(seen)
+    active = activity(audio, video, usable)
     spoken = stretches(active)
-    if spoken and frames <= longest:
-        return [Segment(0, frames, 0, frames)]
-    return [piece for start, stop in spoken for piece in pieces(active, start, stop, longest)]
+    if len(usable) == 1 and spoken and frames <= longest:
+        return [Segment(0, frames, 0, frames, usable[0][2])]
+    usable = _quiet_changes(usable, active)
+    found = []
+    for start, stop in spoken:
+        for first, last, shown in usable:
+            left, right = max(start, first), min(stop, last)
+            if left >= right:
+                continue
+            before = 0 if shown or left == start else _overlap(active, left, longest)
+            after = 0 if shown or right == stop else _overlap(active, right, longest)
+            cut = pieces(active, left, right, longest - before - after)
+            cut[0] = replace(cut[0], start=left - before)
+            cut[-1] = replace(cut[-1], stop=right + after)
+            found += [replace(piece, seen=shown) for piece in cut]
+    return found
 
 
-def activity(audio: np.ndarray | None, video: np.ndarray | None, frames: int) -> np.ndarray:
+def _quiet_changes(
+    usable: list[tuple[int, int, bool]], active: np.ndarray
+) -> list[tuple[int, int, bool]]:
+    """As `spans`, the changes moved to the quietest place within MARGIN frames."""
+    quiet = _smoothed(active) + 1e-3 * QUIET  # of places that are as quiet the nearest
+    edges = [0]
+    for _, edge, _ in usable[:-1]:
+        near = np.arange(max(edge - MARGIN, 0), min(edge + MARGIN + 1, len(active)))
+        edges.append(int(near[(quiet[near] * (1 + np.abs(near - edge) / MARGIN)).argmin()]))
+    edges.append(len(active))
+    return [(a, b, shown) for (a, b), (*_, shown) in zip(pairwise(edges), usable, strict=True)]
+
+
+def _overlap(active: np.ndarray, place: int, longest: int) -> int:
+    """Frames that the sound alone is heard beyond a change within speech."""
+    return min(OVERLAP, longest // 5) if _smoothed(active)[place] > QUIET else 0
+
+
+def _smoothed(active: np.ndarray) -> np.ndarray:
+    """The mean over WINDOW frames around each, [T]."""
+    around = np.pad(active, WINDOW // 2, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(around, WINDOW).mean(axis=1)
+
+
+def spans(seen: np.ndarray) -> list[tuple[int, int, bool]]:
+    """Where the picture can be used and where not: (first frame, after the last, whether it can).
+
+    seen: bool [T]. A face that is missing for up to UNSEEN frames is taken to be there; one that
+    shows for up to GLIMPSE frames between such places is left out.
+    """
+    return _runs(_reversed(_reversed(seen, False, UNSEEN), True, GLIMPSE))
+
+
+def _reversed(seen: np.ndarray, value: bool, longest: int) -> np.ndarray:
+    """bool [T], where runs of `value` of at most that many frames, but no whole clip, are not."""
+    result = seen.copy()
+    for start, stop, found in _runs(seen):
+        if found == value and stop - start <= min(longest, len(seen) - 1):
+            result[start:stop] = not value
+    return result
+
+
+def _runs(values: np.ndarray) -> list[tuple[int, int, bool]]:
+    """Stretches of one value in bool [T]: (first, after the last, value)."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return [(first, after, bool(values[first])) for first, after in pairwise(edges)]
+
+
+def activity(
+    audio: np.ndarray | None, video: np.ndarray | None, usable: list[tuple[int, int, bool]]
+) -> np.ndarray:
     """How likely somebody speaks in each frame, as far as loudness and motion tell: [T], 0 to 1.
 
-    Each on a scale from its quietest tenth of the frames to its loudest twentieth. Of both, the
-    loudness counts for its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth
-    tells of pauses that noise hides.
+    usable: see `spans`; where the picture cannot be used, loudness alone counts. Each on a scale
+    from its quietest tenth of the frames to its loudest twentieth. Of both, the loudness counts for
+    its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth tells of pauses that
+    noise hides.
     """
-    scales, weights = [], []
+    frames = usable[-1][1]
+    seen = np.repeat([shown for *_, shown in usable], [b - a for a, b, _ in usable])
+    loudness = motion = np.zeros(frames)
+    weight = 0.0
     if audio is not None:
         level = _loudness(audio, frames)
         low, high = np.percentile(level, (10, 95))
-        weights.append(1.0 if video is None else min(1.0, (high - low) / CLEAN_DB))
+        weight = min(1.0, (high - low) / CLEAN_DB)
         high = max(high, SILENT_DB + RANGE_DB)
-        scales.append(_scaled(level, np.clip(low, SILENT_DB, high - RANGE_DB), high))
-    if video is not None:
-        motion = _motion(video)
-        low, high = np.percentile(motion, (10, 95))
+        loudness = _scaled(level, np.clip(low, SILENT_DB, high - RANGE_DB), high)
+    if seen.any():
+        motion = _motion(video)[:frames]
+        motion = np.pad(motion, (0, frames - len(motion)))
+        low, high = np.percentile(motion[seen], (10, 95))
         high = max(high, STILL)
-        scales.append(_scaled(motion, min(low, high / 2), high))
-        weights.append(1.0 - sum(weights))
-    return np.average(scales, axis=0, weights=weights)
+        motion = _scaled(motion, min(low, high / 2), high)
+    return np.where(seen, weight * loudness + (1 - weight) * motion, loudness)
 
 
 def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:
@@ -114,9 +196,7 @@ def pieces(active: np.ndarray, start: int, stop: int, longest: int) -> list[Segm
 
     So a long piece is cut at any pause in its middle, a short one nowhere.
     """
-    around = np.pad(active, WINDOW // 2, mode="edge")
-    cost = np.lib.stride_tricks.sliding_window_view(around, WINDOW).mean(axis=1)[start:stop]
-    cost = np.append(cost, 0.0)
+    cost = np.append(_smoothed(active)[start:stop], 0.0)
     overlap = np.where(cost > QUIET, min(OVERLAP, longest // 5), 0)
     overlap[0] = overlap[-1] = 0  # the ends of a stretch are no cuts
     places = np.arange(len(cost))

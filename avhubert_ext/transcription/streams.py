@@ -1,77 +1,144 @@
-"""What a recogniser takes of a video or sound file."""
+"""What a recognizer takes of a video or sound file, on the file's clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
+from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
-from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
-from avhubert_ext.mouth.media import has_audio, has_video, read_audio
+from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
+from avhubert_ext.mouth.media import (
+    LIMITS,
+    Limits,
+    MediaInfo,
+    PictureError,
+    Sound,
+    check_duration,
+    probe,
+    read_sound,
+)
+from avhubert_ext.recognition import TOLERANCE
+from avhubert_ext.transcription.transcribe import fitted
+
+QUIET = 30  # root mean square of int16 samples below which no one is heard
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Streams:
-    """audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96]; None: not used.
+    """A clip that begins with the earlier of a file's first picture and first sound.
 
-    note: why, if nobody asked for that.
+    audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96]; None: not used. seen:
+    bool [T], where the picture shows the face, None without video. notes: what was used, if that
+    is not all, and how good it is, each one line; clip: what `video` was made of, None without it.
     """
 
     audio: np.ndarray | None
     video: np.ndarray | None
-    note: str | None = None
+    seen: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    clip: MouthClip | None = None
 
 
 def read_streams(
     path: Path,
     modalities: tuple[str, ...],
     *,
-    face: int = 1,
+    face: Faces = "speaking",
+    mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
+    limits: Limits = LIMITS,
     progress: Progress | None = None,
 ) -> Streams:
     """The streams of a file: both if that is among the `modalities`, else what there is.
 
     For a video without audio that is in `NAME.wav` beside it, as `prepare-video` leaves clips.
-    modalities: those that may be used, of "both", "audio" and "video". face, landmarks,
-    landmark_model, progress: as `mouth_clips`. Raises InputError for a file that has none of them.
+    Where the picture cannot be used, since it does not decode or shows no face that is good
+    enough, the sound alone is. modalities: those that may be used, of "both", "audio" and "video".
+    face, mouth, landmarks, landmark_model, limits, progress: as `mouth_clips`. Raises InputError
+    for a file that has none of them.
     """
+    info = probe(path)
+    check_duration(path, limits, info)
+    hears = {"audio", "both"} & set(modalities)
+    sound, notes = _sound(path, info, limits) if hears else (None, ())
     if modalities == ("audio",):
-        return _sound(path)
-    if not has_video(path):
-        if "audio" not in modalities:
-            raise InputError(f"{path}: no video track; give a file with a moving picture")
-        return replace(_sound(path), note="no video track in it: audio only")
+        return Streams(_needed(path, sound).samples, None, notes=notes)
+    if info.video is None and "audio" in modalities:
+        note = "no video track in it: sound alone"
+        return Streams(_needed(path, sound).samples, None, notes=(*notes, note))
     try:
-        clip, *_ = mouth_clips(
-            path, face, landmarks=landmarks, landmark_model=landmark_model, progress=progress
+        (clip,) = mouth_clips(
+            path,
+            face,
+            mouth=mouth,
+            landmarks=landmarks,
+            landmark_model=landmark_model,
+            limits=limits,
+            sound=sound,
+            progress=progress,
         )
-    except NoFaceError:
-        if "audio" not in modalities:
+    except PictureError as error:
+        if sound is None and hears and info.video is not None:
+            raise InputError(f"{error}; there is no sound in it either") from None
+        if sound is None or "audio" not in modalities:
             raise
-        return replace(_sound(path), note="no face found in it: audio only")
+        reason = str(error).removeprefix(f"{path}: ").split("; ")[0]
+        return Streams(sound.samples, None, notes=(*notes, f"{reason}: sound alone"))
+    notes += clip.warnings
+    if sound is None:
+        if hears and "video" not in modalities:
+            _needed(path, sound)
+        notes += ("no audio track in it: picture alone",) if hears else ()
+        return Streams(None, clip.video, clip.seen, notes, clip)
     if "both" not in modalities:
-        return Streams(None, clip.video)
-    if clip.audio is not None:
-        return Streams(clip.audio, clip.video)
-    if "video" in modalities and not _beside(path).is_file():
-        return Streams(None, clip.video, "no audio track in it: video only")
-    return replace(_sound(path), video=clip.video)
+        return Streams(None, clip.video, clip.seen, notes, clip)
+    return _on_one_clock(sound, clip, notes)
 
 
-def _sound(path: Path) -> Streams:
-    """The audio of a file, or that beside it."""
-    beside = _beside(path)
-    if has_audio(path) or not beside.is_file():
-        return Streams(read_audio(path), None)
-    return Streams(read_audio(beside), None, f"no audio track in it: audio of {beside}")
+def _sound(path: Path, info: MediaInfo, limits: Limits) -> tuple[Sound | None, tuple[str, ...]]:
+    """The sound of a file, or that beside it, and notes; None without one."""
+    if info.audio is not None:
+        sound = read_sound(path, limits)
+        return sound, sound.notes + _loudness_note(sound)
+    wav = path.with_suffix(".wav")
+    if not wav.is_file():
+        return None, ()
+    sound = read_sound(wav, limits)
+    start = 0.0 if info.video is None else info.video.start
+    notes = (f"no audio track in it: audio of {wav}", *sound.notes, *_loudness_note(sound))
+    return Sound(start, sound.samples), notes
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".wav")
+def _loudness_note(sound: Sound) -> tuple[str, ...]:
+    power = np.mean(np.square(sound.samples, dtype=np.float32))
+    return ("the sound is almost silent",) if power < QUIET**2 else ()
+
+
+def _needed(path: Path, sound: Sound | None) -> Sound:
+    if sound is None:
+        raise InputError(f"{path}: no audio track; give a file with sound")
+    return sound
+
+
+def _on_one_clock(sound: Sound, clip: MouthClip, notes: tuple[str, ...]) -> Streams:
+    """Sound and picture from the moment that the first of them begins."""
+    audio, video, seen = sound.samples, clip.video, clip.seen
+    late = round((clip.start - sound.start) * FPS)  # frames without a picture at the beginning
+    if late > 0:
+        video = np.concatenate([np.repeat(video[:1], late, axis=0), video])
+        seen = np.concatenate([np.zeros(late, bool), seen])
+        late_note = (f"the picture begins {late / FPS:.1f} s after the sound",)
+        notes += late_note if late > TOLERANCE else ()
+    shift = round((sound.start - clip.start) * SAMPLE_RATE) + max(late, 0) * SAMPLE_RATE // FPS
+    audio = np.pad(audio, (shift, 0)) if shift > 0 else audio[-shift:]
+    if abs(len(audio) - len(video) * SAMPLES_PER_FRAME) <= TOLERANCE * SAMPLES_PER_FRAME:
+        audio = fitted(audio, len(video))
+    return Streams(audio, video, seen, notes, clip)

@@ -81,7 +81,7 @@ def to_txt(transcript: Transcript) -> str:
 
 
 def to_json(transcript: Transcript, **about: str) -> str:
-    """One object in one line; about: what else it tells, as file and model."""
+    """One object in one line; about: more fields, for example file and model."""
     words = [
         {
             "text": word.text,
@@ -91,8 +91,12 @@ def to_json(transcript: Transcript, **about: str) -> str:
         }
         for word in transcript.words
     ]
-    told = {"modality": transcript.modality, "seconds": transcript.seconds}
-    content = about | told | {"text": transcript.text, "words": words}
+    facts = {
+        "modality": transcript.modality,
+        "seconds": transcript.seconds,
+        "notes": list(transcript.notes),
+    }
+    content = about | facts | {"text": transcript.text, "words": words}
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 

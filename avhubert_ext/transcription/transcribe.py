@@ -10,24 +10,27 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognizer, check_clip
+from avhubert_ext.recognition import TOLERANCE, Recognizer, check_clip
 from avhubert_ext.transcription.alignment import Word, words_of
-from avhubert_ext.transcription.segments import Segment, segment
+from avhubert_ext.transcription.segments import Segment, segment, spans
 
 SHORTEST = 2.0  # seconds; less is no segment for a model
+PLACES = 3  # that a note lists
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of a clip in their order, and what else there is to tell.
+    """The words of a clip in their order, and what else is known of it.
 
-    modality: both, audio or video, what was recognised; seconds: the clip's length.
+    modality: both, audio or video, what was recognized; seconds: the clip's length; notes: what a
+    reader should know, for example where the sound alone was used, each one line.
     """
 
     text: str
     words: tuple[Word, ...]
     modality: str
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def transcribe(
@@ -35,26 +38,40 @@ def transcribe(
     audio: np.ndarray | None,
     video: np.ndarray | None,
     *,
+    seen: np.ndarray | None = None,
     longest: float = 15.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Transcript:
     """What is said in a clip, and when.
 
     audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96] at 25 frames a second;
-    either may be None if the recogniser takes the other alone. longest: seconds recognised at once;
-    a longer clip is cut at pauses. progress: called with the frames done and all there are.
-    Raises InputError where the recogniser does not take the clip.
+    either may be None if the recognizer takes the other alone; both begin at the same time. seen:
+    bool [T], where the video shows the mouth; None for everywhere. longest: seconds recognized at
+    once; a longer clip is cut at pauses. progress: called with the frames done and all there are.
+
+    Where the video ends before the audio, and where the mouth is not seen for more than a second,
+    the audio alone is recognized, or left out where the recognizer does not take it alone. Audio
+    that ends before the video is continued with silence. Beyond 0.2 s the notes say so.
+    Raises InputError where the recognizer does not take the clip.
     """
     check_longest(longest)
-    modality, frames = check_clip(audio, video, recognizer.modalities)
-    parts = segment(audio, video, int(min(longest * FPS, frames)))
-    if audio is not None:  # cut, or filled up, as models would do
-        audio = np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))
+    modality, _ = check_clip(audio, video, recognizer.modalities)
+    audio, seen, notes = _timeline(audio, video, seen)
+    frames = len(seen)
+    parts = segment(audio, video, int(min(longest * FPS, frames)), seen)
+    alone = "audio" in recognizer.modalities and audio is not None
+    if video is not None:
+        unseen = [span for span in spans(seen) if not span[2]]
+        notes += [_unseen_note(unseen, alone)] if unseen else []
+        if alone and unseen and not any(part.seen for part in parts):
+            modality = "audio"
+        elif not alone:
+            parts = [part for part in parts if part.seen]
     words: list[Word] = []
     for part in parts:
         heard = None if audio is None else audio[_samples(part)]
-        seen = None if video is None else video[part.start : part.stop]
-        found = words_of(recognizer.recognize(heard, seen))
+        shown = _held(video, part) if part.seen else None
+        found = words_of(recognizer.recognize(heard, shown))
         shift = part.start / FPS
         later = [replace(w, start=w.start + shift, end=w.end + shift) for w in found]
         words = joined(words, later, part)
@@ -62,7 +79,58 @@ def transcribe(
             progress(part.right, frames)
     if progress is not None:
         progress(frames, frames)
-    return Transcript(" ".join(w.text for w in words), tuple(words), modality, frames / FPS)
+    text = " ".join(w.text for w in words)
+    return Transcript(text, tuple(words), modality, frames / FPS, tuple(notes))
+
+
+def _timeline(
+    audio: np.ndarray | None, video: np.ndarray | None, seen: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray, list[str]]:
+    """The audio [T * 640], where the mouth is seen, bool [T], and notes, for a clip of T frames.
+
+    T is the video's length, unless the audio is longer by more than TOLERANCE frames.
+    """
+    heard = 0 if audio is None else -(-len(audio) // SAMPLES_PER_FRAME)
+    if video is None:
+        return fitted(audio, heard), np.zeros(heard, bool), []
+    shown = len(video)
+    if seen is None:
+        seen = np.ones(shown, bool)
+    elif np.shape(seen) != (shown,):
+        raise InputError(
+            f"seen is {list(np.shape(seen))}: expected a value for each of {shown} frames"
+        )
+    if audio is None:
+        return None, seen, []
+    if heard > shown + TOLERANCE:
+        seen = np.pad(seen, (0, heard - shown))
+    notes = []
+    if abs(heard - shown) > TOLERANCE:
+        rest = "silence is filled in" if heard < shown else "there is no picture for the rest"
+        notes = [f"the sound is {heard / FPS:.1f} s long, the picture {shown / FPS:.1f} s: {rest}"]
+    return fitted(audio, len(seen)), seen, notes
+
+
+def fitted(audio: np.ndarray, frames: int) -> np.ndarray:
+    """Audio [N] -> [frames * 640], cut or continued with silence."""
+    return np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))[
+        : frames * SAMPLES_PER_FRAME
+    ]
+
+
+def _unseen_note(unseen: list[tuple[int, int, bool]], alone: bool) -> str:
+    """Where the picture was not used, the first few places."""
+    places = [f"{start / FPS:.1f} to {stop / FPS:.1f} s" for start, stop, _ in unseen[:PLACES]]
+    more = f" and {len(unseen) - PLACES} more places" if len(unseen) > PLACES else ""
+    what = "sound alone" if alone else "left out"
+    return f"no picture of the face from {', '.join(places)}{more}: {what} there"
+
+
+def _held(video: np.ndarray | None, part: Segment) -> np.ndarray | None:
+    """The frames of a segment; after the end of the video its last one."""
+    if video is None or part.stop <= len(video):
+        return None if video is None else video[part.start : part.stop]
+    return video[np.minimum(np.arange(part.start, part.stop), len(video) - 1)]
 
 
 def check_longest(seconds: float) -> None:

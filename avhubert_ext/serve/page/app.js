@@ -17,12 +17,12 @@ let clip = null;
 let transcripts = new Map(); // by modalities and level
 let working = new AbortController(); // what is under way for the clip and level shown
 let referenceIsOurs = true; // until someone types another
-let source; // the file that the clip was made of, its name, and whose face
+let source; // the file that the clip was made of, and its name
 let settling; // the slider
 
 // ---- a clip comes in
 
-async function upload(file, name, face = 1) {
+async function upload(file, name, face = "speaking") {
   showError("");
   if (file.size > settings.megabytes * 1e6) {
     return showError(`${name}: larger than ${settings.megabytes} MB; try a shorter clip.`);
@@ -39,7 +39,7 @@ async function upload(file, name, face = 1) {
       onProgress: (done, of) => showWork(`Looking for the mouth in ${name} …`, done, of),
       onBusy: () => showWork("Waiting: the server is busy with other clips …"),
     });
-    source = { file, name, face };
+    source = { file, name };
     await show(received);
   } catch (error) {
     showFailure(error);
@@ -86,7 +86,7 @@ function showQuality() {
   const choices = Array.from({ length: q.faces ?? 0 }, (_, n) => new Option(n + 1));
   $("face-choice").hidden = choices.length < 2;
   $("face-number").replaceChildren(...choices);
-  $("face-number").value = source.face;
+  $("face-number").value = clip.number;
   $("quality").replaceChildren(...facts.flatMap(
     ([name, value]) => [make("dt", "", name), make("dd", "", value)]));
 }
@@ -169,7 +169,7 @@ function transcriptPanel(modalities) {
   panel.id = `transcript-${modalities}`;
   const header = make("header");
   header.append(make("h3", "", NAMES[modalities]), make("span", "rate"));
-  panel.append(header, make("p", "text"), make("p", "save note"));
+  panel.append(header, make("p", "text"), make("ul", "warnings"), make("p", "save note"));
   return panel;
 }
 
@@ -200,6 +200,8 @@ function drawTranscript(modalities, level, said) {
   });
   if (!found.words.length) elements.push(make("span", "none", "nothing recognised"));
   panel.querySelector(".text").replaceChildren(...elements);
+  panel.querySelector(".warnings").replaceChildren(
+    ...found.notes.map((text) => make("li", "", text)));
   panel.querySelector(".rate").textContent =
     said.length ? `${edits(steps)} of ${said.length} words differ` : "";
   panel.querySelector(".save").replaceChildren(

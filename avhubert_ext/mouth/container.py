@@ -1,0 +1,388 @@
+"""What is in a media file, by its header.
+
+No file is trusted. Only demuxers of single media files are tried (a playlist could name other
+files), no protocol but plain files, and the length and the frame size are limited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avhubert_ext.errors import InputError
+
+if TYPE_CHECKING:
+    import av
+
+# FFmpeg's names of single-file formats; without hls, concat, image sequences, network streams.
+FORMATS = (
+    # video, most with sound
+    "asf,avi,dv,flv,gif,gxf,ivf,m4v,matroska,webm,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,nuv,"
+    "ogg,rm,wtv,yuv4mpegpipe,av1,dirac,h261,h263,h264,hevc,obu,vc1,vvc,"
+    # sound
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,au,caf,dsf,dts,dtshd,eac3,flac,gsm,loas,mlp,mp3,mpc,mpc8,"
+    "nistsphere,oma,paf,qcp,shn,sox,spdif,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+# Streams without time stamps: FFmpeg guesses their length from the bit rate of the beginning.
+UNTIMED = {
+    *("aac", "ac3", "av1", "dirac", "dts", "eac3", "h261", "h263", "h264", "hevc", "loas", "m4v"),
+    *("mlp", "mp3", "mpegvideo", "obu", "truehd", "vc1", "vvc"),
+}
+CONVERT = "convert it to MP4 with H.264 and AAC: ffmpeg -i IN OUT.mp4"
+DAMAGED = 0.1  # of the frames, or blocks of sound; with more a track is refused
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file that lacks more of its length is cut short
+AVI_LIVE = 1 << 30  # frames, in an AVI whose writer could not go back to count them
+FIRST = 100  # packets in which the first frame is looked for
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still decoded: the length, and the size of a frame in pixels (8K)."""
+
+    seconds: float = 3600.0
+    pixels: int = 7680 * 4320
+
+
+LIMITS = Limits()
+
+
+class PictureError(InputError):
+    """A video track that cannot be used; the sound of the file may be fine."""
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """The moving picture of a file.
+
+    width, height: of the frames of `video_frames`, upright and with square pixels; rotation: by
+    how many degrees clockwise the stored frames are turned for that, 0, 90, 180 or 270; rate:
+    frames a second, None if unknown; start: of the first frame, in seconds on the file's clock;
+    seconds: the length by the header, None if unknown.
+    """
+
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    rate: float | None
+    start: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """The sound of a file.
+
+    rate: in Hz; start: of the first sample, in seconds on the file's clock; seconds: the length by
+    the header, None if unknown.
+    """
+
+    codec: str
+    channels: int
+    rate: int
+    start: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """A media file: FFmpeg's name of its format, its length by its header, and its tracks.
+
+    seconds: None if the header gives no length; video, audio: None if there is none. A cover
+    picture of a song is no video.
+    """
+
+    container: str
+    seconds: float | None
+    video: VideoTrack | None
+    audio: AudioTrack | None
+
+
+def probe(path: Path) -> MediaInfo:
+    """What is in a media file: its header and first frame are read.
+
+    Raises InputError for what is no media file.
+    """
+    with opened(path) as container:
+        video, audio = video_stream(container), audio_stream(container)
+        return MediaInfo(
+            container=container.format.name,
+            seconds=container_seconds(container),
+            video=None if video is None else _video_track(container, video),
+            audio=None if audio is None else _audio_track(container, audio),
+        )
+
+
+def check_duration(path: Path, limits: Limits = LIMITS, info: MediaInfo | None = None) -> None:
+    """Raise InputError for a file whose header reports more than `limits.seconds`.
+
+    Nothing is decoded for that. info: of the file, if already probed.
+    """
+    if info is not None:
+        seconds = info.seconds
+    else:
+        with opened(path) as container:
+            seconds = container_seconds(container)
+    if seconds is not None and seconds > limits.seconds:
+        raise too_long(path, limits, f" by its header: {seconds:.0f} s")
+
+
+def too_long(path: Path, limits: Limits, detail: str = "") -> InputError:
+    """The error for a file over the limit of seconds."""
+    return InputError(
+        f"{path}: longer than the limit of {limits.seconds:g} s{detail}; cut it into pieces"
+    )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a media file; whatever FFmpeg dislikes in the block becomes an InputError."""
+    import av
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} not found, or not a file; check the path")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: empty, 0 bytes; copy it again")
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        # With the protocol: a name such as http:x.mp4 is a file's name here.
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+            yield container
+    except (av.error.FFmpegError, ValueError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: not a video or sound file that FFmpeg reads ({reason}); copy it again, or "
+            f"{CONVERT}"
+        ) from None
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first moving picture that can be decoded, or else the first; None without one."""
+    from av.stream import Disposition
+
+    no_video = Disposition.attached_pic | Disposition.timed_thumbnails
+    found = [s for s in container.streams.video if not s.disposition & no_video]
+    return _first_decodable(found)
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first sound that can be decoded, or else the first; None without one."""
+    return _first_decodable(list(container.streams.audio))
+
+
+def _first_decodable(streams: list[av.stream.Stream]) -> av.stream.Stream | None:
+    decodable = [s for s in streams if s.codec_context is not None]
+    return next(iter([*decodable, *streams]), None)
+
+
+def codec_name(stream: av.stream.Stream) -> str:
+    """FFmpeg's name of a track's codec."""
+    return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
+
+
+def container_seconds(container: av.container.InputContainer) -> float | None:
+    """The length of a file by its header; None if the header gives none."""
+    if not container.duration or _guessed(container):
+        return None
+    tracks = [stream_seconds(s) or 0.0 for s in container.streams.video]
+    return max([container.duration / 1_000_000, *tracks])
+
+
+def stream_seconds(stream: av.stream.Stream) -> float | None:
+    """The length of a track by the header; None if the header gives none."""
+    match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
+        case [hours, minutes, seconds]:
+            with suppress(ValueError):
+                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    if not stream.duration or _guessed(stream.container):
+        return None
+    seconds = float(stream.duration * stream.time_base)
+    if stream.container.format.name == "avi" and stream.type == "video" and stream.average_rate:
+        # FFmpeg shortens the length to what is there of the file, but not the count of frames.
+        return max(seconds, float(stream.frames / stream.average_rate))
+    return seconds
+
+
+def _guessed(container: av.container.InputContainer) -> bool:
+    """Whether the header gives no length, so that FFmpeg guesses one from a bit rate."""
+    tracks = [*container.streams.video, *container.streams.audio]
+    return (
+        container.format.name in UNTIMED
+        # Its header has the length of the file, not of tracks: FFmpeg sets them if it guesses.
+        or (container.format.name == "matroska,webm" and any(t.duration for t in tracks))
+        or any(t.frames == AVI_LIVE for t in tracks)
+    )
+
+
+def cut_short(
+    container: av.container.InputContainer, stream: av.stream.Stream, seconds: float, end: float
+) -> str | None:
+    """How far a file is cut short, for the user; None if it has what its header promises.
+
+    seconds: of the track that were read; end: of the last packet of any track, on the file's clock.
+    """
+    share = _share_there(container)
+    for found, declared in (
+        (seconds, stream_seconds(stream) or 0.0),
+        (end, container_seconds(container) or 0.0),
+        (seconds, seconds / share),
+    ):
+        if declared - found > max(CUT_SECONDS, CUT_SHARE * declared):
+            return f"cut short, {found:.1f} s of the {declared:.1f} s in its header"
+    return None
+
+
+def _share_there(container: av.container.InputContainer) -> float:
+    """How much of a WAV, W64 or CAF file is there, of what its header promises.
+
+    FFmpeg reads these to the end of the file, whatever their header promises.
+    """
+    with open(container.name.removeprefix("file:"), "rb") as file:
+        head = file.read(4096)
+    promised = 0
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        promised = int.from_bytes(head[4:8], "little") + 8
+        if promised >= 1 << 31:  # the writer could not go back, or the count has overflowed
+            promised = 0
+    elif head[:4] == b"RF64":
+        promised = int.from_bytes(head[20:28], "little") + 8
+    elif head[:4] == b"riff":
+        promised = int.from_bytes(head[16:24], "little")
+    elif head[:4] == b"caff":
+        at = 8
+        while head[at : at + 4] not in (b"data", b""):
+            at += 12 + max(0, int.from_bytes(head[at + 4 : at + 12], "big", signed=True))
+        promised = at + 12 + int.from_bytes(head[at + 4 : at + 12], "big", signed=True)
+    return min(1.0, container.size / max(1, promised))
+
+
+class Clock:
+    """Times of a track in seconds on the file's clock, on which its first track begins at 0."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        self._base = stream.time_base
+        self._zero = Fraction(container.start_time or 0, 1_000_000)
+        self._timed = container.format.name not in UNTIMED
+
+    def at(self, stamp: int | None) -> float | None:
+        """The time of a stamp; None without one."""
+        if stamp is None or not self._timed:
+            return None
+        return float(stamp * self._base - self._zero)
+
+    def span(
+        self, item: av.Packet | av.frame.Frame, before: float, duration: float
+    ) -> tuple[float, float]:
+        """Start and end of a packet or frame.
+
+        before: the end of the one before, where this one begins if it has no stamp; duration: of
+        one that has none.
+        """
+        start = self.at(item.pts)
+        start = before if start is None else start
+        return start, start + (float((item.duration or 0) * self._base) or duration)
+
+
+class Packets:
+    """The packets of a track, then None to flush its decoder; where reading fails is the end.
+
+    A decoder takes an empty packet for the end, too: do not pass it on. end: of the last packet
+    so far, of whichever track, in seconds on the file's clock.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        self._container = container
+        self._stream = stream
+        self.end = 0.0
+
+    def __iter__(self) -> Iterator[av.Packet | None]:
+        import av
+
+        tracks = [*self._container.streams.video, *self._container.streams.audio]
+        clocks = {track.index: Clock(self._container, track) for track in tracks}
+        with suppress(av.error.FFmpegError):
+            for packet in self._container.demux(tracks):
+                if packet.size or packet.pts is not None:
+                    _, end = clocks[packet.stream_index].span(packet, 0.0, 0.0)
+                    self.end = max(self.end, end)
+                    if packet.stream_index == self._stream.index:
+                        yield packet
+        yield None
+
+
+def square_size(stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height of a track's stored frames in square pixels."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    if not 0.25 < ratio < 4:  # a mistake
+        ratio = 1.0
+    return round(stream.width * ratio), stream.height
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """How stored pixels (x, y) are shown, at (a x + c y, b x + d y): (a, b, c, d) of -1, 0, 1."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(data, np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return -1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1
+    return 0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0
+
+
+def _video_track(container: av.container.InputContainer, stream: av.VideoStream) -> VideoTrack:
+    width, height = square_size(stream)
+    clock = Clock(container, stream)
+    start = clock.at(stream.start_time) or 0.0
+    rotation = 0
+    rate = stream.average_rate or stream.guessed_rate
+    frame = _first_frame(container, stream)
+    if frame is not None:
+        start, _ = clock.span(frame, start, 0.0)
+        a, b, _, _ = orientation(frame)
+        rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
+        if b:
+            width, height = height, width
+    return VideoTrack(
+        codec=codec_name(stream),
+        width=width,
+        height=height,
+        rotation=rotation,
+        rate=float(rate) if rate else None,
+        start=start,
+        seconds=stream_seconds(stream),
+    )
+
+
+def _first_frame(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> av.VideoFrame | None:
+    import av
+
+    if stream.codec_context is None:
+        return None
+    stream.thread_type = "NONE"
+    stream.codec_context.options = {"max_pixels": str(LIMITS.pixels)}
+    for _, packet in zip(range(FIRST), Packets(container, stream), strict=False):
+        with suppress(av.error.FFmpegError):
+            if packet is None or packet.size:
+                for frame in stream.codec_context.decode(packet):
+                    return frame
+    return None
+
+
+def _audio_track(container: av.container.InputContainer, stream: av.AudioStream) -> AudioTrack:
+    context = stream.codec_context
+    return AudioTrack(
+        codec=codec_name(stream),
+        channels=0 if context is None else context.channels,
+        rate=0 if context is None else context.sample_rate,
+        start=Clock(container, stream).at(stream.start_time) or 0.0,
+        seconds=stream_seconds(stream),
+    )
