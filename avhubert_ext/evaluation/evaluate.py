@@ -32,7 +32,7 @@ from avhubert_ext.data.normalization import TextConfig, comparable, read_text_co
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.families import (
     ExportedFamily,
@@ -288,6 +288,7 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
     Raises InputError where `out` holds results of other settings or of another file by that name.
     """
     for name, _ in models:
+        check_printable(name)
         if name != Path(name).name or name in ("", ".", ".."):
             raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
     evaluator = Evaluator(config)
