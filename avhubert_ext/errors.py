@@ -11,6 +11,17 @@ class InputError(Exception):
     """Input the user can mend: the message names the file or value and the remedy, in one line."""
 
 
+def printable(text: object) -> str:
+    """The text with every byte of a name that is not UTF-8 as an escape, as in `caf\\udce9`."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_printable(name: str) -> None:
+    """Raise an InputError for a name that cannot stand on a page or in a picture."""
+    if name != printable(name):
+        raise InputError(f"model name '{printable(name)}': not UTF-8; choose another name")
+
+
 def show_input_errors_plainly() -> None:
     """Make an uncaught `InputError` end the process with one line and exit code 1, no traceback.
 

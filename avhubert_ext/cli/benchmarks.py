@@ -1,4 +1,4 @@
-"""Commands that tell cost and speed."""
+"""Commands that measure cost and speed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from avhubert_ext.cli.parsing import add_recognizer, command, positive
+
+OUT = "JSON file to write the measurements to"
+ROUNDS = "Number of rounds; each times everything once"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -38,18 +41,23 @@ def _complexity(args: argparse.Namespace) -> None:
 
 def _add_complexity(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "complexity", _complexity, "parameters and FLOPs/frame beside the paper's"
+        commands,
+        "complexity",
+        _complexity,
+        "Show parameters and FLOPs per frame beside the paper's",
     )
     models = parser.add_mutually_exclusive_group()
     models.add_argument(
         "--preset",
         nargs="+",
         metavar="NAME",
-        help="teacher, 1 ... 7, base-s, base-l, teacher-tiny, tiny-7, vsr-tiny; without any: "
-        "all of paper A's Table 1",
+        help="Networks to show: teacher, 1 ... 7, base-s, base-l, teacher-tiny, tiny-7, vsr-tiny; "
+        "without the option all of paper A's Table 1",
     )
-    models.add_argument("--checkpoint", nargs="+", type=Path, metavar="FILE", help="model files")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    models.add_argument(
+        "--checkpoint", nargs="+", type=Path, metavar="FILE", help="Model files to show"
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table")
 
 
 def _show(text: str, report: dict[str, Any], out: Path) -> None:
@@ -82,25 +90,35 @@ def _benchmark(args: argparse.Namespace) -> None:
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "benchmark", _benchmark, "time the encoders side by side on the CPU")
-    parser.add_argument("what", choices=("encoder",), help="what is timed")
+    parser = command(commands, "benchmark", _benchmark, "Time the encoders side by side on the CPU")
+    parser.add_argument("what", choices=("encoder",), help="What to time")
     parser.add_argument(
         "--preset",
         nargs="+",
         metavar="NAME",
-        help="as for `complexity`; without any: all of paper A's Table 1",
+        help="Networks to time, as for `complexity`; without the option all of paper A's Table 1",
     )
     parser.add_argument(
         "--backend",
         nargs="+",
         choices=("eager", "fused", "compile", "onnx"),
-        help="fused: batch norm and more folded by `.fuse()`; without any: all",
+        help="Forms to time; fused is the model after `.fuse()`. Without the option all of them",
     )
-    parser.add_argument("--threads", type=positive, default=1, help="for each model")
-    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--rounds", type=positive, default=9, help="each times everything once")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument("--threads", type=positive, default=1, help="Number of CPU threads")
+    parser.add_argument(
+        "--frames",
+        type=positive,
+        default=100,
+        help="Length of the clip in video frames, 25 per second",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="Data type of weights and activations",
+    )
+    parser.add_argument("--rounds", type=positive, default=9, help=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)
 
 
 def _benchmark_distillation(args: argparse.Namespace) -> None:
@@ -123,21 +141,27 @@ def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-distillation",
         _benchmark_distillation,
-        "time an update of a distillation beside a plain training loop on the CPU",
+        "Time an update of a distillation beside a plain training loop on the CPU",
     )
-    parser.add_argument("--student", default="7", help="preset: 1 ... 7, tiny-7")
-    parser.add_argument("--teacher", default="teacher", help="preset: teacher, teacher-tiny")
-    parser.add_argument("--batch-size", type=positive, default=4, help="utterances an update")
-    parser.add_argument("--frames", type=positive, default=100, help="of each utterance")
-    parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=5, help="each times both once")
+    parser.add_argument("--student", default="7", help="Preset of the student: 1 ... 7 or tiny-7")
+    parser.add_argument(
+        "--teacher", default="teacher", help="Preset of the teacher: teacher or teacher-tiny"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=4, help="Number of utterances in an update"
+    )
+    parser.add_argument(
+        "--frames", type=positive, default=100, help="Length of each utterance in video frames"
+    )
+    parser.add_argument("--threads", type=positive, default=2, help="Number of CPU threads")
+    parser.add_argument("--rounds", type=positive, default=5, help=ROUNDS)
     parser.add_argument(
         "--teacher-precision",
         choices=("auto", "bfloat16", "float16", "float32"),
         default="auto",
-        help="auto: bfloat16 where the hardware has it",
+        help="Data type of the teacher; auto is bfloat16 if the hardware supports it",
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)
 
 
 def _benchmark_decoding(args: argparse.Namespace) -> None:
@@ -160,24 +184,28 @@ def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-decoding",
         _benchmark_decoding,
-        "time whole recognisers, encoder and beam search, side by side on the CPU",
+        "Time whole recognizers, encoder and beam search, side by side on the CPU",
     )
     parser.add_argument(
         "--preset",
         nargs="+",
         default=["teacher", "7"],
         metavar="NAME",
-        help="encoders: as for `complexity`",
+        help="Encoders to time, as for `complexity`",
     )
-    parser.add_argument("--decoder", default="base", help="preset of all decoders: base, tiny")
-    parser.add_argument("--beam", type=positive, default=10, help="hypotheses")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip")
+    parser.add_argument("--decoder", default="base", help="Preset of all decoders: base or tiny")
     parser.add_argument(
-        "--tokens", type=positive, help="decoded; without it 3.5 a second, as LRS3 has subwords"
+        "--beam", type=positive, default=10, help="Number of hypotheses in the beam search"
     )
-    parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument("--seconds", type=float, default=4.0, help="Length of the clip in seconds")
+    parser.add_argument(
+        "--tokens",
+        type=positive,
+        help="Number of tokens to decode; without it 3.5 per second, as in LRS3",
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="Number of CPU threads")
+    parser.add_argument("--rounds", type=positive, default=5, help=ROUNDS)
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)
 
 
 def _benchmark_data(args: argparse.Namespace) -> None:
@@ -193,17 +221,19 @@ def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-data",
         _benchmark_data,
-        "time the reading of training data beside a plain data set on one CPU core",
+        "Time the reading of training data beside a plain data set on one CPU core",
     )
-    parser.add_argument("--data", type=Path, required=True, help="manifest folder of `prepare`")
-    parser.add_argument("--split", default="train", help="manifest to read")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="Manifest folder made by `prepare`"
+    )
+    parser.add_argument("--split", default="train", help="Name of the manifest to read")
     parser.add_argument(
         "--noise-manifests",
         metavar="DIRS",
-        help="folders of `noise` separated by commas, for noise with probability 0.25",
+        help="Folders made by `noise`, separated by commas, to add noise with probability 0.25",
     )
-    parser.add_argument("--rounds", type=positive, default=5, help="epochs that are timed")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument("--rounds", type=positive, default=5, help="Number of epochs to time")
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)
 
 
 def _benchmark_sparse(args: argparse.Namespace) -> None:
@@ -218,14 +248,14 @@ def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-sparse",
         _benchmark_sparse,
-        "time pruned layers and encoders, sparse beside dense, on the CPU",
+        "Time pruned layers and encoders, sparse beside dense, on the CPU",
     )
     parser.add_argument(
         "--preset",
         nargs="+",
         default=["base-s", "base-l", "7"],
         metavar="NAME",
-        help="encoders: as for `complexity`",
+        help="Encoders to time, as for `complexity`",
     )
     parser.add_argument(
         "--sparsity",
@@ -233,14 +263,22 @@ def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
         type=float,
         default=[0.5, 0.8, 0.9, 0.95],
         metavar="S",
-        help="of each linear layer, in [0, 1)",
+        help="Sparsities of each linear layer, in [0, 1)",
     )
-    parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument("--frames", type=positive, default=100, help="of the clip, 25 a second")
+    parser.add_argument("--threads", type=positive, default=1, help="Number of CPU threads")
     parser.add_argument(
-        "--rounds", type=positive, default=5, help="of the encoders; ten times as many of layers"
+        "--frames",
+        type=positive,
+        default=100,
+        help="Length of the clip in video frames, 25 per second",
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=5,
+        help="Number of rounds for the encoders; layers get ten times as many",
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)
 
 
 def _benchmark_transcription(args: argparse.Namespace) -> None:
@@ -261,16 +299,17 @@ def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-transcription",
         _benchmark_transcription,
-        "how exact the times of words are, and what cutting long clips costs",
+        "Measure the errors of word times, and what it costs to cut long clips",
     )
     add_recognizer(parser)
     parser.add_argument(
-        "--corpus", type=Path, required=True, help="LRS3's layout, with times in transcripts"
+        "--corpus",
+        type=Path,
+        required=True,
+        help="Corpus in the layout of LRS3, with word times in its transcripts",
     )
-    parser.add_argument("--threads", type=positive, default=1)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmark_transcription.json"), help="JSON to write"
-    )
+    parser.add_argument("--threads", type=positive, default=1, help="Number of CPU threads")
+    parser.add_argument("--out", type=Path, default=Path("benchmark_transcription.json"), help=OUT)
 
 
 def _benchmark_runtime(args: argparse.Namespace) -> None:
@@ -294,29 +333,40 @@ def _add_benchmark_runtime(commands: argparse._SubParsersAction) -> None:
         commands,
         "benchmark-runtime",
         _benchmark_runtime,
-        "size and speed of recognisers, PyTorch and all exported forms side by side, on the CPU",
+        "Measure size and speed of recognizers on the CPU, in PyTorch and in all exported forms",
     )
     parser.add_argument(
         "--model",
         nargs="+",
         default=["7", "tiny-7"],
         metavar="NAME",
-        help="of AV-HuBERT's family: encoder presets as for `complexity`, or model files",
+        help="Recognizers of AV-HuBERT's family to time: encoder presets as for `complexity`, or "
+        "model files",
     )
     parser.add_argument(
         "--form",
         nargs="+",
         metavar="FORM",
-        help="pytorch, 'pytorch fused', onnx, 'onnx int8', openvino ...; without any: all",
+        help="Forms to time: pytorch, 'pytorch fused', onnx, 'onnx int8', openvino, or 'openvino "
+        "int8'; without the option all of them",
     )
-    parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2])
-    parser.add_argument("--beam", type=positive, default=10, help="hypotheses")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of the clip")
     parser.add_argument(
-        "--tokens", type=positive, help="decoded; without it 3.5 a second, as LRS3 has subwords"
+        "--threads", nargs="+", type=positive, default=[1, 2], help="Numbers of CPU threads"
     )
-    parser.add_argument("--rounds", type=positive, default=5, help="each times everything once")
     parser.add_argument(
-        "--folder", type=Path, required=True, help="where models are exported to, and found again"
+        "--beam", type=positive, default=10, help="Number of hypotheses in the beam search"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="JSON to write")
+    parser.add_argument("--seconds", type=float, default=4.0, help="Length of the clip in seconds")
+    parser.add_argument(
+        "--tokens",
+        type=positive,
+        help="Number of tokens to decode; without it 3.5 per second, as in LRS3",
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help=ROUNDS)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        required=True,
+        help="Folder that models are exported to, and found in again",
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help=OUT)

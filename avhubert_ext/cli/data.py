@@ -31,18 +31,34 @@ def _synth(args: argparse.Namespace) -> None:
 
 
 def _add_synth(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "synth", _synth, "make the embedded corpus: speech, lips and noise")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, LRS3 layout")
-    parser.add_argument("--speakers", type=int, default=10, help="every fifth is a test speaker")
-    parser.add_argument("--utterances", type=int, default=20, help="utterances per speaker")
-    parser.add_argument("--seed", type=int, default=1, help="same seed, same corpus")
+    parser = command(
+        commands, "synth", _synth, "Make the embedded corpus of speech, lips and noise"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="Folder to write the corpus to, in the layout of LRS3",
+    )
+    parser.add_argument(
+        "--speakers", type=int, default=10, help="Number of speakers; every fifth is for the test"
+    )
+    parser.add_argument(
+        "--utterances", type=int, default=20, help="Number of utterances of each speaker"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="Seed of the corpus; the same seed gives the same corpus",
+    )
     parser.add_argument(
         "--domain",
         choices=("commands", "open"),
         default="commands",
-        help="commands: a GRID-like grammar; open: sentences from an open word list",
+        help="Kind of sentences: commands is a grammar like GRID's, open is an open word list",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of processes")
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -73,49 +89,68 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "prepare", _prepare, "LRS3-layout corpus -> AV-HuBERT manifests")
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="with trainval/ and test/, or also valid/"
+    parser = command(
+        commands,
+        "prepare",
+        _prepare,
+        "Write AV-HuBERT manifests for a corpus in the layout of LRS3",
     )
-    parser.add_argument("--out", type=Path, required=True, help="manifest folder to write")
     parser.add_argument(
-        "--subwords", choices=("unigram", "bpe"), default="unigram", help="sentencepiece model type"
+        "--corpus",
+        type=Path,
+        required=True,
+        help="Corpus folder with trainval/ and test/, and perhaps valid/",
     )
-    parser.add_argument("--vocabulary", type=int, default=1000, help="subwords, specials included")
+    parser.add_argument("--out", type=Path, required=True, help="Manifest folder to write")
     parser.add_argument(
-        "--reuse-subwords", type=Path, help="take spm_*.model and dict.wrd.txt from this folder"
+        "--subwords",
+        choices=("unigram", "bpe"),
+        default="unigram",
+        help="Type of the sentencepiece model",
+    )
+    parser.add_argument(
+        "--vocabulary", type=int, default=1000, help="Number of subwords, special ones included"
+    )
+    parser.add_argument(
+        "--reuse-subwords",
+        type=Path,
+        help="Folder to take spm_*.model and dict.wrd.txt from instead of making them",
     )
     parser.add_argument(
         "--valid-fraction",
         type=float,
         default=0.05,
-        help="of trainval speakers, for validation, unless the corpus has a valid/",
+        help="Share of the trainval speakers for validation, unless the corpus has a valid/",
     )
     text = parser.add_argument_group("normalization of the transcripts")
-    text.add_argument("--case", choices=("lower", "upper", "keep"), default="lower")
+    text.add_argument(
+        "--case",
+        choices=("lower", "upper", "keep"),
+        default="lower",
+        help="Case of the transcripts",
+    )
     text.add_argument(
         "--punctuation",
         choices=("remove", "keep"),
         default="remove",
-        help="apostrophes of words and what belongs to numbers stay in any case",
+        help="Whether punctuation stays; apostrophes in words and parts of numbers always do",
     )
     text.add_argument(
         "--tags",
         default="[]<>",
         metavar="BRACKETS",
-        help="what these enclose is left out, for example [laughter]: pairs of [] <> {} (); '' "
-        "for none",
+        help="Brackets whose content is left out, for example [laughter]: pairs of [] <> {} (), or "
+        "'' for none",
     )
     _add_allow_unreadable(parser)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of processes")
 
 
 def _add_allow_unreadable(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unreadable",
         action="store_true",
-        help="write the lists even if more than 1%% of the files cannot be read; they leave those "
-        "out",
+        help="Write the lists even if more than 1%% of the files cannot be read",
     )
 
 
@@ -133,13 +168,24 @@ def _noise(args: argparse.Namespace) -> None:
 
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "noise", _noise, "MUSAN -> babble, music, noise, talker lists")
-    parser.add_argument("--musan", type=Path, required=True, help="with speech/ music/ noise/")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--manifests", type=Path, help="a corpus from `prepare`, for a second talker as noise"
+    parser = command(
+        commands, "noise", _noise, "Write lists of babble, music, noise and talkers from MUSAN"
     )
-    parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
+    parser.add_argument(
+        "--musan", type=Path, required=True, help="Folder of MUSAN with speech/, music/ and noise/"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the lists to")
+    parser.add_argument(
+        "--manifests",
+        type=Path,
+        help="Manifest folder made by `prepare`, whose speech becomes the noise of a second talker",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        help="Seed of the babble; the same seed gives the same babble",
+    )
     _add_allow_unreadable(parser)
 
 
@@ -152,12 +198,19 @@ def _noise_preview(args: argparse.Namespace) -> None:
 
 def _add_noise_preview(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "noise-preview", _noise_preview, "picture of a frame in all visual noise"
+        commands,
+        "noise-preview",
+        _noise_preview,
+        "Draw a video frame in every kind of visual noise",
     )
-    parser.add_argument("--video", type=Path, required=True, help="a clip of the mouth region")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--frame", type=int, help="from 0; without it the middle one")
-    parser.add_argument("--seed", type=int, default=1, help="same seed, same noise")
+    parser.add_argument("--video", type=Path, required=True, help="Video clip of the mouth region")
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--frame", type=int, help="Number of the frame, from 0; without it the middle one"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="Seed of the noise; the same seed gives the same noise"
+    )
 
 
 def _subwords(args: argparse.Namespace) -> None:
@@ -174,14 +227,20 @@ def _subwords(args: argparse.Namespace) -> None:
 
 def _add_subwords(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "subwords", _subwords, "take the subwords of a finetuned AV-HuBERT or Auto-AVSR"
+        commands,
+        "subwords",
+        _subwords,
+        "Take the subwords of a finetuned AV-HuBERT or of Auto-AVSR",
     )
     parser.add_argument(
         "source",
         type=Path,
-        help="finetuned checkpoint of AV-HuBERT, or Auto-AVSR's unigram5000_units.txt",
+        help="Finetuned checkpoint of AV-HuBERT, or Auto-AVSR's unigram5000_units.txt",
     )
-    parser.add_argument("out", type=Path, help="folder to write, for `prepare --reuse-subwords`")
+    parser.add_argument("out", type=Path, help="Folder to write, for `prepare --reuse-subwords`")
     parser.add_argument(
-        "--sentencepiece", type=Path, metavar="MODEL", help="beside units: unigram5000.model"
+        "--sentencepiece",
+        type=Path,
+        metavar="MODEL",
+        help="Path of unigram5000.model, needed with unigram5000_units.txt",
     )

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import command, positive
+from avhubert_ext.cli.parsing import add_device, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -41,7 +41,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         ctc_weight=args.ctc_weight,
         max_frames=args.max_frames,
         cache=args.cache_dir,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=args.device,
         subword_model=args.subword_model,
         allow_unreadable=args.allow_unreadable,
     )
@@ -52,7 +52,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "evaluate", _evaluate, "word error rates in noise: kinds x levels x passes"
+        commands, "evaluate", _evaluate, "Measure word error rates in acoustic and visual noise"
     )
     parser.add_argument(
         "--model",
@@ -60,19 +60,32 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar=("NAME", "FILE"),
-        help="a recogniser of any kind that `convert` reads, or a folder of `export`; repeat; "
-        "without any: only the report",
+        help="Recognizer of any kind that `convert` reads, or a folder made by `export`; repeat "
+        "the option for more models. Without it only the report is written",
     )
-    parser.add_argument("--data", type=Path, required=True, help="manifest folder")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--data", type=Path, required=True, help="Manifest folder of the test set")
+    parser.add_argument("--split", default="test", help="Name of the manifest to decode")
     parser.add_argument(
-        "--noise", nargs="*", type=Path, default=[], metavar="DIR", help="one folder a kind"
+        "--noise",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="Folders of acoustic noise made by `noise`, one for each kind",
     )
     parser.add_argument(
-        "--snr", nargs="+", type=float, default=[-10, -5, 0, 5, 10], metavar="DB", help="of --noise"
+        "--snr",
+        nargs="+",
+        type=float,
+        default=[-10, -5, 0, 5, 10],
+        metavar="DB",
+        help="Signal-to-noise ratios of the acoustic noise, in dB",
     )
     parser.add_argument(
-        "--visual-noise", nargs="*", metavar="TYPE", help="types; no name: the paper's seven"
+        "--visual-noise",
+        nargs="*",
+        metavar="TYPE",
+        help="Types of visual noise; the option without a type means the paper's seven",
     )
     parser.add_argument(
         "--levels",
@@ -80,38 +93,73 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         type=int,
         default=[*range(1, 11)],
         metavar="LEVEL",
-        help="of --visual-noise",
+        help="Levels of the visual noise, from 1 to 10",
     )
     parser.add_argument(
         "--passes",
         type=positive,
         default=10,
-        help="decodings under each noise that is drawn at random",
+        help="Number of decodings for each condition whose noise is drawn at random",
     )
-    parser.add_argument("--noise-seed", type=int, default=1)
-    parser.add_argument("--beam", type=positive, default=10)
+    parser.add_argument("--noise-seed", type=int, default=1, help="Seed of the random noise")
     parser.add_argument(
-        "--ctc-weight", type=float, default=0.1, help="in the search of CTC/attention recognisers"
+        "--beam", type=positive, default=10, help="Number of hypotheses in the beam search"
+    )
+    parser.add_argument(
+        "--ctc-weight",
+        type=float,
+        default=0.1,
+        help="Weight of CTC in the search, for CTC/attention recognizers only",
     )
     own = parser.add_argument_group("AV-HuBERT's family only")
-    own.add_argument("--modalities", choices=("both", "audio", "video"), default="both")
-    own.add_argument("--length-penalty", type=float, default=1.0)
-    own.add_argument("--max-len-a", type=float, default=1.0, help="tokens a frame, at most")
-    own.add_argument("--max-len-b", type=int, default=0, help="tokens more")
-    parser.add_argument("--max-frames", type=positive, default=2000, help="in a batch")
-    parser.add_argument("--cache-dir", type=Path, help="folder for decoded frames and features")
+    own.add_argument(
+        "--modalities",
+        choices=("both", "audio", "video"),
+        default="both",
+        help="Streams that the model is given",
+    )
+    own.add_argument(
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        help="Exponent of the length that scores are divided by",
+    )
+    own.add_argument(
+        "--max-len-a",
+        type=float,
+        default=1.0,
+        help="Limit of the length, in tokens for each video frame",
+    )
+    own.add_argument(
+        "--max-len-b", type=int, default=0, help="Number of tokens that is added to the limit"
+    )
     parser.add_argument(
-        "--subword-model", type=Path, help="sentencepiece model, if not the one in the data folder"
+        "--max-frames",
+        type=positive,
+        default=2000,
+        help="Limit of the video frames in a batch, padding included",
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, help="Folder to keep decoded video frames and audio features in"
+    )
+    parser.add_argument(
+        "--subword-model",
+        type=Path,
+        help="Path of the sentencepiece model, if it is not the one in the data folder",
     )
     parser.add_argument(
         "--allow-unreadable",
         action="store_true",
-        help="score the passes even if more than 1%% of the utterances cannot be read; their words "
-        "count as deleted, and the report says how many there are",
+        help="Score the passes even if more than 1%% of the utterances cannot be read; their words "
+        "count as deleted, and the report shows how many there are",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; without it a GPU where there is one")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+    add_device(parser)
+    parser.add_argument(
+        "--threads", type=positive, default=os.cpu_count(), help="Number of CPU threads"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="Folder to write passes and reports to"
+    )
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -123,15 +171,21 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "report", _report, "table, JSON and picture of decoded models")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+    parser = command(
+        commands,
+        "report",
+        _report,
+        "Report what fairseq-generate decoded, as a table, JSON and a picture",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the report to")
     parser.add_argument(
         "--model",
         nargs=3,
         action="append",
         required=True,
         metavar=("NAME", "CHECKPOINT", "DECODED"),
-        help="DECODED holds a folder with fairseq-generate's results for each condition; repeat",
+        help="Model to report; DECODED is a folder that holds fairseq-generate's results in a "
+        "folder for each condition. Repeat the option for more models",
     )
 
 
@@ -145,16 +199,17 @@ def _compare(args: argparse.Namespace) -> None:
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "compare", _compare, "mean and spread of models trained with several seeds"
+        commands, "compare", _compare, "Compare models that were trained with several seeds"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write results to")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the results to")
     parser.add_argument(
         "--model",
         nargs=2,
         action="append",
         required=True,
         metavar=("NAME", "DECODED"),
-        help="DECODED as for `report`; the same NAME again is another run of that model",
+        help="Run of a model, with DECODED as for `report`; repeat the option, with the same NAME "
+        "for other runs of the same model",
     )
     parser.add_argument(
         "--distillation",
@@ -162,7 +217,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         type=Path,
         default=[],
         metavar="DIR",
-        help="experiment folders of s3prl, to draw their curves",
+        help="Experiment folders of s3prl whose training curves are drawn",
     )
 
 
@@ -178,22 +233,22 @@ def _add_pruning_report(commands: argparse._SubParsersAction) -> None:
         commands,
         "pruning-report",
         _pruning_report,
-        "tables and pictures of a pruning sweep, also of one that is under way",
+        "Report a pruning sweep, finished or not, as tables and pictures",
     )
     parser.add_argument(
         "--evaluation",
         type=Path,
         required=True,
         metavar="DIR",
-        help="of `evaluate`, with models named dense, METHOD-SPARSITY as lrr-iterative-50, "
-        "rewind-T-SPARSITY",
+        help="Folder that `evaluate` wrote, with models named dense, METHOD-SPARSITY (for example "
+        "lrr-iterative-50), or rewind-T-SPARSITY",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the report to")
     parser.add_argument(
         "--last",
         type=int,
         metavar="T",
-        help="last checkpoint of the dense model, which one-shot LRR starts from",
+        help="Number of the dense model's last checkpoint, which one-shot LRR starts from",
     )
 
 
@@ -206,7 +261,7 @@ def _frontier(args: argparse.Namespace) -> None:
 
 def _add_frontier(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "frontier", _frontier, "accuracy against file size of evaluated models"
+        commands, "frontier", _frontier, "Plot accuracy against file size of evaluated models"
     )
     parser.add_argument(
         "--evaluation",
@@ -214,9 +269,12 @@ def _add_frontier(commands: argparse._SubParsersAction) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="of `evaluate`, of the same test set; only models in .safetensors have a size",
+        help="Folders that `evaluate` wrote for the same test set; only models stored as "
+        ".safetensors have a size",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the results to")
     parser.add_argument(
-        "--condition", default="clean", help="of the word error rates, as block_level3"
+        "--condition",
+        default="clean",
+        help="Condition whose word error rates are plotted, for example block_level3",
     )

@@ -21,26 +21,29 @@ def _export(args: argparse.Namespace) -> None:
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "export", _export, "a recogniser as graphs for a device, without PyTorch"
+        commands, "export", _export, "Export a recognizer as graphs that run without PyTorch"
     )
-    parser.add_argument("model", type=Path, help="a recogniser of any kind that `convert` reads")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("model", type=Path, help="Recognizer of any kind that `convert` reads")
+    parser.add_argument("out", type=Path, help="Folder to write the graphs to")
     parser.add_argument(
         "--format",
         choices=("onnx", "openvino"),
         default="onnx",
-        help="of the graphs: what runs them",
+        help="Runtime that the graphs are for",
     )
-    parser.add_argument("--int8", action="store_true", help="linear layers in 8 bits")
+    parser.add_argument("--int8", action="store_true", help="Store the linear layers in 8 bits")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="DATA",
-        help="manifest folder whose clips show how to put the frontends in 8 bits, too (onnx)",
+        help="Manifest folder whose clips calibrate the frontends, so that they are in 8 bits too; "
+        "for onnx with --int8",
     )
-    parser.add_argument("--split", default="train", help="of --calibrate")
+    parser.add_argument(
+        "--split", default="train", help="Name of the manifest that --calibrate takes clips from"
+    )
     parser.add_argument(
         "--dictionary",
         type=Path,
-        help="folder or file of its subwords, where the model does not tell them",
+        help="Folder or file with the subwords, if the model does not contain them",
     )

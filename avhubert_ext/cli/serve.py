@@ -7,7 +7,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
+from avhubert_ext.cli.parsing import (
+    add_device,
+    add_landmark_model,
+    add_recognizer,
+    command,
+    positive,
+)
 from avhubert_ext.errors import InputError
 
 
@@ -55,27 +61,35 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         commands,
         "serve",
         _serve,
-        "serve a local page to try a recogniser on: a video or the camera, words, noise",
+        "Serve a local page to try a recognizer on a video or the camera",
     )
     add_recognizer(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="to listen at; others can reach 0.0.0.0"
+        "--host",
+        default="127.0.0.1",
+        help="Address to listen at; with 0.0.0.0 other machines can reach the page",
     )
-    parser.add_argument("--port", type=_port, default=8000, help="0 for any that is free")
-    parser.add_argument("--max-mb", type=positive, default=50, help="largest upload in megabytes")
-    parser.add_argument("--max-seconds", type=positive, default=60, help="longest clip")
     parser.add_argument(
-        "--timeout", type=positive, default=180, help="seconds that a clip may be worked on"
+        "--port", type=_port, default=8000, help="Port to listen at; 0 is any free one"
+    )
+    parser.add_argument(
+        "--max-mb", type=positive, default=50, help="Size of the largest upload in megabytes"
+    )
+    parser.add_argument(
+        "--max-seconds", type=positive, default=60, help="Length of the longest clip in seconds"
+    )
+    parser.add_argument(
+        "--timeout", type=positive, default=180, help="Time limit for a clip in seconds"
     )
     parser.add_argument(
         "--noise",
         type=Path,
         metavar="FILE",
-        help="sound to add; by default babble of the clip's own speech",
+        help="Sound file to add as noise; without it babble made of the clip's own speech",
     )
     add_landmark_model(parser)
-    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
-    parser.add_argument("--threads", type=positive, help="of the CPU")
+    add_device(parser)
+    parser.add_argument("--threads", type=positive, help="Number of CPU threads")
 
 
 def _port(text: str) -> int:

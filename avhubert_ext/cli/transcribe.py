@@ -10,7 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avhubert_ext.cli.parsing import add_landmark_model, add_recognizer, command, positive
+from avhubert_ext.cli.parsing import (
+    add_device,
+    add_landmark_model,
+    add_recognizer,
+    command,
+    positive,
+)
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,40 +188,43 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         commands,
         "transcribe",
         _transcribe,
-        "what is said in videos or sound files: text, words with times, subtitles",
+        "Transcribe videos or sound files to text, words with times, and subtitles",
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="video or sound")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Video or sound file")
     add_recognizer(parser)
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder to write, where nothing is overwritten; without it text is printed",
+        help="Folder to write to, where nothing is overwritten; without it the text is printed",
     )
     parser.add_argument(
-        "--formats", nargs="+", choices=FORMATS, help="by default all with --out, else txt"
+        "--formats",
+        nargs="+",
+        choices=FORMATS,
+        help="Formats to write; without the option all with --out, else txt",
     )
     parser.add_argument(
         "--modalities",
         choices=("both", "audio", "video"),
-        help="by default both, or what model and file have",
+        help="Streams to use; without the option all that the model and the file have",
     )
     parser.add_argument(
         "--face",
         type=_face,
         default="speaking",
-        help="whose mouth, in a video with several faces: speaking is the one that moves with the "
+        help="Face to read in a video with several: speaking is the one that moves with the "
         "sound, largest the largest, N the N-th largest",
     )
     parser.add_argument(
         "--mouth",
         action="store_true",
-        help="the videos are mouth regions already, of any size: no face is looked for",
+        help="Take the videos as mouth regions, of any size: no face is looked for",
     )
     parser.add_argument(
         "--landmarks",
         type=Path,
         metavar="FILE",
-        help="landmarks of the face, as AV-HuBERT or Auto-AVSR store them, instead of looking for "
+        help="Landmarks of the face, as AV-HuBERT or Auto-AVSR store them, instead of looking for "
         "it",
     )
     parser.add_argument(
@@ -223,10 +232,16 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         type=positive,
         default=3600,
         metavar="SECONDS",
-        help="a longer file is refused before anything is read",
+        help="Length of the longest file; a longer one is refused before anything is read",
     )
     add_landmark_model(parser)
-    parser.add_argument("--beam", type=positive, help="hypotheses kept; by default the model's")
-    parser.add_argument("--ctc-weight", type=float, help="in the search, for models with CTC")
-    parser.add_argument("--device", default="cpu", help="of PyTorch, as cuda")
-    parser.add_argument("--threads", type=positive, help="of the CPU")
+    parser.add_argument(
+        "--beam",
+        type=positive,
+        help="Number of hypotheses in the beam search; without the option the model's",
+    )
+    parser.add_argument(
+        "--ctc-weight", type=float, help="Weight of CTC in the search, for models with CTC"
+    )
+    add_device(parser)
+    parser.add_argument("--threads", type=positive, help="Number of CPU threads")

@@ -47,43 +47,60 @@ def _prepare_video(args: argparse.Namespace) -> None:
 
 def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "prepare-video", _prepare_video, "any video or corpus -> 96x96 mouth regions"
+        commands, "prepare-video", _prepare_video, "Make 96x96 mouth regions of any video or corpus"
     )
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="videos or folders")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="IN", help="Videos, or folders of videos"
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="Folder to write the mouth regions to"
+    )
     parser.add_argument(
         "--layout",
         choices=("lrs3", "lrs2", "grid", "folder"),
-        help="IN is a corpus laid out so (folder: CLIP.* with plain CLIP.txt): transcripts are "
-        "taken over, and `prepare` reads OUT",
+        help="Layout of IN if it is a corpus (folder: CLIP.* with plain CLIP.txt): transcripts are "
+        "copied, and `prepare` reads OUT",
     )
     parser.add_argument(
         "--face",
         type=_face,
         default="largest",
-        help="largest, speaking (moves with the sound), N for the N-th largest, or all",
+        help="Face whose mouth is taken: largest, speaking (it moves with the sound), N for the "
+        "N-th largest, or all",
     )
     parser.add_argument(
-        "--mouth", action="store_true", help="IN holds mouth regions already, of any size"
+        "--mouth",
+        action="store_true",
+        help="Take IN for mouth regions of any size: no face is looked for",
     )
     parser.add_argument(
         "--landmarks",
         type=Path,
-        help="landmark files of AV-HuBERT or Auto-AVSR (.pkl, .npy, .npz) instead of mediapipe: a "
+        help="Landmark files of AV-HuBERT or Auto-AVSR (.pkl, .npy, .npz) instead of mediapipe: a "
         "folder with the paths of IN, or for one video the file",
     )
     add_landmark_model(parser)
     parser.add_argument(
-        "--max-seconds", type=positive, default=3600, help="longest video that is taken"
+        "--max-seconds",
+        type=positive,
+        default=3600,
+        help="Length of the longest video that is taken",
     )
     parser.add_argument(
         "--sheets",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="a picture of each clip to look at, some 60 kB",
+        help="Write a picture of each clip to look at, about 60 kB",
     )
-    parser.add_argument("--shard", type=_shard, default="1/1", help="I/N: only every N-th video")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default="1/1",
+        help="Part I of N: only every N-th video is processed",
+    )
+    parser.add_argument(
+        "--workers", type=positive, default=os.cpu_count(), help="Number of processes"
+    )
 
 
 def _face(text: str) -> str | int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.manifest import read_lines
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.report import CONDITIONS, measured_under, read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
 
@@ -136,6 +136,8 @@ def compare(decoded: list[tuple[str, Path]], distillations: list[Path], out: Pat
     decoded: (model, folder of decoded texts), a model once for each of its runs; distillations:
     folders with the `metrics.jsonl` of s3prl, whose curves are drawn beside.
     """
+    for name, _ in decoded:
+        check_printable(name)
     models = read_runs(decoded)
     metrics = [read_metrics(folder) for folder in distillations]
     content: dict[str, Any] = {

@@ -32,7 +32,7 @@ from avhubert_ext.data.normalization import TextConfig, comparable, read_text_co
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.families import (
     ExportedFamily,
@@ -43,7 +43,7 @@ from avhubert_ext.evaluation.families import (
 )
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
+from avhubert_ext.models.checkpoint import choose_device, read_masks, strip_prefix
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.pruning import kept_parameters
 
@@ -93,6 +93,7 @@ class EvaluationConfig:
     here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
     subword_model: sentencepiece model, None for the one in the data folder.
+    device: see `choose_device`; an exported model runs on the CPU.
     allow_unreadable: score a pass even if too many utterances are unreadable (`check_scored`).
     """
 
@@ -109,7 +110,7 @@ class EvaluationConfig:
     ctc_weight: float = 0.1
     max_frames: int = 2000
     cache: Path | None = None
-    device: str = "cpu"
+    device: str = "auto"
     subword_model: Path | None = None
     allow_unreadable: bool = False
 
@@ -123,7 +124,7 @@ class EvaluationConfig:
         self.joint()
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
-        check_device(self.device)
+        choose_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:
         """By name: `clean`, then as `babble_-5dB`, then as `block_level3`."""
@@ -178,6 +179,7 @@ class Evaluator:
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
+        self.device = choose_device(config.device)
         self.conditions = config.conditions()
         self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
@@ -209,7 +211,7 @@ class Evaluator:
     def load(self, path: Path) -> Family:
         """A model whose vocabulary is that of the data."""
         c = self.config
-        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), c.device)
+        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), self.device)
 
     def passes(self, model: Family) -> list[tuple[str, int]]:
         """All (condition, pass), clean speech first."""
@@ -245,7 +247,7 @@ class Evaluator:
         decoded: dict[int, Decoded] = {}
         for batch in self.batches:
             samples = [dataset[number, index] for index in batch]
-            found = model.search(collate(samples).to(self.config.device))
+            found = model.search(collate(samples).to(self.device))
             for sample, hypotheses in zip(samples, found, strict=True):
                 text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
@@ -286,6 +288,7 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
     Raises InputError where `out` holds results of other settings or of another file by that name.
     """
     for name, _ in models:
+        check_printable(name)
         if name != Path(name).name or name in ("", ".", ".."):
             raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
     evaluator = Evaluator(config)

@@ -1,10 +1,15 @@
-"""The recognisers that `evaluate` knows: what each family takes, and how it is searched."""
+"""The recognizers that `evaluate` knows: what each family takes, and how it is searched.
+
+A checkpoint is decoded in its fused form, as `transcribe` does: what is scored is what is used.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch
@@ -17,7 +22,13 @@ from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.runtime import load_exported
 from avhubert_ext.runtime.folder import MODEL_FILE, read_model
 
+M = TypeVar("M", AVRecognizer, CTCAttentionRecognizer)
 MOST_LAYERS = 1000  # of an exported network: building more, if damage asks for it, would not end
+
+
+def fused(model: M) -> tuple[M, nn.Module]:
+    """The form that is decoded, and the encoder as it was, without its weights: for its sizes."""
+    return model.fuse(), model.encoder.to("meta")
 
 
 class AVHubertFamily:
@@ -28,7 +39,7 @@ class AVHubertFamily:
     def __init__(
         self, model: AVRecognizer, dictionary: Path, modalities: str, beam: BeamConfig
     ) -> None:
-        self.model, self.encoder = model, model.encoder
+        self.model, self.encoder = fused(model)
         self.vocabulary = Vocabulary(dictionary)
         self.modalities = modalities
         self.beam = beam
@@ -47,9 +58,9 @@ class CTCAttentionFamily:
     waveform = True
 
     def __init__(self, model: CTCAttentionRecognizer, dictionary: Path, beam: JointConfig) -> None:
-        self.model, self.encoder = model, model.encoder
+        self.model, self.encoder = fused(model)
         self.vocabulary = Vocabulary(dictionary, ctc=True)
-        self.modalities = model.encoder.config.modality
+        self.modalities = self.encoder.config.modality
         self.beam = beam
 
     def search(self, inputs: Batch) -> list[list[Hypothesis]]:

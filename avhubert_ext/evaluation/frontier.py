@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from avhubert_ext.data.files import write_text
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, printable
 from avhubert_ext.evaluation.evaluate import CLEAN, digest
 from avhubert_ext.evaluation.page import Section, as_text, markdown, pyplot, save_picture
 from avhubert_ext.evaluation.pruning_report import check_comparable, measured_under, scale_rates
@@ -104,7 +104,7 @@ def read_named(evaluations: Sequence[Path]) -> dict[str, Result]:
     counts = Counter(result.model for _, result in found)
     above = os.path.commonpath(folders)
     return {
-        r.model if counts[r.model] == 1 else os.path.relpath(folder / r.model, above): r
+        printable(r.model if counts[r.model] == 1 else os.path.relpath(folder / r.model, above)): r
         for folder, r in found
     }
 

@@ -10,7 +10,7 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.data.video import load_video
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, add_visual_noise
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, printable
 from avhubert_ext.evaluation.page import pyplot
 
 DPI = 100
@@ -58,7 +58,7 @@ def _plot(frames: np.ndarray, title: str, path: Path) -> None:
     axes.set_xticks(columns, ["clean", *map(str, range(1, LEVELS + 1))], fontsize=11)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{title}: visual noise by level", loc="left", fontsize=11, pad=10)
+    axes.set_title(f"{printable(title)}: visual noise by level", loc="left", fontsize=11, pad=10)
     figure.canvas.draw()
     # All is gray: one channel makes half the file that matplotlib's four would.
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., 0]

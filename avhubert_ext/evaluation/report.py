@@ -12,7 +12,7 @@ from avhubert_ext.data.corrupt import check_scored, noted
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.normalization import TextConfig, comparable
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.models.checkpoint import load_avhubert, read_masks, strip_prefix
@@ -51,7 +51,7 @@ def read_hypotheses(path: Path) -> list[tuple[str, str]]:
         raise InputError(f"{path}: utterances without a hypothesis; run fairseq-generate again")
     unreadable, allowed = noted(closing[0])
     check_scored([f"see {path}"] * unreadable, len(references), allowed)
-    config = TextConfig.find(closing[0])
+    config = TextConfig.find(text)
     return [
         (comparable(reference, config), comparable(hypotheses[key], config))
         for key, reference in references.items()
@@ -143,6 +143,8 @@ def report(models: list[tuple[str, Path, Path]], out: Path) -> str:
 
     models: (name, checkpoint, folder of decoded texts).
     """
+    for name, *_ in models:
+        check_printable(name)
     rows = [make_row(*model) for model in models]
     write_text(out / "results.json", json.dumps([asdict(r) for r in rows], indent=2) + "\n")
     plot(rows, out / "results.png")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avhubert_ext.data.files import write_text
-from avhubert_ext.errors import InputError
+from avhubert_ext.errors import InputError, printable
 from avhubert_ext.evaluation.page import Section, as_text, pyplot, save_picture
 from avhubert_ext.models.checkpoint import read_masks
 from avhubert_ext.pruning import Masks
@@ -329,7 +329,9 @@ def plot(layers: list[Layer], model: str, path: Path) -> None:
             y += _height(grid)
         x += column_width
     total = _sum(layers, "all")
-    title = f"{model}: {total.weights - total.kept:,} of {total.weights:,} weights pruned "
+    title = (
+        f"{printable(model)}: {total.weights - total.kept:,} of {total.weights:,} weights pruned "
+    )
     title += f"({percent(total)}%)"
     figure.text(MARGIN / width, 1 - MARGIN / height, title, va="top", fontsize=12)
     scale = plt.cm.ScalarMappable(plt.Normalize(0, 100), COLOURS)

@@ -202,14 +202,20 @@ def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") 
     return model.to(map_location)
 
 
-def check_device(device: str) -> None:
-    """Raise an InputError for a device that PyTorch lacks here."""
+def choose_device(device: str) -> str:
+    """The device itself, or for `auto` the first CUDA GPU, or the CPU if there is none.
+
+    Raises InputError for a device that PyTorch does not have here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(
-            f"device '{device}': PyTorch has none such here; leave --device out"
+            f"device '{device}': PyTorch does not have it here; use auto, cpu, cuda, cuda:N, or mps"
         ) from None
+    return device
 
 
 # What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names

@@ -163,6 +163,12 @@ class AVRecognizer(nn.Module):
     ) -> EncoderOutput:
         return self.encoder(audio, video, padding_mask)
 
+    def fuse(self) -> AVRecognizer:
+        """A copy for inference, its encoder fused; bridge and decoder are as they were."""
+        from avhubert_ext.models.fuse import fused
+
+        return fused(self)
+
     def forward(
         self,
         audio: Tensor | None,

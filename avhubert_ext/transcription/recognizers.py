@@ -27,7 +27,7 @@ def load(
     """
     model = Path(model)
     if model.is_dir():
-        if dictionary is not None or device != "cpu":
+        if dictionary is not None or device not in ("auto", "cpu"):
             raise InputError(
                 f"{model}: an exported model has its subwords and runs on the CPU; leave "
                 "--dictionary and --device out"
@@ -37,15 +37,14 @@ def load(
         return load_exported(model, threads=threads, beam=beam, ctc_weight=ctc_weight)
     import torch
 
-    from avhubert_ext.models.checkpoint import check_device, load_recognizer
+    from avhubert_ext.models.checkpoint import choose_device, load_recognizer
     from avhubert_ext.models.conformer import CTCAttentionRecognizer
     from avhubert_ext.models.subwords import find_subwords
     from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 
     if threads is not None:
         torch.set_num_threads(threads)
-    check_device(device)
-    network = load_recognizer(model, device).eval()
+    network = load_recognizer(model, choose_device(device)).eval()
     pieces = find_subwords(model, dictionary)
     if isinstance(network, CTCAttentionRecognizer):
         return CTCAttention(
