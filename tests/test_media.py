@@ -490,7 +490,9 @@ def test_sound_that_changes_its_form_on_the_way(tmp_path):
     (tmp_path / "a.ts").write_bytes(parts[0] + parts[1])
     sound = read_sound(tmp_path / "a.ts")
     assert len(sound.samples) == pytest.approx(64000, abs=3000) and loud(sound.samples)[2:-2].all()
-    assert sound.notes == ("the time stamps of its sound jump; it is taken as without a gap",)
+    assert sound.notes == (
+        "the time stamps of its sound jump; its blocks are joined without a gap",
+    )
 
 
 # ---- damage
@@ -614,7 +616,7 @@ def test_damaged_sound(tmp_path):
     (tmp_path / "b.flac").write_bytes(content)
     sound, intact = read_sound(tmp_path / "b.flac"), read_sound(whole)
     assert len(sound.samples) == len(intact.samples)
-    assert sound.notes == ("0.07 s of sound are missing in between and left silent",)
+    assert sound.notes == ("0.07 s of sound are missing inside the file and left silent",)
     same = sound.samples == intact.samples
     assert same[: 9 * 1152].all() and same[12 * 1152 :].all() and not same.all()
     for pos, size in places[10:20]:
@@ -813,4 +815,4 @@ def test_a_time_stamp_of_a_year(tmp_path):
         list(video_frames(path, Limits(seconds=60)))
     found = read_sound(path, Limits(seconds=60))
     assert len(found.samples) == 12800
-    assert "the time stamps of its sound jump; it is taken as without a gap" in found.notes
+    assert "the time stamps of its sound jump; its blocks are joined without a gap" in found.notes
