@@ -240,7 +240,8 @@ def cut_short(
 ) -> str | None:
     """How a file is cut short, for a message; None if all that its header promises is there.
 
-    seconds: the length of the track as read; end: of the last packet of any track, on the file's clock.
+    seconds: the length of the track as read; end: of the last packet of any track, in seconds on
+    the file's clock.
     """
     share = _share_there(container)
     end += (container.start_time or 0) / 1_000_000  # a header counts from its own zero

@@ -43,9 +43,9 @@ EARLY = 0.25  # s; no frame is shown earlier than this, however long the one bef
 class Damage:
     """What decoding has met, updated by `video_frames` while it runs.
 
-    frames: in the file, at its own rate; damaged: those that were lost or did not decode whole, each
-    replaced by the nearest whole frame; affected: those predicted from a damaged frame, which are
-    shown and may be smeared; start: of the first frame, in seconds on the file's clock.
+    frames: in the file, at its own rate; damaged: those that were lost or did not decode whole,
+    each replaced by the nearest whole frame; affected: those predicted from a damaged frame, which
+    are shown and may be smeared; start: of the first frame, in seconds on the file's clock.
     """
 
     frames: int = 0
@@ -208,8 +208,8 @@ def _decoded(
 ) -> Iterator[_Shown]:
     """What a decoder makes of the packets of a track, in order of time.
 
-    A packet that gives no frame is a lost frame, whether the decoder reports an error or not, except
-    at the beginning, where decoders wait for a key frame.
+    A packet that gives no frame is a lost frame, whether the decoder reports an error or not,
+    except at the beginning, where decoders wait for a key frame.
     """
     import av
 
