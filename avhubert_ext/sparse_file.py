@@ -15,10 +15,14 @@ two tensors instead, three on a codebook; one that is on a codebook and not prun
 The metadata `avhubert_ext_masks`, where there are masks, is JSON: `shapes` (NAME -> shape) and
 `sha256`, the checksum that `avhubert_ext.pruning.pack` defines. A file of masks alone holds the
 `NAME.mask` only.
+
+The metadata `avhubert_ext_sha256` is the checksum of all else in the file, see `seal`; files of
+older versions have none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +37,7 @@ from avhubert_ext.pruning import Masks, pack, unpack
 from avhubert_ext.quantization import Codebooks, look_up, nearest
 
 METADATA_KEY = "avhubert_ext_masks"
+SEAL = "avhubert_ext_sha256"
 MASK, VALUES, INDICES, CODEBOOK = ".mask", ".values", ".indices", ".codebook"
 DENSE: Codebooks = MappingProxyType({})
 
@@ -81,6 +86,17 @@ def to_dense(
         state[name] = torch.zeros(mask.shape, dtype=values.dtype)
         state[name][mask] = values
     return state | weights
+
+
+def seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of what a file holds, without the seal itself: one changed bit is another sum."""
+    told = sorted((key, value) for key, value in metadata.items() if key != SEAL)
+    total = hashlib.sha256(json.dumps(told).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        total.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _named(tensors: Mapping[str, Tensor], part: str) -> set[str]:
@@ -139,7 +155,8 @@ def read_codebooks(path: Path) -> Codebooks:
 def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a `.safetensors` file whose names end so, and its metadata.
 
-    Raises InputError for a file that is missing, truncated or another.
+    Raises InputError for a file that is missing, truncated or another, and, if all tensors are
+    read, for one whose seal is broken.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: mend the path")
@@ -148,6 +165,12 @@ def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.endswith(ending)]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path}: truncated or not safetensors ({error}); copy it again") from None
+            tensors, metadata = {n: file.get_tensor(n) for n in names}, file.metadata() or {}
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: truncated or not safetensors ({reason}); copy it again"
+        ) from None
+    if not ending and SEAL in metadata and metadata[SEAL] != seal(tensors, metadata):
+        raise InputError(f"{path}: damaged, its checksum is another; copy it again")
+    return tensors, metadata

@@ -10,6 +10,7 @@ import logging
 from fairseq.scoring import SCORER_REGISTRY
 from fairseq.scoring.wer import WerScorer
 
+from avhubert_ext.data.normalization import TextConfig, comparable
 from avhubert_ext.data.text import join_pieces
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 # Of the decoding that is going on. The scorer, which fairseq makes, knows nothing of it.
 conditions: list[str] = []
 unreadable: list[str] = []
+text: list[TextConfig] = []  # how references and hypotheses are normalized; of the data, if known
 
 
 class ConditionedWer(WerScorer):
@@ -25,7 +27,9 @@ class ConditionedWer(WerScorer):
     def add_string(self, ref: str, pred: str) -> None:
         """Also without --post-process sentencepiece it is words that are scored."""
         if "\u2581" in ref:
-            ref, pred = (join_pieces(text.split()) for text in (ref, pred))
+            ref, pred = (join_pieces(pieces.split()) for pieces in (ref, pred))
+        config = text[-1] if text else TextConfig()
+        ref, pred = (comparable(words, config) for words in (ref, pred))
         super().add_string(ref, pred)
 
     def result_string(self) -> str:

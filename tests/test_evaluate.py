@@ -16,11 +16,13 @@ import soundfile
 from conftest import ROOT
 
 from avhubert_ext.cli import main
+from avhubert_ext.data.corrupt import scored_note
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation import noise_report
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
+from avhubert_ext.evaluation.report import read_hypotheses
 from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
@@ -209,7 +211,9 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
     for name, hypothesis in (("7", "a x c d"), ("teacher", "a b c d")):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "model.json").write_text((evaluated / "teacher/model.json").read_text())
+        settings = json.loads((evaluated / "teacher/model.json").read_text())
+        settings["allow_unreadable"] = True
+        (folder / "model.json").write_text(json.dumps(settings))
         clip = Decoded("u", "a b c d", hypothesis, -0.1)
         lost = Decoded("v", "a b c d", "", -0.1, unreadable="v.mp4: gone")
         write_decoded(folder / "clean/pass-0.jsonl", [clip, lost])
@@ -220,7 +224,96 @@ def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> No
         (["teacher", "-", "-", "-"], ["-", "50.00", "-"]),
         (["7", "task-specific", "scratch", "8,12"], ["100.00", "62.50", "100.00"]),
     ]
-    assert "1 unreadable utterances" in (tmp_path / "table_1.md").read_text()
+    told = "1 of 2 utterances unreadable and counted as deleted (--allow-unreadable) in all passes"
+    assert told in (tmp_path / "table_1.md").read_text()
+    assert told in (tmp_path / "table_1.html").read_text()
+
+
+@pytest.fixture
+def unplugged(teacher_data: Path, corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A manifest folder, and where its corpus has to be: it is not there yet."""
+    data, disk = tmp_path / "data", tmp_path / "disk"
+    shutil.copytree(teacher_data, data)
+    manifest = data / "test.tsv"
+    text = manifest.read_text()
+    assert str(corpus) in text
+    manifest.write_text(text.replace(str(corpus), str(disk)))
+    return data, disk
+
+
+def score(data: Path, out: Path, *options: str) -> int:
+    command = ["evaluate", "--data", str(data), "--out", str(out), "--beam", "1"]
+    return main([*command, "--device", "cpu", "--model", "t", str(TEACHER), *options])
+
+
+def test_a_missing_corpus_is_no_score(
+    unplugged: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, disk = unplugged
+    out = tmp_path / "out"
+    assert score(data, out) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "of 4 utterances cannot be read, more than 1%" in error and str(disk) in error
+    assert "--allow-unreadable" in error
+    assert not list(out.rglob("pass-*")) and not (out / "results.json").exists()
+
+    assert score(data, out, "--allow-unreadable") == 0
+    assert "4 of 4 utterances unreadable and counted as deleted" in capsys.readouterr().out
+    (found,) = json.loads((out / "results.json").read_text())
+    assert found["conditions"]["clean"]["mean_wer"] == 100
+    # A pass like this is not kept: neither as it is, nor for the report.
+    assert score(data, out) == 1
+    with pytest.raises(InputError, match="4 of 4 utterances cannot be read"):
+        noise_report.report(out)
+
+    disk.symlink_to(corpus)
+    assert score(data, out) == 0
+    (found,) = json.loads((out / "results.json").read_text())
+    assert found["conditions"]["clean"]["mean_wer"] < 50
+    assert found["conditions"]["clean"]["passes"][0]["unreadable"] == 0
+
+
+def test_passes_of_older_versions_with_a_missing_corpus_are_decoded_again(
+    config: EvaluationConfig, evaluated: Path, tmp_path: Path
+) -> None:
+    """Also their copies for noise that the model does not hear."""
+    shutil.copytree(evaluated, tmp_path / "out")
+    right = (evaluated / "teacher/clean/pass-0.jsonl").read_text()
+    settings = tmp_path / "out/teacher/model.json"
+    old = json.loads(settings.read_text())
+    del old["allow_unreadable"]
+    settings.write_text(json.dumps(old))
+    clean = tmp_path / "out/teacher/clean/pass-0.jsonl"
+    blank = [replace(d, hypothesis="", unreadable="gone") for d in read_decoded(clean)]
+    write_decoded(clean, blank)
+    with pytest.raises(InputError, match="cannot be read"):
+        noise_report.report(tmp_path / "out")
+    evaluate([("teacher", TEACHER)], config, tmp_path / "out")
+    assert clean.read_text() == right
+    noise_report.report(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("note", "refused"),
+    [
+        ("2 utterances unreadable and counted as deleted", True),  # of older versions
+        (scored_note(2, 2), True),
+        (scored_note(2, 2, allow=True), False),
+        (scored_note(0, 2), False),
+    ],
+)
+def test_generated_texts_with_unreadable_utterances(
+    tmp_path: Path, note: str, refused: bool
+) -> None:
+    path = tmp_path / "generate-test.txt"
+    lines = ["T-0\ta b", "H-0\t-1\t", "D-0\t-1\t", "T-1\tc", "H-1\t-1\tc", "D-1\t-1\tc"]
+    closing = f"Generate test with beam=5: WER: 66.67 (2 edits in 3 words, {note}, beam 5)"
+    path.write_text("\n".join([*lines, closing]) + "\n")
+    if refused:
+        with pytest.raises(InputError, match=r"2 of 2 utterances cannot be read.*generate-test"):
+            read_hypotheses(path)
+    else:
+        assert read_hypotheses(path) == [("a b", ""), ("c", "c")]
 
 
 @pytest.mark.parametrize(
@@ -257,4 +350,18 @@ def test_lines_that_are_no_decoded_utterances(tmp_path: Path) -> None:
     write_decoded(path, [Decoded("u", "a b", "a", -1.0)])
     path.write_text(path.read_text() + '{"id": "v"')
     with pytest.raises(InputError, match=r"pass-0\.jsonl line 2: not a decoded utterance"):
+        read_decoded(path)
+
+
+def test_texts_that_are_not_utf_8_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "generate-test.txt").write_bytes(b"T-0\ta\xff\n")
+    with pytest.raises(InputError, match=r"generate-test\.txt: not UTF-8 text"):
+        read_hypotheses(tmp_path / "generate-test.txt")
+
+
+def test_an_utterance_whose_counts_do_not_fit_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "pass-0.jsonl"
+    write_decoded(path, [Decoded("u", "a b", "a", -1.0)])
+    path.write_text(path.read_text().replace('"hypothesis": "a"', '"hypothesis": "a b"'))
+    with pytest.raises(InputError, match=r"pass-0\.jsonl line 1: not a decoded utterance"):
         read_decoded(path)

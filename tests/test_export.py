@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ import torch
 from conftest import ROOT, readme_examples, run_well
 from networks import VARIANTS, randomise
 from portrait import write_clip
+from test_runtime import MODEL
 from torch import Tensor
 
 from avhubert_ext.beam import BeamConfig, JointConfig
@@ -25,18 +27,21 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.evaluate import describe_model
+from avhubert_ext.evaluation.families import load_family
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.export.folder import ExportConfig, export_recognizer, write_graph
 from avhubert_ext.export.graphs import Graph, decoder_graph
 from avhubert_ext.export.openvino import compress_linear
-from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
+from avhubert_ext.models.checkpoint import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.quantization import quantize
 from avhubert_ext.recognition import Recognition
 from avhubert_ext.runtime import load_exported
-from avhubert_ext.runtime.backends import import_openvino, open_openvino, open_torch
+from avhubert_ext.runtime.backends import import_openvino, open_openvino
+from avhubert_ext.runtime.folder import digest, open_graph, read_model, write_model
 from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
@@ -171,14 +176,6 @@ def test_8_bits_are_near_to_float32(small, small_int8):
     assert not {"QuantizeLinear", "MatMulInteger"} & operators["audio"]
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
-def test_programs_of_pytorch_compute_the_same(small, tmp_path, int8):
-    graph = decoder_graph(load_avhubert_asr(small).decoder)
-    with torch.no_grad():
-        write_graph(graph, tmp_path / "decoder", ExportConfig("torch", int8), None)
-    assert_computes(graph, tmp_path / "decoder.pt2", open_torch, 0.05 if int8 else 1e-5)
-
-
 def test_openvino_computes_the_same(small, tmp_path):
     openvino = import_openvino()
     graph = decoder_graph(load_avhubert_asr(small).decoder)
@@ -225,7 +222,9 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, tmp_path, 
     assert "nowhere/train.tsv not found" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="calibration is for 8 bits in the format onnx"):
-        ExportConfig("torch", int8=True, calibrate=tmp_path)
+        ExportConfig("openvino", int8=True, calibrate=tmp_path)
+    with pytest.raises(InputError, match="format 'torch': expected one of onnx, openvino"):
+        ExportConfig("torch")
 
 
 def test_benchmark(small, small_int8, tmp_path, capsys):
@@ -303,13 +302,89 @@ def test_a_damaged_folder_is_named(teacher_onnx, tmp_path):
 
     record = folder / "model.json"
     whole = record.read_text()
-    for spoiled in (whole[:100], whole.replace('"version": 1', '"version": 2'), "{}", "[]"):
+    misspelled = whole.replace('"length_penalty": 1.0', '"length_penalty": 1.5')
+    assert misspelled != whole
+    later = whole.replace('"version": 1', '"version": 2')
+    for spoiled in (whole[:100], later, misspelled, "{}", "[]"):
         record.write_text(spoiled)
-        with pytest.raises(InputError, match=r"model\.json: not whole, or of another version"):
+        with pytest.raises(InputError, match=r"model\.json: damaged, or of another version"):
             load_exported(folder)
     record.unlink()
     with pytest.raises(InputError, match=r"no model\.json in it; make it with"):
         load_exported(folder)
+
+
+def test_a_graph_that_its_runtime_refuses_is_one_line(teacher_onnx, tmp_path, capfd):
+    """Its digest fits: it is not damaged, but was made by somebody."""
+    folder = tmp_path / "copy"
+    shutil.copytree(teacher_onnx, folder)
+    model = read_model(folder)
+    for content in (b"", b"no graph", (folder / "audio.onnx").read_bytes()):
+        (folder / "video.onnx").write_bytes(content)
+        files = model.files | {"video.onnx": digest(folder / "video.onnx")}
+        write_model(folder, replace(model, files=files))
+        with pytest.raises(InputError, match=r"video\.onnx: the graph failed \(.*\); export"):
+            load_exported(folder, threads=1).recognize(None, clip(3)[1])
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_takes_weights_from_its_own_folder_alone(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "model").mkdir()
+    weight = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    for key, value in (("location", "../secret.bin"), ("offset", "0"), ("length", "16")):
+        weight.external_data.add(key=key, value=value)
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [4]) for name in ("input", "projected")]
+    node = onnx.helper.make_node("Add", ["input", "w"], ["projected"])
+    graph = onnx.helper.make_graph([node], "graph", ends[:1], ends[1:], [weight])
+    opset = onnx.helper.make_opsetid("", 13)
+    content = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    path = tmp_path / "model/audio.onnx"
+    path.write_bytes(content.SerializeToString())
+    model = replace(MODEL, graphs={"audio": ["projected"]}, files={"audio.onnx": digest(path)})
+    with pytest.raises(InputError, match=r"audio\.onnx: the graph failed .*escapes"):
+        open_graph(path.parent, model, "audio", 1)
+
+
+class Command:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_folders_of_the_format_torch_are_refused_unopened(tmp_path):
+    """Opening one could run code: torch.export.load unpickles what is in it."""
+    marker = tmp_path / "executed"
+    files = {}
+    for name in ("encoder.pt2", "decoder.pt2"):
+        torch.save(Command(marker), tmp_path / name)
+        files[name] = digest(tmp_path / name)
+    record = asdict(MODEL) | {"format": "torch", "files": files}
+    del record["encoder_parameters"]  # which older versions did not write
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"could run code .* again with --format onnx"):
+        load_exported(tmp_path)
+    assert not marker.exists()
+    torch.load(tmp_path / "encoder.pt2", weights_only=False)
+    assert marker.exists(), "or the test would not see it"
+
+
+def test_an_exported_model_knows_its_pruned_parameters(small, small_int8):
+    encoder = load_avhubert_asr(small).encoder
+    masks = [mask for name, mask in read_masks(small).items() if name.startswith("encoder.")]
+    pruned = sum(int((~mask).sum()) for mask in masks)
+    kept = sum(p.numel() for p in encoder.parameters()) - pruned
+    assert pruned > 1000
+    told = []
+    for path in (small, small_int8 / "model.json"):
+        dictionary = small.with_name("dict.wrd.txt")
+        family = load_family(path, dictionary, "both", BeamConfig(), JointConfig(), "cpu")
+        told.append(describe_model(path, family)["encoder"]["parameters"])
+    assert told == [kept, kept]
 
 
 def test_what_does_not_fit_the_model_is_refused(teacher_onnx):

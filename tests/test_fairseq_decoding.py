@@ -70,7 +70,8 @@ def test_printed_rate_and_conditions(decoded: Path, teacher_data: Path, noise: P
     edits = sum(word_edits(d.reference, d.hypothesis) for d in found)
     assert details == (
         f"{edits} edits in {sum(len(r.split()) for r in references)} words, 0 utterances "
-        "unreadable and counted as deleted, beam 3, length penalty 0.5, noise babble at -10 dB in "
+        "unreadable and counted as deleted, text case lower, punctuation remove, tags []<>, "
+        "beam 3, length penalty 0.5, noise babble at -10 dB in "
         f"100% from {noise}/babble, visual noise none, noise seed 1, pass 1, trained with unknown"
     )
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,18 +17,22 @@ import pytest
 import sentencepiece
 import soundfile
 from conftest import run, run_well
+from portrait import tone, write_clip
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.manifest import read_manifest, write_manifest
-from avhubert_ext.data.prepare import extract_audio
+from avhubert_ext.data.normalization import TextConfig, read_text_config
+from avhubert_ext.data.prepare import check_failures, extract_audio
 from avhubert_ext.data.text import Subwords
-from avhubert_ext.data.video import load_video, write_video
+from avhubert_ext.data.video import check_in_step, load_video, write_video
+from avhubert_ext.errors import InputError
 
 OUTPUTS = {
     *(f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("tsv", "wrd")),
     "spm_bpe64.model",
     "dict.wrd.txt",
+    "text.json",
     "utterances.jsonl",
 }
 
@@ -243,6 +248,162 @@ def test_subwords_of_another_folder_are_taken_over(small, manifests, tmp_path):
     assert (tmp_path / "n/dict.wrd.txt").read_bytes() != (manifests / "dict.wrd.txt").read_bytes()
 
 
+# ---- bad clips among good ones
+
+
+def test_bad_clips_are_named_and_the_others_are_read(corpus, tmp_path, capfd):
+    """No manifest with more than 1% left out, unless told so; never exit code 0."""
+    copy, out = tmp_path / "corpus", tmp_path / "m"
+    for folder in ("trainval", "test"):
+        shutil.copytree(corpus / folder, copy / folder)
+    video = copy / "trainval/spk0001/00002.mp4"
+    video.write_bytes(b"no video")
+    text = copy / "test/spk0004/00001.txt"
+    text.unlink()
+    assert prepare(copy, out) == 1
+    told = capfd.readouterr().err
+    assert f"failed: {video}: not a video" in told and f"failed: {text} not found" in told
+    assert "2 of 20 inputs failed, more than 1%" in told and "--allow-unreadable" in told
+    assert {p.name for p in out.iterdir()} == {"utterances.jsonl"}
+    assert len((out / "utterances.jsonl").read_text().splitlines()) == 18
+
+    assert prepare(copy, out, "--allow-unreadable") == 1
+    told = capfd.readouterr().err.splitlines()[-1]
+    assert "2 of 20 clips failed" in told and "leave them out" in told
+    names = [row[0] for split in ("train", "valid", "test") for row in rows(out, split)]
+    assert len(names) == 18 and "trainval/spk0001/00002" not in names
+    assert len((out / "test.wrd").read_text().splitlines()) == len(rows(out, "test")) == 3
+
+    shutil.copy(corpus / "trainval/spk0001/00002.mp4", video)
+    shutil.copy(corpus / "test/spk0004/00001.txt", text)
+    assert prepare(copy, out) == 0
+    assert sum(len(rows(out, split)) for split in ("train", "valid", "test")) == 20
+
+
+@pytest.mark.parametrize(("failed", "total"), [(0, 3), (1, 100), (2, 200), (2, 399)])
+def test_one_in_a_hundred_may_be_left_out(failed, total):
+    check_failures(["why"] * failed, total)
+    with pytest.raises(InputError, match=rf"{failed + 2} of {total} .* the first is why"):
+        check_failures(["why"] * (failed + 2), total)
+
+
+def test_a_name_that_is_not_utf8_is_one_failure(small, tmp_path, capfd):
+    strange = os.fsencode(small / "trainval/spk0001") + b"/caf\xe9"
+    for suffix in ("mp4", "wav", "txt"):
+        shutil.copy(damaged(small, suffix), strange + f".{suffix}".encode())
+    assert prepare(small, tmp_path / "m", "--allow-unreadable") == 1
+    told = capfd.readouterr().err
+    assert "its name is not UTF-8" in told and "1 of 4 clips failed" in told
+    assert len(rows(tmp_path / "m", "train") + rows(tmp_path / "m", "valid")) == 2
+
+
+def test_extracted_audio_that_is_gone_is_made_again(small, tmp_path):
+    """The manifest must not name a file that is not there."""
+    video = damaged(small, "mp4")
+    write_clip(video, [np.zeros((96, 96, 3), np.uint8)] * 25, audio=tone(1.0))
+    damaged(small, "wav").unlink()
+    assert prepare(small, tmp_path / "m") == 0
+    extracted = tmp_path / "m/audio/trainval/spk0001/00001.wav"
+    before = extracted.read_bytes()
+    extracted.unlink()
+    assert prepare(small, tmp_path / "m") == 0
+    assert extracted.read_bytes() == before
+
+
+# ---- normalization of the transcripts
+
+
+def test_what_normalization_changed_is_reported_and_recorded(small, tmp_path, capfd):
+    """A byte order mark and ends of lines of Windows change nothing; punctuation is removed."""
+    plain = "Text:  BIN BLUE AT F TWO NOW\r\nConf:  4\r\n"
+    damaged(small, "txt").write_bytes(plain.encode("utf-8-sig"))
+    (small / "test/spk0004/00001.txt").write_text(
+        "Text:  [laughter] \u201cIt\u2019s blue,\u201d now.\n"
+    )
+    out = tmp_path / "m"
+    assert prepare(small, out) == 0
+    labels = [(out / f"{s}.wrd").read_text() for s in ("train", "valid", "test")]
+    assert "bin blue at f two now\n" in labels and labels[2] == "it's blue now\n"
+    told = capfd.readouterr().out
+    assert "text normalization changed 1 of 3 utterances" in told
+    assert '-> "it\'s blue now"' in told
+    assert json.loads((out / "text.json").read_text()) == {
+        "case": "lower", "punctuation": "remove", "tags": "[]<>"
+    }  # fmt: skip
+    assert prepare(small, out, "--case", "keep", "--punctuation", "keep", "--tags", "") == 0
+    assert (out / "test.wrd").read_text() == "[laughter] \u201cIt's blue,\u201d now.\n"
+    assert "BIN BLUE AT F TWO NOW\n" in {(out / f"{s}.wrd").read_text() for s in ("train", "valid")}
+    assert read_text_config(out) == TextConfig("keep", "keep", "")
+
+
+# ---- the corpus' own validation set
+
+
+def test_the_validation_set_of_a_corpus_is_kept(small, tmp_path, capfd):
+    shutil.copytree(small / "trainval/spk0000", small / "valid/spk0000")
+    assert prepare(small, tmp_path / "m") == 0
+    names = {s: [row[0] for row in rows(tmp_path / "m", s)] for s in ("train", "valid", "test")}
+    assert names == {
+        "train": ["trainval/spk0000/00001", "trainval/spk0001/00001"],
+        "valid": ["valid/spk0000/00001"],
+        "test": ["test/spk0004/00001"],
+    }
+    assert "valid is the corpus' own validation set" in capfd.readouterr().out
+
+
+# ---- frame rates
+
+
+@pytest.mark.parametrize(
+    ("rate", "suffix"),
+    [(24, "mp4"), (30, "mp4"), (50, "mp4"), (Fraction(30000, 1001), "avi"), (30, "h264")],
+)
+def test_a_clip_of_another_rate_is_refused(tmp_path, rate, suffix):
+    """Also where its sound is as long as its frames at 25 a second."""
+    path = write_clip(tmp_path / f"clip.{suffix}", [np.zeros((96, 96, 3), np.uint8)] * 60, rate)
+    with pytest.raises(InputError) as error:
+        load_video(path)
+    assert f"{float(rate):.4g} frames a second, expected 25" in str(error.value)
+    assert "prepare-video" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mpg", "h264"])
+def test_25_frames_a_second_pass_in_any_container(tmp_path, suffix):
+    codec = "mpeg1video" if suffix == "mpg" else "libx264"
+    frames = [np.zeros((96, 96, 3), np.uint8)] * 30
+    path = write_clip(tmp_path / f"clip.{suffix}", frames, codecs=(codec, "aac"))
+    assert load_video(path).shape == (30, 96, 96)
+
+
+def test_a_variable_rate_is_judged_by_its_mean(tmp_path):
+    frames = [np.zeros((96, 96, 3), np.uint8)] * 60
+    uneven = [40 * n + 15 * (n % 2) for n in range(60)]
+    assert len(load_video(write_clip(tmp_path / "even.mp4", frames, 1000, stamps=uneven))) == 60
+    slow_end = [33 * n for n in range(50)] + [1650 + 40 * n for n in range(10)]
+    with pytest.raises(InputError, match=r"29\.\d+ frames a second"):
+        load_video(write_clip(tmp_path / "mixed.mp4", frames, 1000, stamps=slow_end))
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds", "passes"),
+    [
+        (60, 2.0, False),  # 30 frames a second
+        (60, 2.4, True),
+        (60, 2.59, True),  # up to 0.2 s: AAC fills up its last block
+        (60, 2.61, False),
+        (1000, 40.7, True),  # up to 2%
+        (1000, 40.9, False),
+        (240, 10.0, False),  # 24 frames a second
+    ],
+)
+def test_picture_and_sound_may_differ_by_two_percent(frames, seconds, passes):
+    if passes:
+        check_in_step("clip.mp4", frames, round(16000 * seconds))
+        return
+    with pytest.raises(InputError, match=rf"clip\.mp4: {frames} frames are .* {seconds:.2f} s"):
+        check_in_step("clip.mp4", frames, round(16000 * seconds))
+
+
 # ---- audio inside the video
 
 
@@ -346,6 +507,55 @@ def test_babble_has_thirty_talkers_and_none_in_two_splits(corpus, noise):
     assert sum(map(len, speakers.values())) == 90
 
 
+def musan(folder: Path, files: int) -> Path:
+    """Tones in place of talkers, music and noise, two seconds each."""
+    for kind in ("speech", "music", "noise"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(files):
+            soundfile.write(folder / kind / f"{number}.wav", tone(2 + number / 50), 16000)
+    return folder
+
+
+def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
+    root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
+    soundfile.write(root / "music/1.wav", tone(1), 8000)
+    (root / "noise/2.wav").write_bytes(b"no sound")
+    whole = (root / "speech/3.wav").read_bytes()
+    (root / "speech/3.wav").write_bytes(b"")
+    command = ["noise", "--musan", str(root), "--out", str(out)]
+    assert main(command) == 1
+    told = capfd.readouterr().err
+    for name, about in (("music/1", "8000 Hz"), ("noise/2", "not a"), ("speech/3", "not a")):
+        assert f"failed: {root}/{name}.wav" in told and about in told
+    assert "3 of 18 inputs failed, more than 1%" in told and not list(out.glob("*/*.tsv"))
+    assert main([*command, "--allow-unreadable"]) == 1
+    assert "3 of 18 files failed" in capfd.readouterr().err
+    listed = [line for path in out.glob("[mn]*/*.tsv") for line in path.read_text().splitlines()]
+    assert len(listed) == 10 and all(len(load_audio(path)) for path in listed)
+    assert "speech/3.wav" not in "".join(p.read_text() for p in out.rglob("talkers.tsv"))
+    for name in ("music/1", "noise/2"):
+        shutil.copy(root / "music/0.wav", root / f"{name}.wav")
+    (root / "speech/3.wav").write_bytes(whole)
+    assert main(command) == 0
+    assert "speech/3.wav" in "".join(p.read_text() for p in out.rglob("talkers.tsv"))
+
+
+def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
+    root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
+    command = ["noise", "--musan", str(root), "--out", str(out)]
+    assert main(command) == 0
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("0*.wav")}
+    assert len(before) == 30
+    assert main(command) == 0
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    first = min(before)
+    first.write_bytes(b"")
+    assert main(command) == 0
+    assert first.read_bytes() == before[first][1]
+    assert main([*command, "--seed", "2"]) == 0
+    assert not any(path.read_bytes() == content for path, (_, content) in before.items())
+
+
 def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
     command = ["noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
     assert main([*command, "--manifests", str(manifests)]) == 1
@@ -369,7 +579,7 @@ def fails(named: Path | str, *command: str | Path, about: str = "") -> None:
     """The command fails with one line that names a file and says `about`; no traceback."""
     result = run("avhubert-ext", *command)
     lines = result.stdout.replace("\r", "\n").splitlines()
-    errors = [line for line in lines if "error" in line.lower()]
+    errors = [line for line in lines if "error" in line.lower() and line[:8] != "failed: "]
     assert result.returncode == 1, result.stdout
     assert "Traceback" not in result.stdout
     assert len(errors) == 1 and errors[0].startswith("avhubert-ext: error: "), result.stdout
@@ -394,10 +604,18 @@ def test_corrupt_video(small):
     prepare_fails(small, damaged(small, "mp4"), "not a video that decodes")
 
 
-@pytest.mark.parametrize("text", ["", "Text:  \n", "hello\n"])
-def test_empty_transcript(small, text):
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("", "the transcript is empty"),
+        ("Text:  \n", "the transcript is empty"),
+        ("hello\n", "the first line must be `Text:  WORDS`, found 'hello'"),
+        ("Text:  [laughter] ...\n", "no words in '[laughter] ...'"),
+    ],
+)
+def test_empty_transcript(small, text, about):
     damaged(small, "txt").write_text(text)
-    prepare_fails(small, damaged(small, "txt"), "the transcript is empty")
+    prepare_fails(small, damaged(small, "txt"), about)
 
 
 def test_missing_transcript(small):

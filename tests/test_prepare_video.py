@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from portrait import moved, movement, tone, write_clip
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
-from avhubert_ext.data.corpora import corpus_sources, pieces, plain_videos
+from avhubert_ext.data.corpora import Source, corpus_sources, pieces, plain_videos
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import mouth_clips
@@ -116,6 +117,126 @@ def test_rerun_does_only_what_is_left(video, tmp_path):
     assert (out / "a.mp4").stat().st_mtime_ns > stamps["a"]
 
 
+def test_earlier_calls_are_remembered(video, tmp_path):
+    """The report has the lines of other inputs, and what is done is not made again."""
+    out = tmp_path / "out"
+    stamps = {}
+    for name in "abc":
+        put(video, tmp_path / f"{name}.mp4")
+        assert prepare_video(tmp_path / f"{name}.mp4", out) == 0
+        stamps[name] = (out / f"{name}.mp4").stat().st_mtime_ns
+    assert set(report(out)) == set("abc")
+    assert prepare_video(*(tmp_path / f"{name}.mp4" for name in "abc"), out) == 0
+    assert {n: (out / f"{n}.mp4").stat().st_mtime_ns for n in "abc"} == stamps
+    assert prepare_video(tmp_path / "a.mp4", tmp_path / "b.mp4", out, "--shard", "1/2") == 0
+    assert (out / "a.mp4").stat().st_mtime_ns == stamps["a"], "another report knows of it"
+    assert set(report(out)) == set("abc")
+
+
+def test_a_file_that_is_gone_is_made_again(video, tmp_path):
+    raw, out = put(video, tmp_path / "raw.mp4"), tmp_path / "out"
+    assert prepare_video(raw, out, "--no-sheets") == 0
+    stamp = (out / "raw.mp4").stat().st_mtime_ns
+    assert prepare_video(raw, out) == 0
+    assert (out / "sheets/raw.jpg").is_file(), "sheets were not asked for before"
+    for name in ("raw.wav", "sheets/raw.jpg", "raw.mp4"):
+        (out / name).write_bytes(b"")
+        assert prepare_video(raw, out) == 0
+        assert (out / name).stat().st_size
+    assert (out / "raw.mp4").stat().st_mtime_ns > stamp
+
+
+def test_clips_of_other_settings_are_removed(video, tmp_path):
+    """Or `prepare` would take them for clips of the corpus."""
+    out = tmp_path / "out"
+    assert prepare_video(video, out, "--face", "all", "--no-sheets") == 0
+    assert files(out) == {"clip_face1.mp4", "clip_face1.wav", "report.jsonl"}
+    assert prepare_video(video, out, "--no-sheets") == 0
+    assert files(out) == {"clip.mp4", "clip.wav", "report.jsonl"}
+
+
+def test_videos_of_one_stem_get_names_of_their_own(video, tmp_path, capfd):
+    """Whatever call they come in; nothing is overwritten."""
+    out = tmp_path / "out"
+    first = put(video, tmp_path / "x/a.mp4")
+    assert prepare_video(first, out) == 0
+    stamp = (out / "a.mp4").stat().st_mtime_ns
+    for path in ("x/a.avi", "x/a.mkv", "y/a.mkv"):
+        write_clip(tmp_path / path if path[0] == "x" else put(video, tmp_path / path),
+                   moved(movement(3, SIZE, 0.8), SIZE))  # fmt: skip
+    for inputs in ([tmp_path / "x", tmp_path / "y"], [tmp_path / "y/a.mkv"]):
+        assert prepare_video(*inputs, out) == 0
+        names = {name: Path(line["video"]) for name, line in report(out).items()}
+        assert names == {
+            "a": first,
+            "a_avi": tmp_path / "x/a.avi",
+            "a_mkv": tmp_path / "x/a.mkv",
+            "a_2": tmp_path / "y/a.mkv",
+        }
+    assert (out / "a.mp4").stat().st_mtime_ns == stamp
+    assert load_video(out / "a_2.mp4").shape[0] == 3
+    assert f"y/a.mkv becomes a_2.mp4: {first} has its name" in capfd.readouterr().err
+
+
+def test_names_that_are_not_utf8(video, tmp_path):
+    """Are prepared as any other; the report and the terminal show them escaped."""
+    raw, out = tmp_path / "raw", os.fsdecode(os.fsencode(tmp_path) + b"/out\xe9")
+    put(video, raw / "good.mp4")
+    shutil.copy(video, os.fsencode(raw) + b"/caf\xe9.mp4")
+    Path(os.fsdecode(os.fsencode(raw) + b"/bad\xe9.mp4")).write_bytes(b"no video")
+    result = run("avhubert-ext", "prepare-video", raw, out, PYTHONIOENCODING="utf-8:strict")
+    assert result.returncode == 1 and "Traceback" not in result.stdout
+    assert "bad\\udce9.mp4: not a " in result.stdout and "out\\udce9/sheets" in result.stdout
+    assert set(report(Path(out))) == {"good", "caf\udce9", "bad\udce9"}
+    assert os.path.getsize(os.fsencode(out) + b"/caf\xe9.mp4")
+
+
+def test_warnings_are_shown_and_reported(video, tmp_path, capfd):
+    """And shown by the report alone where a clip is not made again."""
+    frames = moved(movement(FRAMES, SIZE, 0.8), SIZE)
+    path = write_clip(tmp_path / "late.mp4", frames, audio=tone(2.0))
+    for again in range(2):
+        assert prepare_video(path, tmp_path / "out") == 0
+        (warning,) = report(tmp_path / "out")["late"]["warnings"]
+        assert re.match(r"0\.0 s of sound before the first frame and 1\.[56] s after", warning)
+        told = capfd.readouterr()
+        assert "1 of them with warnings" in told.out
+        assert (f"warning: {path}: {warning}" in told.err) is not again
+    assert prepare_video(video, tmp_path / "out") == 0
+    assert report(tmp_path / "out")["clip"]["warnings"] == []
+
+
+def test_mouth_regions_of_another_size_and_rate(tmp_path):
+    frames = [np.full((128, 128, 3), 4 * n, np.uint8) for n in range(60)]
+    path = write_clip(tmp_path / "mouth.mp4", frames, 30)
+    assert prepare_video(path, tmp_path / "out", "--mouth") == 0
+    found = load_video(tmp_path / "out/mouth.mp4")
+    assert found.shape == (50, 96, 96)
+    assert np.abs(found.mean(axis=(1, 2)) - 4.8 * np.arange(50)).max() < 6, "at their times"
+
+
+def test_a_damaged_report_is_no_obstacle(video, tmp_path):
+    out = tmp_path / "out"
+    assert prepare_video(video, out) == 0
+    (line,) = (out / "report.jsonl").read_text().splitlines()
+    stray = tmp_path / "stray.mp4"
+    stray.write_text("not in the folder")
+    broken = [
+        *(b"null", b"[]", b"5", b'{"name": 3}', b"\xff\xfe", b'{"name": "clip", "video": null}'),
+        json.dumps({"name": "clip", "video": "/x", "clips": ["../stray"], "quality": []}).encode(),
+        json.dumps(json.loads(line) | {"quality": [3]}).encode(),
+    ]
+    (out / "report.jsonl").write_bytes(b"\n".join(broken))
+    assert prepare_video(video, out) == 0
+    assert set(report(out)) == {"clip"} and stray.is_file()
+
+
+def test_the_bar_counts_each_frame_once(video, tmp_path, capfd):
+    assert prepare_video(video, tmp_path / "out") == 0
+    told = capfd.readouterr().err
+    assert f"{FRAMES}/{FRAMES}" in told and str(2 * FRAMES) not in told.replace("24-", "")
+
+
 def test_killed_and_started_again(video, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(6):
@@ -183,7 +304,6 @@ def test_why_a_single_video_failed_is_told(tmp_path, capfd):
         (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
         (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
-        (("twice", "out"), "would both become a.mp4"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),
     ],
 )
@@ -191,8 +311,6 @@ def test_wrong_use(video, tmp_path, monkeypatch, capfd, words, about):
     monkeypatch.chdir(tmp_path)
     put(video, Path("raw/a.mp4"))
     Path("none").mkdir()
-    put(video, Path("twice/a.mp4"))
-    put(video, Path("twice/a.avi"))
     assert prepare_video(*words) == 1
     assert about in capfd.readouterr().err.splitlines()[-1]
 
@@ -245,7 +363,7 @@ def holds_a_clip_each(data: Path, text: str) -> None:
     [
         (lrs2, "hello there"),
         (grid, "lay blue now"),
-        (folder, "some plain words, in two lines"),
+        (folder, "some plain words in two lines"),
     ],
 )
 def test_corpus_to_manifests(video, tmp_path, corpus, text):
@@ -260,6 +378,7 @@ def test_corpus_to_manifests(video, tmp_path, corpus, text):
 def test_recipe_stops_at_failures_unless_told_otherwise(video, tmp_path):
     lrs3(video, tmp_path / "raw")
     put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript
+    put(video, tmp_path / "raw/trainval/A/50003.mp4", "Text:  [laughter]\n")  # without words
     stopped = recipe(tmp_path / "raw", tmp_path / "work", "lrs3")
     assert stopped.returncode == 1 and "50002.mp4: no transcript" in stopped.stdout
     assert not (tmp_path / "work/data").exists()
@@ -305,6 +424,48 @@ def test_pieces_of_a_video(video, tmp_path):
     assert Path(f"{name}.txt").read_text() == "Text:  A B\n"
 
 
+def test_the_validation_set_of_lrs2_stays_one(video, tmp_path, caplog):
+    lrs2(video, tmp_path)
+    put(video, tmp_path / "main/58/00001.mp4", "Text:  IN NO LIST\n")
+    names = {source.name for source in corpus_sources("lrs2", tmp_path)}
+    assert names == {"trainval/55/00001", "valid/56/00001", "test/57/00001"}
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert "1 clips of its lists are not there: '../../../etc/passwd'" in told
+    assert "1 clips skipped, in no list: '58/00001'" in told
+    (tmp_path / "test.txt").write_text("55/00001\n")
+    with pytest.raises(InputError, match=r"test\.txt: 55/00001 is in another list too"):
+        corpus_sources("lrs2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "about"),
+    [
+        ("grid", "0 7250 sil\n7250 now\n", "line 2: expected `START END WORD`"),
+        ("grid", "0 \u00b2 bin\n", "line 1: expected `START END WORD`"),
+        ("grid", "0 1 sil\n\n1 2 sp\n", "no words in it"),
+        ("timed", "WORD START END ASDSCORE\nA 0 \u00b2 1\n", "line 2: expected `WORD"),
+        ("timed", "WORD START END ASDSCORE\nA 0.1 0.2 1\nB 0.2\n", "line 3: expected `WORD"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.6 1\nB 0.1 0.2 1\n", "its times go back"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.4 1\n", "its times go back"),
+        ("timed", "Text:  A\n", "no lines `WORD START END SCORE`"),
+        ("plain", "\ufeff \r\n", "no words in it"),
+    ],
+)
+def test_a_damaged_transcript_loses_no_word_in_silence(tmp_path, form, text, about):
+    path = tmp_path / "clip.txt"
+    path.write_bytes(text.encode())
+    with pytest.raises(InputError, match=re.escape(about)) as error:
+        pieces(Source(tmp_path / "clip.mp4", "clip", "clip", path, form))
+    assert str(path) in str(error.value)
+
+
+def test_a_video_outside_of_speakers_folders_is_skipped(video, tmp_path, caplog):
+    grid(video, tmp_path)
+    put(video, tmp_path / "intro.mp4")
+    assert len(corpus_sources("grid", tmp_path)) == 3
+    assert "intro.mp4: skipped, not below a folder of a speaker" in caplog.text
+
+
 def test_clips_right_in_a_folder_are_a_speaker_each(video, tmp_path):
     for name in "abcde":
         put(video, tmp_path / f"{name}.mp4", "words")
@@ -313,9 +474,16 @@ def test_clips_right_in_a_folder_are_a_speaker_each(video, tmp_path):
     assert sorted(name.split("/", 1)[1] for name in names) == [f"{c}/{c}" for c in "abcde"]
 
 
-def test_folders_are_searched_for_videos_only(video, tmp_path):
+def test_folders_are_searched_for_videos_only(video, tmp_path, caplog):
     put(video, tmp_path / "x/A.MP4")
     put(video, tmp_path / "x/y.z/b.c.mp4", "not a video")
-    assert [s.name for s in plain_videos([tmp_path])] == ["x/A", "x/y.z/b.c"]
+    for name in ("w.wmv", "m.mxf", "photo.jpg", "page.HTML", "more.html", "LICENSE"):
+        (tmp_path / name).write_text("")
+    found = [s.name for s in plain_videos([tmp_path])]
+    assert found == ["m", "w", "x/A", "x/y.z/b.c"]
+    counts = "2 .html, 1 .jpg, 1 no ending, 1 .txt"
+    told = caplog.records[-1].getMessage()
+    assert f"{tmp_path}: 5 files skipped, not videos: " in told
+    assert sorted(told.split("videos: ")[1].split(", ")) == sorted(counts.split(", "))
     with pytest.raises(InputError, match="known endings are"):
         plain_videos([])

@@ -122,7 +122,7 @@ MODEL = ExportedModel(
     symbols=["<s>", "<pad>", "</s>", "<unk>", "\u2581a"],
     search={"beam": 3},
     origin={},
-    graphs={"encoder": ["memory"], "decoder": ["log_probs"]},
+    graphs={"encoder": ["memory"], "decoder": ["log_probs", "present", "attention"]},
     files={"encoder.onnx": "", "decoder.onnx": ""},
 )
 
@@ -140,6 +140,10 @@ MODEL = ExportedModel(
         {"search": {"ctc_weight": 0.1}},
         {"graphs": {"encoder": ["memory"]}},
         {"graphs": []},
+        {"graphs": MODEL.graphs | {"decoder": ["log_probs"]}},
+        {"graphs": MODEL.graphs | {"video": ["projected"]}},
+        {"symbols": [*MODEL.symbols[:-1], 5]},
+        {"encoder_parameters": "2"},
         {"files": {"encoder.onnx": ""}},
     ],
     ids=str,
@@ -148,7 +152,7 @@ def test_what_does_not_fit_in_a_model_json_is_an_error(tmp_path: Path, changes: 
     write_model(tmp_path, MODEL)
     assert read_model(tmp_path) == MODEL
     write_model(tmp_path, replace(MODEL, **changes))
-    with pytest.raises(InputError, match=r"model\.json: not whole, or of another version"):
+    with pytest.raises(InputError, match=r"model\.json: damaged, or of another version"):
         read_model(tmp_path)
 
 

@@ -6,6 +6,7 @@ Every command is a function that imports what it needs when it runs, so that `--
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
@@ -25,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     args = build_parser().parse_args(argv)
     try:
         args.function(args)

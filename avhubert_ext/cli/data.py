@@ -46,22 +46,37 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from avhubert_ext.data.normalization import TextConfig
     from avhubert_ext.data.prepare import prepare
     from avhubert_ext.data.text import SubwordConfig
+    from avhubert_ext.errors import InputError
 
-    counts = prepare(
+    done = prepare(
         args.corpus,
         args.out,
         SubwordConfig(args.subwords, args.vocabulary, args.reuse_subwords),
         args.valid_fraction,
         args.workers,
+        TextConfig(args.case, args.punctuation, args.tags),
+        args.allow_unreadable,
     )
-    print(", ".join(f"{name}: {count} utterances" for name, count in counts.items()))
+    print(", ".join(f"{name}: {count} utterances" for name, count in done.counts.items()))
+    if done.official:
+        print("valid is the corpus' own validation set; --valid-fraction was not used")
+    print(done.text)
+    if done.failures:
+        total = sum(done.counts.values()) + len(done.failures)
+        raise InputError(
+            f"{len(done.failures)} of {total} clips failed, see above; the manifests in {args.out} "
+            "leave them out; correct them and run the same command again"
+        )
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "prepare", _prepare, "LRS3-layout corpus -> AV-HuBERT manifests")
-    parser.add_argument("--corpus", type=Path, required=True, help="with trainval/ and test/")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="with trainval/ and test/, or also valid/"
+    )
     parser.add_argument("--out", type=Path, required=True, help="manifest folder to write")
     parser.add_argument(
         "--subwords", choices=("unigram", "bpe"), default="unigram", help="sentencepiece model type"
@@ -71,16 +86,50 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--reuse-subwords", type=Path, help="take spm_*.model and dict.wrd.txt from this folder"
     )
     parser.add_argument(
-        "--valid-fraction", type=float, default=0.05, help="of trainval speakers, for validation"
+        "--valid-fraction",
+        type=float,
+        default=0.05,
+        help="of trainval speakers, for validation, unless the corpus has a valid/",
     )
+    text = parser.add_argument_group("normalization of the transcripts")
+    text.add_argument("--case", choices=("lower", "upper", "keep"), default="lower")
+    text.add_argument(
+        "--punctuation",
+        choices=("remove", "keep"),
+        default="remove",
+        help="apostrophes of words and what belongs to numbers stay in any case",
+    )
+    text.add_argument(
+        "--tags",
+        default="[]<>",
+        metavar="BRACKETS",
+        help="what these enclose is left out, for example [laughter]: pairs of [] <> {} (); '' "
+        "for none",
+    )
+    _add_allow_unreadable(parser)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+
+
+def _add_allow_unreadable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-unreadable",
+        action="store_true",
+        help="write the lists even if more than 1%% of the files cannot be read; they leave those "
+        "out",
+    )
 
 
 def _noise(args: argparse.Namespace) -> None:
     from avhubert_ext.data.prepare_noise import prepare_noise
+    from avhubert_ext.errors import InputError
 
-    prepare_noise(args.musan, args.out, args.seed, args.manifests)
+    files = prepare_noise(args.musan, args.out, args.seed, args.manifests, args.allow_unreadable)
     print(f"noise manifests written to {args.out}")
+    if files.failures:
+        raise InputError(
+            f"{len(files.failures)} of {files.total} files failed, see above; the lists in "
+            f"{args.out} leave them out; correct them and run the same command again"
+        )
 
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
@@ -91,6 +140,7 @@ def _add_noise(commands: argparse._SubParsersAction) -> None:
         "--manifests", type=Path, help="a corpus from `prepare`, for a second talker as noise"
     )
     parser.add_argument("--seed", type=int, default=1, help="same seed, same babble")
+    _add_allow_unreadable(parser)
 
 
 def _noise_preview(args: argparse.Namespace) -> None:

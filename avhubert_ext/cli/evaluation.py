@@ -43,6 +43,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         cache=args.cache_dir,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         subword_model=args.subword_model,
+        allow_unreadable=args.allow_unreadable,
     )
     evaluate([(name, Path(file)) for name, file in args.model], config, args.out)
     print(noise_report.report(args.out))
@@ -101,6 +102,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--cache-dir", type=Path, help="folder for decoded frames and features")
     parser.add_argument(
         "--subword-model", type=Path, help="sentencepiece model, if not the one in the data folder"
+    )
+    parser.add_argument(
+        "--allow-unreadable",
+        action="store_true",
+        help="score the passes even if more than 1%% of the utterances cannot be read; their words "
+        "count as deleted, and the report says how many there are",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1; without it a GPU where there is one")
     parser.add_argument("--threads", type=positive, default=os.cpu_count())

@@ -27,7 +27,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument(
         "--format",
-        choices=("onnx", "openvino", "torch"),
+        choices=("onnx", "openvino"),
         default="onnx",
         help="of the graphs: what runs them",
     )

@@ -28,18 +28,20 @@ def _prepare_video(args: argparse.Namespace) -> None:
     else:
         sources = corpus_sources(args.layout, args.inputs[0])
     limits = Limits(seconds=args.max_seconds)
-    settings = Settings(args.face, args.landmarks, args.landmark_model, limits, args.sheets)
+    settings = Settings(
+        args.face, args.mouth, args.landmarks, args.landmark_model, limits, args.sheets
+    )
     done = prepare_video(sources, args.out, settings, args.workers, args.shard)
     print(
         f"{done.videos - done.failed} videos, {done.seconds / 60:.1f} min of mouth regions in "
         f"{args.out}" + (f"; look at {args.out / 'sheets'}" if args.sheets else "")
     )
-    if done.poor:
-        print(f"{done.poor} of them with a face in less than 4 of 5 frames: see the report")
+    if done.warned:
+        print(f"{done.warned} of them with warnings: see the report and the sheets")
     if done.failed:
         raise InputError(
             f"{done.failed} of {done.videos} videos failed; the report in {args.out} names them "
-            "and why; run the same command again to try them anew"
+            "and why; run the same command again to try those again"
         )
 
 
@@ -56,7 +58,13 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         "taken over, and `prepare` reads OUT",
     )
     parser.add_argument(
-        "--face", type=_face, default="largest", help="largest, N for the N-th largest, or all"
+        "--face",
+        type=_face,
+        default="largest",
+        help="largest, speaking (moves with the sound), N for the N-th largest, or all",
+    )
+    parser.add_argument(
+        "--mouth", action="store_true", help="IN holds mouth regions already, of any size"
     )
     parser.add_argument(
         "--landmarks",
@@ -66,7 +74,7 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
     )
     add_landmark_model(parser)
     parser.add_argument(
-        "--max-seconds", type=positive, default=3600, help="a longer video is refused"
+        "--max-seconds", type=positive, default=3600, help="longest video that is taken"
     )
     parser.add_argument(
         "--sheets",
@@ -79,10 +87,10 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
 
 
 def _face(text: str) -> str | int:
-    if text in ("largest", "all"):
+    if text in ("largest", "speaking", "all"):
         return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text}: expected largest, all or a number")
+        raise argparse.ArgumentTypeError(f"{text}: expected largest, speaking, all or a number")
     return positive(text)
 
 

@@ -33,28 +33,36 @@ def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarra
         read, rate = soundfile.read(path, samples, start, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path}: not a readable audio file ({error})") from None
-    if rate != SAMPLE_RATE:
-        raise InputError(f"{path}: sample rate is {rate} Hz, expected 16000 Hz: resample the file")
-    if read.shape[1] != 1:
-        raise InputError(f"{path}: {read.shape[1]} channels, expected mono: mix it down")
+    _check_form(path, rate, read.shape[1])
     if not len(read):
         raise InputError(f"{path}: no samples; remove the utterance from the manifest")
     return read[:, 0]
 
 
 def audio_length(path: Path | str) -> int:
-    """The number of samples in an audio file. Raises InputError that names it."""
+    """The number of samples in a 16 kHz mono file, by its header.
+
+    Raises InputError that names the file.
+    """
     import soundfile
 
     if not Path(path).is_file():
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
-        samples = soundfile.info(path).frames
+        info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path}: not a readable audio file ({error})") from None
-    if not samples:
+    _check_form(path, info.samplerate, info.channels)
+    if not info.frames:
         raise InputError(f"{path}: no samples; remove it from its list")
-    return samples
+    return info.frames
+
+
+def _check_form(path: Path | str, rate: int, channels: int) -> None:
+    if rate != SAMPLE_RATE:
+        raise InputError(f"{path}: sample rate is {rate} Hz, expected 16000 Hz: resample the file")
+    if channels != 1:
+        raise InputError(f"{path}: {channels} channels, expected mono: mix it down")
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:

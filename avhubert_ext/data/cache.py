@@ -16,7 +16,7 @@ from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.video import load_video
 
-FORMAT = 1  # raise it when decoding or the features change: older entries are then left alone
+FORMAT = 2  # raise it when decoding or the features change: older entries are then left alone
 
 
 def load_video_cached(path: Path, cache: Path | None) -> np.ndarray:
@@ -48,8 +48,16 @@ def _cached(
         return make()  # whose error says what is wrong with the file
     stored = cache / f"{kind}-{FORMAT}-{content}.npy"
     try:
-        return np.load(stored, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
+        return _open(stored)
+    except Exception:  # missing, or damaged in any way
         with whole_file(stored) as temporary, temporary.open("wb") as file:
-            np.save(file, make())
-    return np.load(stored, mmap_mode="r")
+            np.save(file, make(), allow_pickle=False)
+    return _open(stored)
+
+
+def _open(stored: Path) -> np.ndarray:
+    """Memory-mapped; ValueError if its header is not that of an array of this size."""
+    array = np.lib.format.open_memmap(stored, mode="r")  # which opens no pickle
+    if array.offset + array.nbytes != stored.stat().st_size:
+        raise ValueError("the file has another size")
+    return array

@@ -8,22 +8,34 @@ thousands is one failure.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from avhubert_ext.data.prepare import read_lines, read_transcript
+from avhubert_ext.data.manifest import read_lines
+from avhubert_ext.data.prepare import read_transcript
 from avhubert_ext.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+# Of files that may hold a moving picture in a format that can be read (see `mouth.media`).
 SUFFIXES = {
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm"),
+    *(".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".asf", ".avc", ".avi", ".divx", ".drc"),
+    *(".dv", ".f4v", ".flv", ".gxf", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc", ".ivf"),
+    *(".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4"),
+    *(".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nsv", ".nut", ".nuv", ".obu", ".ogm"),
+    *(".ogv", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vc1", ".vob", ".vvc", ".webm"),
+    *(".wmv", ".wtv", ".y4m"),
 }
+TRANSCRIPT_SUFFIXES = {".align", ".txt"}
 GRID_TEST = ("s1", "s2", "s20", "s22")  # LipNet's unseen speakers
 GRID_SILENCES = ("sil", "sp")
 SPLITS = ("train", "valid", "test")
+_OF_CORPUS = "it belongs to the corpus; correct the path"
 TEST_SHARE = 0.1  # of the speakers of a plain folder
 LONGEST_PIECE = 24.0  # seconds of a pretrain clip, as Auto-AVSR cuts them
 
@@ -33,7 +45,8 @@ class Source:
     """A video of a corpus.
 
     key: its path in the corpus, without the ending; name: that of what is made of it, in LRS3's
-    layout where it has a transcript; form: of the transcript, a key of TRANSCRIPTS.
+    layout where it has a transcript (`trainval/`, `valid/` or `test/`, speaker, clip); form: of the
+    transcript, a key of TRANSCRIPTS.
     """
 
     video: Path
@@ -57,13 +70,17 @@ class Piece:
 
 
 def plain_videos(inputs: Iterable[Path]) -> list[Source]:
-    """Videos without transcripts: files as named, folders with all videos below them."""
+    """Videos without transcripts: files as named, folders with all videos below them.
+
+    What else is in a folder is counted in a warning.
+    """
     sources = []
     for given in inputs:
         if given.is_dir():
             sources += [Source(v, key, key) for v, key in _videos(given, "**/*")]
+            _report_skipped(given, SUFFIXES)
         elif not given.is_file():
-            raise InputError(f"{given}: not found; mend the path")
+            raise InputError(f"{given}: not found; correct the path")
         else:
             sources.append(Source(given, given.stem, given.stem))
     if not sources:
@@ -75,22 +92,34 @@ def plain_videos(inputs: Iterable[Path]) -> list[Source]:
 
 
 def lrs3(corpus: Path) -> list[Source]:
-    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut between words."""
+    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut between words.
+
+    So is `valid/`, if there is one.
+    """
     return [
         Source(video, key, key, video.with_suffix(".txt"))
-        for split in ("trainval", "test")
+        for split in ("trainval", "valid", "test")
         for video, key in _videos(corpus, f"{split}/*/*")
     ] + _pretrain(corpus)
 
 
 def lrs2(corpus: Path) -> list[Source]:
-    """`main/ID/CLIP.mp4` with `CLIP.txt`, `train.txt`, `val.txt`, `test.txt`; and `pretrain/`."""
-    split_of = {}
-    for listed, split in (("train", "trainval"), ("val", "trainval"), ("test", "test")):
-        for line in read_lines(corpus / f"{listed}.txt"):
-            if line.strip():
-                split_of[line.split()[0]] = split
+    """`main/ID/CLIP.mp4` with `CLIP.txt`, `train.txt`, `val.txt`, `test.txt`; and `pretrain/`.
+
+    Its validation set stays one. Raises InputError for a clip that is in two of the lists.
+    """
+    split_of: dict[str, str] = {}
+    for listed, split in (("train", "trainval"), ("val", "valid"), ("test", "test")):
+        path = corpus / f"{listed}.txt"
+        for clip in (line.split()[0] for line in read_lines(path, _OF_CORPUS) if line.strip()):
+            if split_of.setdefault(clip, split) != split:
+                raise InputError(f"{path}: {clip} is in another list too; copy the lists again")
     found = {key.removeprefix("main/"): video for video, key in _videos(corpus, "main/*/*")}
+    absent, unlisted = sorted(split_of.keys() - found), sorted(found.keys() - split_of)
+    if found and absent:
+        logger.warning(f"{corpus}: {len(absent)} clips of its lists are not there: {absent[0]!r} …")
+    if unlisted:
+        logger.warning(f"{corpus}: {len(unlisted)} clips skipped, in no list: {unlisted[0]!r} …")
     return [
         Source(video, f"main/{clip}", f"{split_of[clip]}/{clip}", video.with_suffix(".txt"))
         for clip, video in found.items()
@@ -107,6 +136,9 @@ def grid(corpus: Path) -> list[Source]:
     sources = []
     for video, key in _videos(corpus, "**/*"):
         speaker = _grid_speaker(video)
+        if speaker is None:
+            logger.warning(f"{video}: skipped, not below a folder of a speaker, s1 to s34")
+            continue
         split = "test" if speaker in GRID_TEST else "trainval"
         transcript = alignments.get((speaker, video.stem), video.with_suffix(".align"))
         sources.append(Source(video, key, f"{split}/{speaker}/{video.stem}", transcript, "grid"))
@@ -147,8 +179,9 @@ LAYOUTS: dict[str, Callable[[Path], list[Source]]] = {
 def corpus_sources(layout: str, corpus: Path) -> list[Source]:
     """The videos of a corpus with their transcripts."""
     if not corpus.is_dir():
-        raise InputError(f"{corpus}: no folder; name the corpus' own")
+        raise InputError(f"{corpus}: not a folder; give the folder of the corpus")
     sources = LAYOUTS[layout](corpus)
+    _report_skipped(corpus, SUFFIXES | TRANSCRIPT_SUFFIXES)
     if not sources:
         form = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
         raise InputError(f"{corpus}: not laid out as {layout}: {form}")
@@ -170,7 +203,15 @@ def _whole(path: Path) -> list[Piece]:
 
 def _grid_words(path: Path) -> list[Piece]:
     """Lines `START END WORD`."""
-    words = [line.split()[2] for line in read_lines(path) if len(line.split()) == 3]
+    words = []
+    for number, line in enumerate(read_lines(path), start=1):
+        match line.split():
+            case []:
+                continue
+            case [start, end, word] if _is_time(start) and _is_time(end):
+                words.append(word)
+            case _:
+                raise InputError(_wrong_line(path, number, line, "START END WORD"))
     return [_spoken(path, [w for w in words if w not in GRID_SILENCES])]
 
 
@@ -179,12 +220,23 @@ def _plain_text(path: Path) -> list[Piece]:
 
 
 def timed_words(path: Path) -> list[tuple[str, float, float]]:
-    """(word, start, end) in seconds, of the lines `WORD START END SCORE` of an LRS3 transcript."""
-    words = []
-    for line in read_lines(path):
+    """(word, start, end) in seconds, of an LRS3 transcript, in the order of time.
+
+    Those are the lines `WORD START END SCORE` below the line with these titles.
+    """
+    lines = read_lines(path)
+    begin = next((n for n, line in enumerate(lines) if line.split()[:1] == ["WORD"]), len(lines))
+    words: list[tuple[str, float, float]] = []
+    for number, line in enumerate(lines[begin + 1 :], start=begin + 2):
         match line.split():
+            case []:
+                continue
             case [word, start, end, _score] if _is_time(start) and _is_time(end):
                 words.append((word, float(start), float(end)))
+            case _:
+                raise InputError(_wrong_line(path, number, line, "WORD START END SCORE"))
+        if words[-1][2] < words[-1][1] or words[-1][1] < max(w[1] for w in words[-2:]):
+            raise InputError(f"{path} line {number}: its times go back; leave the clip out")
     if not words:
         raise InputError(f"{path}: no lines `WORD START END SCORE` in it; name another corpus")
     return words
@@ -212,12 +264,18 @@ TRANSCRIPTS: dict[str, Callable[[Path], list[Piece]]] = {
 
 def _spoken(path: Path, words: list[str]) -> Piece:
     if not words:
-        raise InputError(f"{path}: no words in it; leave the clip out, or mend its transcript")
+        raise InputError(f"{path}: no words in it; leave the clip out, or correct its transcript")
     return Piece(" ".join(words))
 
 
 def _is_time(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+    """Whether it is a number of at most nine digits, with or without a decimal point."""
+    whole, _, part = text.partition(".")
+    return text.isascii() and (whole + part).isdigit() and len(whole) < 10
+
+
+def _wrong_line(path: Path, number: int, line: str, form: str) -> str:
+    return f"{path} line {number}: expected `{form}`, found {line[:80]!r}; leave the clip out"
 
 
 def _pretrain(corpus: Path) -> list[Source]:
@@ -240,12 +298,21 @@ def _videos(folder: Path, pattern: str) -> list[tuple[Path, str]]:
     return [(p, p.relative_to(folder).with_suffix("").as_posix()) for p in sorted(found)]
 
 
-def _grid_speaker(path: Path) -> str:
+def _report_skipped(folder: Path, known: set[str]) -> None:
+    """Warn of the files below a folder that are not used, by their ending."""
+    endings = Counter(p.suffix.lower() for p in folder.rglob("*") if p.is_file())
+    others = {e or "no ending": n for e, n in endings.most_common() if e not in known}
+    if others:
+        counts = ", ".join(f"{number} {ending}" for ending, number in others.items())
+        logger.warning(f"{folder}: {sum(others.values())} files skipped, not videos: {counts}")
+
+
+def _grid_speaker(path: Path) -> str | None:
     """The nearest folder named s1 ... s34."""
     for part in reversed(path.parts[:-1]):
         if part[:1] == "s" and part[1:].isdigit():
             return part
-    raise InputError(f"{path}: not in a folder of a speaker, s1 ... s34, as GRID's files are")
+    return None
 
 
 def _hash(name: str) -> str:

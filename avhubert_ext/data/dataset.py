@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from avhubert_ext.data.audio import (
     SAMPLE_RATE,
     SAMPLES_PER_FRAME,
     audio_features,
+    audio_length,
     load_audio,
     waveform_input,
 )
@@ -25,7 +27,8 @@ from avhubert_ext.data.corrupt import check_corrupt
 from avhubert_ext.data.files import make_folder
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_generator
-from avhubert_ext.data.video import CROP, FPS, centre_crop, normalise
+from avhubert_ext.data.normalization import changes, normalize, read_text_config
+from avhubert_ext.data.video import CROP, FPS, centre_crop, check_in_step, normalise
 from avhubert_ext.data.visual_noise import (
     VisualNoiseConfig,
     VisualNoiseDraw,
@@ -33,6 +36,8 @@ from avhubert_ext.data.visual_noise import (
     draw_visual_noise,
 )
 from avhubert_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 CORRUPT = ("raise", "replace", "blank")
 MODALITIES = {"both": (True, True), "audio": (True, False), "video": (False, True)}
@@ -211,6 +216,9 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
                 f"least {CROP}x{CROP}: crop the mouth region to 96x96 first"
             )
         frames = utterance.frames if video is None else len(video)
+        if use_audio:
+            named = utterance.video if use_video else utterance.audio
+            check_in_step(named, frames, audio_length(utterance.audio))
         clean = waveform = None
         if use_audio and not c.waveform and (draw is None or c.keep_clean):
             clean = load_features_cached(utterance.audio, frames, c.cache)
@@ -314,7 +322,11 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def read_transcripts(folder: Path, split: str, utterances: list[Utterance]) -> list[str]:
-    """The lines of `split.wrd`, checked against the manifest: same number, none empty."""
+    """The lines of `split.wrd`, normalized as `text.json` beside it says (see `normalize`).
+
+    Labels of `prepare` are; what changes in those made elsewhere is logged. Raises InputError for
+    another number than in the manifest, and for one without words.
+    """
     path = folder / f"{split}.wrd"
     lines = read_lines(path)
     if len(lines) != len(utterances):
@@ -322,7 +334,14 @@ def read_transcripts(folder: Path, split: str, utterances: list[Utterance]) -> l
             f"{path} has {len(lines)} transcripts, {folder / split}.tsv {len(utterances)} "
             "utterances: make both with the same `avhubert-ext prepare`"
         )
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise InputError(f"{path} line {number}: the transcript is empty; remove the utterance")
-    return lines
+    config = read_text_config(folder)
+    texts = [normalize(line, config) for line in lines]
+    for number, (line, text) in enumerate(zip(lines, texts, strict=True), start=1):
+        if not text:
+            raise InputError(
+                f"{path} line {number}: the transcript is empty: no words in {line[:80]!r}; remove "
+                "the utterance"
+            )
+    if (changed := changes(lines, config)).changed:
+        logger.warning(f"{path}: {changed}")
+    return texts

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from avhubert_ext.errors import InputError
 
@@ -46,22 +47,35 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep other processes out of the block for `path`; an InputError tells the second one.
+    """Keep other processes out of the block for `path`; the second one gets an InputError.
 
-    `path` need not be there. A killed process lets go of it.
+    `path` need not be there. A killed process releases it.
     """
     lock = path.with_name(f"{path.name}.lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another run is writing it; wait for its end") from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    while True:
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{path}: another run is writing it; wait until it ends") from None
+            except OSError:
+                pass  # a file system without locks
+            if not _is_file(lock, file):
+                continue  # the run that had it deleted it after it was opened here
+            try:
+                yield
+            finally:
+                if _is_file(lock, file):
+                    lock.unlink()  # still locked, so that nobody else holds it
+            return
+
+
+def _is_file(path: Path, file: IO[str]) -> bool:
+    """Whether `path` is the file that is open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,14 +24,21 @@ class Utterance:
     samples: int
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; an InputError names the file if it is not there."""
+def read_lines(
+    path: Path, remedy: str = "make it with `avhubert-ext prepare`, or correct the path"
+) -> list[str]:
+    """The lines of a UTF-8 text file, with or without a byte order mark, whatever ends a line.
+
+    Raises InputError for a file that is not there, with the remedy, or that is not UTF-8.
+    """
     if not path.is_file():
-        raise InputError(f"{path} not found: make it with `avhubert-ext prepare`, or mend the path")
+        raise InputError(f"{path} not found: {remedy}")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}); convert it") from None
+        raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+    # Not `splitlines`: a line of a manifest may hold characters that end a line elsewhere.
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -40,20 +47,44 @@ def read_manifest(path: Path) -> list[Utterance]:
     if len(lines) < 2:
         raise InputError(f"{path} has no utterances: a manifest is a root line, then one a line")
     root = Path(lines[0])
+    if "\t" in lines[0]:
+        raise InputError(f"{path} line 1: expected the root folder alone, `/` for absolute paths")
     return [_parse(path, number, line, root) for number, line in enumerate(lines[1:], start=2)]
 
 
 def _parse(path: Path, number: int, line: str, root: Path) -> Utterance:
-    fields = line.split("\t")
-    if len(fields) != 5 or not (fields[3].isdigit() and fields[4].isdigit()):
-        raise InputError(
-            f"{path} line {number}: expected `id, video, audio, frames, samples` separated by tabs"
-        )
-    return Utterance(fields[0], root / fields[1], Path(fields[2]), int(fields[3]), int(fields[4]))
+    match line.split("\t"):
+        case [name, video, audio, frames, samples] if _is_count(frames) and _is_count(samples):
+            if name and video and audio and int(frames):
+                return Utterance(name, root / video, Path(audio), int(frames), int(samples))
+    raise InputError(
+        f"{path} line {number}: expected `id, video, audio, frames, samples` separated by tabs, "
+        f"at least one frame, found {line[:80]!r}"
+    )
+
+
+def _is_count(text: str) -> bool:
+    """Whether it is a whole number, of at most nine digits: more is a mistake."""
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def check_name(path: Path | str) -> None:
+    """Raise an InputError for a path that a line of a manifest cannot hold."""
+    text = str(path)
+    if any(0xD800 <= ord(char) < 0xE000 for char in text):
+        raise InputError(f"{text!r}: its name is not UTF-8, as manifests are; rename it")
+    if any(char in text for char in "\t\n\r"):
+        raise InputError(f"{text!r}: a tab or line break in its name; rename it")
 
 
 def write_manifest(path: Path, utterances: list[Utterance]) -> None:
-    """Write a manifest with absolute paths (root `/`), in one step."""
+    """Write a manifest with absolute paths (root `/`), in one step.
+
+    Raises InputError as `check_name`.
+    """
+    for u in utterances:
+        for name in (u.id, u.video.absolute(), u.audio.absolute()):
+            check_name(name)
     rows = [
         f"{u.id}\t{u.video.absolute()}\t{u.audio.absolute()}\t{u.frames}\t{u.samples}"
         for u in utterances

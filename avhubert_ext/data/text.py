@@ -101,7 +101,14 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
-        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        # By way of memory, for the names of files may be any bytes.
+        self.processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self.processor.LoadFromSerializedProto(model.read_bytes())
+        except RuntimeError:
+            raise InputError(
+                f"{model}: damaged, or not a sentencepiece model; copy it again"
+            ) from None
         pieces = [
             self.processor.id_to_piece(i)
             for i in range(self.processor.get_piece_size())
@@ -121,7 +128,7 @@ class Vocabulary:
     """
 
     def __init__(self, path: Path, ctc: bool = False) -> None:
-        subwords = [line.rsplit(" ", 1)[0] for line in read_lines(path)]
+        subwords = read_dictionary(path)
         self.pieces = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
         self.eos = len(self.pieces) - 1 if ctc else EOS
         self.known = set(subwords)
@@ -141,6 +148,31 @@ class Vocabulary:
     def reference(self, pieces: list[str]) -> str:
         """A transcript as it is scored: what the dictionary lacks is `<<unk>>`, as in fairseq."""
         return join_pieces([p if p in self.known else "<<unk>>" for p in pieces])
+
+
+def read_dictionary(path: Path) -> list[str]:
+    """The subwords of a `dict.wrd.txt`, in its order.
+
+    Raises InputError for a line that is not a subword, a blank and a count, for a subword that is
+    there twice or is a special symbol, and for a file without any.
+    """
+    subwords: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        subword, _, count = line.rpartition(" ")
+        if not (subword.strip() and count.isascii() and count.isdigit()):
+            raise InputError(
+                f"{path} line {number}: expected a subword and its count, found {line[:80]!r}; "
+                "copy the dictionary again"
+            )
+        if subword in subwords or subword in SPECIAL_SYMBOLS:
+            raise InputError(
+                f"{path} line {number}: {subword!r} is there twice, or is a special symbol, which "
+                "the file must not have; copy the dictionary again"
+            )
+        subwords[subword] = count
+    if not subwords:
+        raise InputError(f"{path}: empty; copy the dictionary again")
+    return list(subwords)
 
 
 def ctc_symbols(subwords: list[str]) -> list[str]:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 
 FPS = 25
+RATES = (24.9, 25.1)  # frames a second on average that pass for 25
+DRIFT = 0.02  # share of the shorter one by which picture and sound may differ in length
+SLACK = 5  # frames (0.2 s) by which they may differ in any case: codecs fill up their last block
 CROP = 88  # pixels
 MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], AV-HuBERT's
 X264 = {
@@ -21,7 +25,8 @@ X264 = {
 def load_video(path: Path | str) -> np.ndarray:
     """All frames as gray uint8 [T, H, W]: decoded to BGR, then BT.601 luma, as AV-HuBERT does.
 
-    Raises InputError that names the file if it is missing or does not decode.
+    Raises InputError that names the file if it is missing, does not decode, or does not have 25
+    frames a second (`RATES`, by the mean of its time stamps).
     """
     import av
 
@@ -35,14 +40,54 @@ def load_video(path: Path | str) -> np.ndarray:
             stream.codec_context.options = {"err_detect": "explode"}
             # One for all frames: the frames' own would set up the conversion anew each time.
             convert = av.video.reformatter.VideoReformatter().reformat
-            decoded = container.decode(video=0)
-            frames = [_luma(convert(f, format="bgr24").to_ndarray()) for f in decoded]
+            frames, times = [], []
+            for frame in container.decode(video=0):
+                frames.append(_luma(convert(frame, format="bgr24").to_ndarray()))
+                times.append(frame.time)
+            # A bare H.264 stream has no time stamps, and its average rate is FFmpeg's default.
+            header, tick = stream.guessed_rate or stream.average_rate, stream.time_base
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: not a video that decodes ({reason}); copy it again") from None
     if not frames:
         raise InputError(f"{path}: no video frames; make or copy it again")
+    _check_rate(path, times, float(header or FPS), float(tick or 0))
     return np.stack(frames)
+
+
+def _check_rate(path: Path | str, times: list[float | None], header: float, tick: float) -> None:
+    """Raise an InputError unless frames come 25 times a second.
+
+    times: of the frames in seconds, accurate to a `tick`; header: the rate where there are none.
+    """
+    interval = 1 / header
+    if len(times) > 1 and None not in times:
+        # The slope, not last minus first: single frames may be early or late.
+        interval = float(np.polyfit(np.arange(len(times)), times, 1)[0])
+        tick /= len(times) - 1
+    else:
+        tick = 0.0
+    if not 1 / RATES[1] - tick < interval < 1 / RATES[0] + tick:
+        found = f"{1 / interval:.4g}" if interval > 0 else "no constant number of"
+        raise InputError(
+            f"{path}: {found} frames a second, expected {FPS} frames a second; convert it with "
+            "`avhubert-ext prepare-video`, which takes any rate"
+        )
+
+
+def check_in_step(path: Path | str, frames: int, samples: int) -> None:
+    """Raise an InputError if picture and sound of one clip differ in length.
+
+    frames: of the video at 25 a second; samples: of the audio at 16 kHz. They may differ by 2% of
+    the shorter one (`DRIFT`), and by 0.2 s (`SLACK`) in any case.
+    """
+    heard = samples / SAMPLES_PER_FRAME
+    if abs(heard - frames) > max(SLACK, DRIFT * min(heard, frames)):
+        raise InputError(
+            f"{path}: {frames} frames are {frames / FPS:.2f} s at {FPS} a second, but its audio "
+            f"is {heard / FPS:.2f} s; convert a video of another rate with `avhubert-ext "
+            "prepare-video`, or cut both to the same length"
+        )
 
 
 def _luma(bgr: np.ndarray) -> np.ndarray:

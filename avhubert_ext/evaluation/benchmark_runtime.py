@@ -28,7 +28,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.benchmark import machine
 from avhubert_ext.evaluation.benchmark_decoding import SUBWORDS_A_SECOND
 from avhubert_ext.export.folder import ExportConfig, export_recognizer
-from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
+from avhubert_ext.models.checkpoint import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import DECODERS, encoder_preset, full_name
@@ -41,8 +41,6 @@ EXPORTED = {
     "onnx int8": ExportConfig(int8=True),
     "openvino": ExportConfig("openvino"),
     "openvino int8": ExportConfig("openvino", int8=True),
-    "torch": ExportConfig("torch"),
-    "torch int8": ExportConfig("torch", int8=True),
 }
 FORMS = (*PYTORCH, *EXPORTED)
 
@@ -157,7 +155,14 @@ def _open(name: str, folder: Path, forms: list[str], clip: Clip) -> _Model:
         paths[form] = place / form.replace(" ", "-")
         if not (paths[form] / MODEL_FILE).is_file():
             clips = {"video": [clip.video[None, None]]} if form == "onnx int8" else {}
-            export_recognizer(network, symbols, paths[form], EXPORTED[form], clips=clips)
+            export_recognizer(
+                network,
+                symbols,
+                paths[form],
+                EXPORTED[form],
+                clips=clips,
+                masks=read_masks(file),
+            )
     return _Model(network, paths)
 
 

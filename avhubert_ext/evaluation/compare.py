@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.report import CONDITIONS, measured_under, read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
@@ -51,12 +52,12 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     if not path.is_file():
         raise InputError(f"{path} not found: name the folder of a distillation with s3prl")
     by_step = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+            by_step[int(entry["step"])] = entry
+        except (ValueError, TypeError, KeyError):
             continue  # cut short by a kill: the resumed run has logged that step again
-        by_step[entry["step"]] = entry
     if not by_step:
         raise InputError(f"{path}: nothing was logged; distil for `log_step` updates or more")
     return [by_step[step] for step in sorted(by_step)]

@@ -2,7 +2,8 @@
 
 A pass is a decoding of the whole split with other noise; which snippet and offset, or which blocks,
 an utterance gets follows from (seed, condition, utterance, pass) alone. Every pass is a file of its
-own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation goes on where it stopped.
+own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation continues where it stopped. Too many
+unreadable utterances end it before a pass is written, and a pass with any is decoded again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from avhubert_ext.data.batching import batches_by_frames
+from avhubert_ext.data.corrupt import check_scored
 from avhubert_ext.data.dataset import (
     MODALITIES,
     AVDataset,
@@ -26,12 +28,19 @@ from avhubert_ext.data.dataset import (
 )
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
+from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding import BeamConfig, Hypothesis
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.families import Family, load_family, model_file, origin_of
+from avhubert_ext.evaluation.families import (
+    ExportedFamily,
+    Family,
+    load_family,
+    model_file,
+    origin_of,
+)
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.joint_decoding import JointConfig
 from avhubert_ext.models.checkpoint import check_device, read_masks, strip_prefix
@@ -43,14 +52,14 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Encoder:
-    """What Table 1 tells about an encoder; parameters without pruned ones."""
+    """What Table 1 shows of an encoder; parameters without pruned ones, None where not known."""
 
     visual: str
     block: str
     layers: int
     dim: int
     ffn: int
-    parameters: int
+    parameters: int | None
     flops_per_frame: float
 
 
@@ -84,6 +93,7 @@ class EvaluationConfig:
     here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
     max_frames: in a batch, padding included. cache: folder for decoded frames and features.
     subword_model: sentencepiece model, None for the one in the data folder.
+    allow_unreadable: score a pass even if too many utterances are unreadable (`check_scored`).
     """
 
     data: Path
@@ -101,6 +111,7 @@ class EvaluationConfig:
     cache: Path | None = None
     device: str = "cpu"
     subword_model: Path | None = None
+    allow_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if self.passes < 1 or self.max_frames < 1:
@@ -140,6 +151,10 @@ class EvaluationConfig:
     def subwords(self) -> Path:
         return self.subword_model or find_subword_model(self.data)
 
+    def text(self) -> TextConfig:
+        """How references and hypotheses are normalized."""
+        return read_text_config(self.data)
+
     def record(self) -> dict[str, Any]:
         """What the results of all models depend on; of files, what is in them."""
         names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
@@ -149,6 +164,7 @@ class EvaluationConfig:
             "split": self.split,
             "data_sha256": digest(*files),
             "noise_seed": self.seed,
+            "text": asdict(self.text()),
         }
 
     def noise_record(self) -> dict[str, dict[str, str]]:
@@ -163,6 +179,7 @@ class Evaluator:
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
         self.conditions = config.conditions()
+        self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
         # Everything the conditions need is opened now: what is missing must not be found out later.
         # Visual noise needs no files.
@@ -207,9 +224,12 @@ class Evaluator:
         return self.config.passes if several else 1
 
     def run(self, model: Family, folder: Path, name: str, number: int) -> None:
-        """Write one pass, unless it is there."""
+        """Write one pass, unless it is there with every utterance read.
+
+        Raises InputError, and writes nothing, if too many utterances are unreadable.
+        """
         target = pass_file(folder, name, number)
-        if target.is_file():
+        if is_done(target):
             return
         clean = pass_file(folder, CLEAN, 0)
         if target != clean and not self.conditions[name].reaches(model.modalities):
@@ -227,8 +247,11 @@ class Evaluator:
             samples = [dataset[number, index] for index in batch]
             found = model.search(collate(samples).to(self.config.device))
             for sample, hypotheses in zip(samples, found, strict=True):
-                text = model.vocabulary.text(hypotheses[0].tokens)
+                text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
+            # At once: if the corpus is gone, a whole pass over blanks would be wasted.
+            reasons = [d.unreadable for d in decoded.values() if d.unreadable]
+            check_scored(reasons, len(dataset), self.config.allow_unreadable)
         return [decoded[index] for index in range(len(dataset))]
 
     def _decoded(self, sample: Sample, hypothesis: Hypothesis, text: str) -> Decoded:
@@ -242,6 +265,14 @@ class Evaluator:
             unreadable,
             sample.visual_noise.record() if sample.visual_noise else None,
         )
+
+
+def is_done(path: Path) -> bool:
+    """Whether a pass is there and need not be decoded again: its files may be readable by now."""
+    try:
+        return path.is_file() and not any(d.unreadable for d in read_decoded(path))
+    except InputError:  # damaged
+        return False
 
 
 def pass_file(folder: Path, condition: str, number: int) -> Path:
@@ -273,12 +304,12 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
     own = {"modalities": model.modalities, "beam": asdict(model.beam)}
     record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
     noise = config.noise_record()
+    more = {"allow_unreadable": config.allow_unreadable, **describe_model(path, model)}
     target = folder / "model.json"
     if not target.is_file():
-        more = {"noise": noise, **describe_model(path, model)}
-        write_text(target, json.dumps(record | more, indent=2) + "\n")
+        write_text(target, json.dumps(record | {"noise": noise} | more, indent=2) + "\n")
         return
-    before = read_record(target)
+    before = {"text": asdict(TextConfig())} | read_record(target)
     changed = [key for key in record if key != "file" and before.get(key) != record[key]]
     known = before.get("noise", {})
     changed += [f"noise {kind}" for kind in noise if kind in known and known[kind] != noise[kind]]
@@ -287,7 +318,7 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
             f"{folder}: holds results with another {', '.join(changed)}; delete it, or choose "
             "another --out"
         )
-    now = before | record | {"noise": known | noise}
+    now = before | record | more | {"noise": known | noise}
     write_text(target, json.dumps(now, indent=2) + "\n")
 
 
@@ -317,7 +348,10 @@ def describe_model(path: Path, model: Family) -> dict[str, Any]:
         visual, block = "none" if c.modality == "audio" else "resnet", "conformer"
     else:
         visual, block = c.visual, c.block
-    parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
+    if isinstance(model, ExportedFamily):
+        parameters = model.model.encoder_parameters
+    else:
+        parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),

@@ -11,11 +11,13 @@ from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.text import Vocabulary, check_dictionary, dictionary_digest
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
-from avhubert_ext.models.checkpoint import build, load_recognizer, read_origin
+from avhubert_ext.models.checkpoint import build_for, load_recognizer, read_origin
 from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.runtime import load_exported
 from avhubert_ext.runtime.folder import MODEL_FILE, read_model
+
+MOST_LAYERS = 1000  # of an exported network: building more, if damage asks for it, would not end
 
 
 class AVHubertFamily:
@@ -64,8 +66,8 @@ class ExportedFamily:
         self, folder: Path, dictionary: Path, modalities: str, beam: BeamConfig, joint: JointConfig
     ) -> None:
         self.recognizer = load_exported(folder, threads=torch.get_num_threads())
-        with torch.device("meta"):
-            self.encoder = build(self.recognizer.model.network).encoder
+        self.model = self.recognizer.model
+        self.encoder = build_for(folder / MODEL_FILE, self.model.network, MOST_LAYERS).encoder
         if isinstance(self.encoder, ConformerEncoder):
             self.modalities, self.beam = self.encoder.config.modality, joint
         else:

@@ -60,9 +60,11 @@ def read_decoded(path: Path) -> list[Decoded]:
     for number, line in enumerate(read_lines(path), start=1):
         try:
             fields = json.loads(line)
-            del fields["edits"], fields["words"]  # computed anew
+            counts = fields.pop("edits"), fields.pop("words")
             decoded.append(Decoded(**fields))
-        except (ValueError, KeyError, TypeError):
+            if counts != (decoded[-1].edits, decoded[-1].words):
+                raise ValueError("damaged")
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 f"{path} line {number}: not a decoded utterance; decode again"
             ) from None

@@ -108,13 +108,12 @@ def notes_on(results: list[Result]) -> list[str]:
     for result in results:
         s = result.settings
         noise = ", ".join(f"{kind} {found['list']}" for kind, found in s["noise"].items())
-        unreadable = sum(p.unreadable for ps in result.passes.values() for p in ps)
         words = result.passes[CLEAN][0].words
         lines.append(
             f"{result.model}: split {s['split']} of {s['data']} ({words} words), modalities "
             f"{s['modalities']}, {told_beam(s['beam'])}, noise {noise or 'none'}, noise seed "
             f"{s['noise_seed']}, passes: {told_passes(result)}; trained with {s['trained_with']}; "
-            f"{unreadable} unreadable utterances in all passes (counted as deleted)"
+            f"{result.unreadable_note()}"
         )
     return lines
 

@@ -301,7 +301,10 @@ def measured_under(named: Mapping[str, Result]) -> list[str]:
     for name, r in named.items():
         s, words = r.settings, r.passes[CLEAN][0].words
         told = f"split {s['split']} of {s['data']} ({words} words), modalities {s['modalities']}"
-        alike.setdefault(f"{told}, {told_beam(s['beam'])}", []).append(name)
+        told += f", {told_beam(s['beam'])}"
+        if r.unreadable():
+            told += f", {r.unreadable_note()}"
+        alike.setdefault(told, []).append(name)
     if len(alike) == 1:
         return [f"All models: {next(iter(alike))}."]
     return [f"{', '.join(models)}: {told}." for told, models in alike.items()]

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from avhubert_ext.data.corrupt import check_scored, noted
 from avhubert_ext.data.files import whole_file, write_text
+from avhubert_ext.data.manifest import read_lines
+from avhubert_ext.data.normalization import TextConfig, comparable
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.wer import word_error_rate
@@ -33,28 +36,36 @@ class Row:
 def read_hypotheses(path: Path) -> list[tuple[str, str]]:
     """(reference, hypothesis) pairs from the output of `fairseq-generate`.
 
-    Raises InputError if the file was cut short, that is, lacks the closing line with the score.
+    Raises InputError if the file was cut short, that is, lacks the closing line with the score, or
+    if that line reports too many unreadable utterances without --allow-unreadable.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: decode with fairseq-generate --results-path first")
-    text = path.read_text(encoding="utf-8")
-    if not re.search(r"^Generate .* WER: ", text, flags=re.MULTILINE):
+    text = "\n".join(read_lines(path))
+    closing = re.search(r"^Generate .* WER: .*$", text, flags=re.MULTILINE)
+    if not closing:
         raise InputError(f"{path}: no closing WER line; run fairseq-generate --scoring wer again")
     references = dict(re.findall(r"^T-(\d+)\t(.*)$", text, flags=re.MULTILINE))
     hypotheses = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, flags=re.MULTILINE))
     if references.keys() != hypotheses.keys():
         raise InputError(f"{path}: utterances without a hypothesis; run fairseq-generate again")
-    return [(reference, hypotheses[key]) for key, reference in references.items()]
+    unreadable, allowed = noted(closing[0])
+    check_scored([f"see {path}"] * unreadable, len(references), allowed)
+    config = TextConfig.find(closing[0])
+    return [
+        (comparable(reference, config), comparable(hypotheses[key], config))
+        for key, reference in references.items()
+    ]
 
 
 def measured_under(decoded: list[tuple[str, Path]]) -> str:
     """What `fairseq-generate` printed beside each rate: a line for each model and condition."""
-    lines = ["", "Measured under, as fairseq-generate told:"]
+    lines = ["", "Measured under, as fairseq-generate reported:"]
     for model, folder in decoded:
         for condition in CONDITIONS:
-            text = (folder / condition / "generate-test.txt").read_text(encoding="utf-8")
+            text = "\n".join(read_lines(folder / condition / "generate-test.txt"))
             told = re.search(r"^Generate .* WER: \S+ \((.*)\)$", text, flags=re.MULTILINE)
-            lines.append(f"{model}, {condition}: {told[1] if told else 'not told'}")
+            lines.append(f"{model}, {condition}: {told[1] if told else 'not reported'}")
     return "\n".join(lines)
 
 

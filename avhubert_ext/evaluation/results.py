@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from avhubert_ext.data.corrupt import check_scored, scored_note
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.evaluate import CLEAN, Encoder, read_record
 from avhubert_ext.evaluation.hypotheses import read_decoded
@@ -40,10 +41,11 @@ def parse_condition(condition: str) -> Place:
 
 @dataclass(frozen=True)
 class Pass:
-    """One decoding of the split: word edits, reference words, unreadable utterances."""
+    """One decoding of the split: word edits, reference words, utterances, unreadable ones."""
 
     edits: int
     words: int
+    utterances: int
     unreadable: int
 
     @property
@@ -96,16 +98,28 @@ class Result:
         several = len(self.passes[condition]) > 1
         return f"{mean} ± {self.spread(condition):.2f}" if several else mean
 
+    def unreadable(self) -> int:
+        """Utterances that could not be read, in all passes together."""
+        return sum(p.unreadable for passes in self.passes.values() for p in passes)
+
+    def unreadable_note(self) -> str:
+        """The count, and whether the user allowed that many."""
+        total = sum(p.utterances for passes in self.passes.values() for p in passes)
+        allowed = self.settings.get("allow_unreadable", False)
+        return scored_note(self.unreadable(), total, allowed) + " in all passes"
+
     def cost(self) -> list[str]:
         """Parameters and MFLOPs/frame for a table."""
         e = self.encoder
-        return [f"{e.parameters / 1e6:.2f}M", f"{e.flops_per_frame / 1e6:.1f}"]
+        parameters = "unknown" if e.parameters is None else f"{e.parameters / 1e6:.2f}M"
+        return [parameters, f"{e.flops_per_frame / 1e6:.1f}"]
 
 
 def read_results(out: Path) -> list[Result]:
     """All models in a folder of `evaluate`, in the order of their names, `teacher` first.
 
-    One that is still without its pass on clean speech is left out.
+    One that is still without its pass on clean speech is left out. Raises InputError for a pass
+    with too many unreadable utterances, unless `evaluate` was told to allow them.
     """
     folders = sorted(path.parent.parent for path in out.glob(f"*/{CLEAN}/pass-0.jsonl"))
     if not folders:
@@ -119,14 +133,23 @@ def _read_result(folder: Path) -> Result:
     passes: dict[str, list[Pass]] = {}
     for path in sorted(folder.glob("*/pass-*.jsonl"), key=_order):
         decoded = read_decoded(path)
+        reasons = [f"{path}: {d.unreadable}" for d in decoded if d.unreadable]
+        check_scored(reasons, len(decoded), settings.get("allow_unreadable", False))
         passes.setdefault(path.parent.name, []).append(
             Pass(
                 sum(d.edits for d in decoded),
                 sum(d.words for d in decoded),
-                sum(d.unreadable is not None for d in decoded),
+                len(decoded),
+                len(reasons),
             )
         )
-    return Result(folder.name, Encoder(**settings.pop("encoder")), settings, passes)
+    try:
+        encoder = Encoder(**settings.pop("encoder"))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{folder / 'model.json'}: damaged; delete {folder} and evaluate again"
+        ) from None
+    return Result(folder.name, encoder, settings, passes)
 
 
 def _order(path: Path) -> tuple[str, float, int]:

@@ -19,10 +19,17 @@ from avhubert_ext.export.graphs import Graph, recognizer_graphs
 from avhubert_ext.export.onnx import write_onnx
 from avhubert_ext.export.onnx_int8 import quantize_frontend, quantize_linear
 from avhubert_ext.export.openvino import write_openvino
-from avhubert_ext.export.programs import write_program
-from avhubert_ext.models.checkpoint import Recognizer, describe, load_recognizer, read_origin
+from avhubert_ext.models.checkpoint import (
+    Recognizer,
+    describe,
+    load_recognizer,
+    read_masks,
+    read_origin,
+    strip_prefix,
+)
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.subwords import find_subwords
+from avhubert_ext.pruning import Masks, kept_parameters
 from avhubert_ext.runtime.backends import BACKENDS
 from avhubert_ext.runtime.folder import ExportedModel, digest, write_model
 
@@ -35,7 +42,7 @@ NONE: Clips = MappingProxyType({})
 class ExportConfig:
     """What a recogniser is written as.
 
-    format: onnx, openvino or torch. int8: the linear layers in 8 bits. calibrate: manifest folder
+    format: onnx or openvino. int8: the linear layers in 8 bits. calibrate: manifest folder
     from whose `split` clips are taken, for frontends in 8 bits too (onnx).
     Raises InputError where values do not go together.
     """
@@ -61,7 +68,8 @@ def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | N
     clips = NONE
     if config.calibrate is not None:
         clips = calibration_clips(config.calibrate, config.split, recognizer)
-    return export_recognizer(recognizer, symbols, folder, config, read_origin(model), clips)
+    origin, masks = read_origin(model), read_masks(model)
+    return export_recognizer(recognizer, symbols, folder, config, origin, clips, masks)
 
 
 @torch.no_grad()
@@ -72,8 +80,10 @@ def export_recognizer(
     config: ExportConfig,
     origin: Mapping[str, str] = NONE,
     clips: Clips = NONE,
+    masks: Masks = NONE,
 ) -> str:
-    """Write a recogniser; symbols: of its outputs; origin: as `read_origin`; clips: for 8 bits."""
+    """Write a recogniser; symbols: of its outputs; origin: as `read_origin`; clips: for 8 bits;
+    masks: of a pruned model, as `read_masks`."""
     search = JointConfig() if isinstance(model, CTCAttentionRecognizer) else BeamConfig()
     with whole_folder(folder) as temporary:
         graphs = recognizer_graphs(model)
@@ -90,6 +100,7 @@ def export_recognizer(
             dict(origin),
             {name: list(graph.outputs) for name, graph in graphs.items()},
             files,
+            kept_parameters(model.encoder, strip_prefix(masks, "encoder.")),
         )
         write_model(temporary, exported)
     size = sum((folder / name).stat().st_size for name in files)
@@ -104,9 +115,7 @@ def write_graph(
     A frontend is sensitive, and little of a model: its 8 bits are those of clips, or none.
     """
     int8 = config.int8 and path.name not in FRONTENDS
-    if config.format == "torch":
-        write_program(graph, path, int8)
-    elif config.format == "openvino":
+    if config.format == "openvino":
         write_openvino(graph, path, int8)
     else:
         file = path.with_name(f"{path.name}.onnx")

@@ -21,10 +21,10 @@ from avhubert_ext.data.text import CTC_FIRST
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
-from avhubert_ext.models.torch_file import read_torch_file, section
+from avhubert_ext.models.torch_file import bare_names, check_finite, layers, read_torch_file
 
 MARK = "ctc.ctc_lo.weight"  # in every checkpoint, and in no other project's
-NESTED = {"state_dict": "model.", "model_state_dict": ""}  # where training left it, with a prefix
+PREFIXES = ("module.", "model.")  # that training left before the names
 # Where a file of the peer, of ours, or of a recogniser of words has the visual frontend.
 FRONTEND_PREFIXES = ("encoder.frontend.", "encoder.video.frontend.", "frontend.", "")
 
@@ -61,10 +61,8 @@ RENAMED = [
 
 def tensors_of(stored: dict[str, Any]) -> dict[str, Any] | None:
     """The tensors in what a file holds, under the peer's names; None if it is not of the peer."""
-    for key, prefix in NESTED.items():
-        nested = {n.removeprefix(prefix): t for n, t in section(stored, key).items()}
-        stored = nested if MARK in nested else stored
-    return stored if MARK in stored else None
+    found = (bare_names(content, PREFIXES) for content in layers(stored))
+    return next((state for state in found if MARK in state), None)
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,9 +102,9 @@ def description(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
             encoder["fusion"] = len(state["encoder.fusion.fc1.bias"])
         vocabulary, decoder_dim = state["decoder.embed_tokens.weight"].shape
         ffn = len(state["decoder.layers.0.fc1.bias"])
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: not a whole checkpoint of Auto-AVSR ({error} is missing); copy it again"
+            f"{path}: not a whole checkpoint of Auto-AVSR, see {error}; copy it again"
         ) from None
     decoder = {
         "vocabulary": vocabulary,
@@ -138,7 +136,7 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
         if not path.is_file():
             raise InputError(f"{path} not found: mend the path; both files are in Auto-AVSR's spm/")
     try:
-        sentencepiece.SentencePieceProcessor(model_file=str(model))
+        sentencepiece.SentencePieceProcessor().LoadFromSerializedProto(model.read_bytes())
     except RuntimeError:
         raise InputError(f"{model}: not a sentencepiece model; name another file") from None
     return read_units(units), model.read_bytes()
@@ -175,15 +173,8 @@ def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
         stored = sparse_file.to_dense(*sparse_file.read_tensors(path), path)
     else:
         stored = read_torch_file(path)
-    for key, prefix in (NESTED | {"model": "recognizer."}).items():
-        if key in stored:
-            stored = {n.removeprefix(prefix): t for n, t in section(stored, key).items()}
     own = frontend.state_dict()
-    for prefix in FRONTEND_PREFIXES:
-        given = {n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)}
-        given = {n: t for n, t in given.items() if n.startswith(("trunk.", "frontend3D."))}
-        if given:
-            break
+    given = next(filter(None, map(_frontend_in, layers(stored))), {})
     misfits = sorted(own.keys() ^ given.keys())
     misfits += [n for n in own.keys() & given.keys() if own[n].shape != given[n].shape]
     if misfits:
@@ -191,4 +182,17 @@ def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
             f"{path}: not a ResNet-18 with SiLU of {len(own)} tensors: {len(misfits)} differ, "
             f"e.g. {misfits[0]}; name a checkpoint of Auto-AVSR or of its word recogniser on LRW"
         )
+    check_finite(path, given)
     frontend.load_state_dict(given)
+
+
+def _frontend_in(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a visual frontend, under its own names; empty if there are none."""
+    state = bare_names(content, (*PREFIXES, "recognizer."))
+    state = {name: t for name, t in state.items() if isinstance(t, Tensor)}
+    for prefix in FRONTEND_PREFIXES:
+        given = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        given = {n: t for n, t in given.items() if n.startswith(("trunk.", "frontend3D."))}
+        if given:
+            return given
+    return {}

@@ -25,7 +25,15 @@ from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognize
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
-from avhubert_ext.models.torch_file import read_torch_file, section
+from avhubert_ext.models.torch_file import (
+    SHOWN,
+    bare_names,
+    check_finite,
+    read_torch_file,
+    section,
+    summary,
+    unwrapped,
+)
 from avhubert_ext.pruning import Masks, pack, unpack
 from avhubert_ext.quantization import Codebooks
 
@@ -127,6 +135,7 @@ def save_model(
         )
     tensors, metadata = sparse_file.to_sparse(tensors, masks, codebooks)
     metadata |= {METADATA_KEY: json.dumps(description), **origin}
+    metadata[sparse_file.SEAL] = sparse_file.seal(tensors, metadata)
     with whole_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
@@ -144,7 +153,7 @@ def load_model(path: Path | str) -> nn.Module:
         raise InputError(f"{path} not found: train or convert a model first, or mend the path")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     description, state, prefixes = read(path)
-    model = _build_for(path, description, len(state))
+    model = build_for(path, description, len(state))
     _load_exactly(path, model, state, prefixes)
     return (model.encoder if isinstance(model, Student) else model).eval()
 
@@ -216,7 +225,7 @@ def _read_safetensors(path: Path) -> Contents:
 
 
 def _read_torch(path: Path) -> Contents:
-    stored = read_torch_file(path)
+    stored = read_checkpoint(path)
     if "Student" in stored:
         return stored.get("Student_Description"), _tensors(path, stored["Student"]), {}
     config = section(stored, "cfg", "model")
@@ -230,14 +239,20 @@ def _read_torch(path: Path) -> Contents:
         return auto_avsr.description(path, state), state, {}
     if config.get("description"):
         state = _tensors(path, stored.get("model"))
-        return config["description"], state, _fairseq_prefixes(config.get("_name"))
+        return config["description"], state, _fairseq_prefixes(str(config.get("_name")))
     raise InputError(
         f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student, "
-        "vsr_ctc_attention, distiller_av or Auto-AVSR"
+        "vsr_ctc_attention, distiller_av or Auto-AVSR, with the configuration of its network; it "
+        f"holds {summary(stored)}; name the file that training wrote"
     )
 
 
-def _build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """As `read_torch_file`, without known wrappers."""
+    return unwrapped(read_torch_file(path))
+
+
+def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
     """`build`, without weights, of a description found in a file that holds so many tensors."""
     try:
         found = json.loads(description) if isinstance(description, str) else description
@@ -260,7 +275,7 @@ def _tensors(path: Path, state: object) -> dict[str, Tensor]:
         isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
     ):
         raise InputError(f"{path}: its weights are not a dict of plain tensors; copy it again")
-    return state
+    return bare_names(state)
 
 
 def _is_plain(tensor: object) -> bool:
@@ -278,16 +293,19 @@ def effective_batch(config: Mapping[str, Any]) -> str:
     As `800 frames x 2 batches x 8 processes = 12800 frames`; unknown for files without it.
     """
     model, dataset, optimization, distributed = (
-        config.get(part) or {}
-        for part in ("model", "dataset", "optimization", "distributed_training")
+        part if isinstance(part := config.get(name), Mapping) else {}
+        for name in ("model", "dataset", "optimization", "distributed_training")
     )
     update_freq = optimization.get("update_freq")
     unit = "frames" if dataset.get("max_tokens") else "utterances"
     size = dataset.get("max_tokens") or dataset.get("batch_size")
     if not size or not update_freq:
         return model.get("trained_with") or "unknown"
-    batches, processes = update_freq[0], distributed.get("distributed_world_size", 1)
-    total = size * batches * processes
+    try:
+        batches, processes = int(update_freq[0]), int(distributed.get("distributed_world_size", 1))
+        total = int(size) * batches * processes
+    except (TypeError, ValueError, IndexError):
+        return "unknown"
     return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
 
 
@@ -297,12 +315,9 @@ def read_origin(path: Path) -> dict[str, str]:
     `find_subwords` also looks elsewhere.
     """
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
+        _, found = sparse_file.read_tensors(path, METADATA_KEY)  # no tensor ends so
     else:
-        stored = read_torch_file(path)
+        stored = read_checkpoint(path)
         config = section(stored, "cfg")
         found = section(config, "model") | {"trained_with": effective_batch(config)}
         if found.get("_name") == avhubert.FINETUNED:
@@ -318,7 +333,8 @@ def read_description(path: Path) -> dict[str, Any]:
     else:
         found, _, _ = _read_torch(path)
     try:
-        return json.loads(found) if isinstance(found, str) else dict(found)
+        found = json.loads(found) if isinstance(found, str) else dict(found)
+        return found | {}  # TypeError for JSON that is no object
     except (ValueError, TypeError):
         raise InputError(f"{path}: its configuration is damaged; copy it again") from None
 
@@ -337,8 +353,8 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
         return sparse_file.read_masks(path)
     if path.suffix != ".pt":
         return {}
-    stored = read_torch_file(path)
-    name = section(stored, "cfg", "model").get("_name")
+    stored = read_checkpoint(path)
+    name = str(section(stored, "cfg", "model").get("_name"))
     found = section(stored, "extra_state", SPARSE_TASKS.get(name, ""))
     if not found.get("frozen"):
         return {}
@@ -348,7 +364,7 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
     return masks
 
 
-def strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries below `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
@@ -386,13 +402,13 @@ def _load_exactly(
     path: Path, model: nn.Module, state: dict[str, Tensor], prefixes: dict[str, str]
 ) -> None:
     """Give a model on the meta device its weights, float32 on the CPU, from tensors under the
-    file's names; InputError lists all that are missing or too many."""
+    file's names; InputError lists what is missing or too many."""
     own = model.state_dict()
     names = {_renamed(name, _inverse(prefixes)): name for name in own}  # the file's -> the model's
     missing, unknown = names.keys() - state.keys(), state.keys() - names.keys()
     if missing or unknown:
         raise InputError(
-            f"{path}: missing tensors {sorted(missing)}, unknown tensors {sorted(unknown)}; "
+            f"{path}: missing tensors {_some(missing)}, unknown tensors {_some(unknown)}; "
             "copy it again, or name another file"
         )
     for name, tensor in state.items():
@@ -402,7 +418,14 @@ def _load_exactly(
                 f"{path}: {name} has shape {list(tensor.shape)}, expected {list(expected.shape)}; "
                 "copy it again, or name another file"
             )
+    check_finite(path, state)
     model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
+
+
+def _some(names: set[str]) -> str:
+    """The first names, and how many more there are."""
+    shown = sorted(names)[:SHOWN]
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else f"{shown}"
 
 
 def fairseq_state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.frontends import ShuffleNetV2
+from avhubert_ext.models.torch_file import check_finite, check_sums
 
 REPLACED = ("conv1.", "conv5.", "fc.")  # torchvision's layers that paper A's trunk does not have
 UNUSED = "num_batches_tracked"  # a counter that nothing reads; older files lack it
@@ -41,6 +43,7 @@ def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
             f"{path}: {', '.join(sorted(misfits)[:SHOWN])}{more}; "
             "give the weights of torchvision's shufflenetv2_x1_0"
         )
+    check_finite(path, given)
     trunk.load_state_dict(own | given)
 
 
@@ -57,7 +60,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
             stored = load_file(path)
         else:
+            if zipfile.is_zipfile(path):  # torchvision's own file is older, without checksums
+                check_sums(path)
             stored = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # a damaged pickle raises almost anything
         # Not PyTorch's own message, which advises to switch its safety off.
         raise InputError(

@@ -15,8 +15,8 @@ from avhubert_ext.data.text import (
 )
 from avhubert_ext.errors import InputError
 from avhubert_ext.models import auto_avsr
-from avhubert_ext.models.checkpoint import read_description, read_origin
-from avhubert_ext.models.torch_file import read_torch_file, section
+from avhubert_ext.models.checkpoint import read_checkpoint, read_description, read_origin
+from avhubert_ext.models.torch_file import section
 
 DICTIONARY = "dict.wrd.txt"
 UNITS = "unigram5000_units.txt"  # Auto-AVSR's
@@ -33,8 +33,10 @@ def find_subwords(model: Path, given: Path | None = None) -> list[str]:
     description, origin = read_description(model), read_origin(model)
     if "decoder" not in description:
         raise InputError(f"{model} holds an encoder only: finetune it, or name a finetuned model")
-    outputs, digest = description["decoder"]["vocabulary"], origin.get("dictionary")
-    ctc = description["kind"] == "ctc_attention"
+    outputs, digest = section(description, "decoder").get("vocabulary"), origin.get("dictionary")
+    if not isinstance(outputs, int):
+        raise InputError(f"{model}: its configuration is damaged; copy it again")
+    ctc = description.get("kind") == "ctc_attention"
     if given is not None:
         file = given if given.is_file() else _in_folder(given)
         if file is None:
@@ -87,5 +89,5 @@ def _training_data(model: Path) -> Path | None:
     """The data folder in a fairseq checkpoint."""
     if model.suffix == ".safetensors":
         return None
-    folder = section(read_torch_file(model), "cfg", "task").get("data")
+    folder = section(read_checkpoint(model), "cfg", "task").get("data")
     return Path(folder) if isinstance(folder, str) else None

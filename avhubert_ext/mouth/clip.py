@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times
 from avhubert_ext.mouth.speaker import speaking
 from avhubert_ext.mouth.tracks import Follower, Person, Track
+from avhubert_ext.recognition import TOLERANCE
 
 Faces = Literal["largest", "speaking", "all"] | int
 Progress = Callable[[int, int], None]
@@ -54,7 +55,7 @@ class MouthClip:
     the file's, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels, and
     transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures: small
     frames by number that show where the mouth was found, for `write_sheet`; notes: what was chosen
-    or changed, each a few words.
+    or changed, and sound_notes: what is wrong with the sound, or not in `audio`, each a few words.
     """
 
     face: int
@@ -68,11 +69,12 @@ class MouthClip:
     transforms: np.ndarray | None = None
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sound_notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The notes, and what to know of the quality."""
-        return (*self.notes, *self.quality.warnings)
+        """What a user should know of the clip, each a few words; empty for a good one."""
+        return (*self.sound_notes, *self.notes, *self.quality.warnings)
 
 
 def mouth_clips(
@@ -253,11 +255,10 @@ def _clip(
     return MouthClip(
         face=number + 1,
         video=followed.crops.take(mouth.numbers),
-        audio=_beside(sound, damage.start, frames),
+        **_beside(sound, damage.start, frames),
         quality=quality,
         seen=seen,
         start=damage.start,
-        sound=sound,
         points=mouth.points,
         transforms=mouth.transforms,
         pictures=pictures,
@@ -304,17 +305,25 @@ def _ready_made(
     return MouthClip(
         face=1,
         video=crops.take(np.array(numbers)),
-        audio=_beside(sound, damage.start, count),
+        **_beside(sound, damage.start, count),
         quality=quality,
         seen=np.ones(count, bool),
         start=damage.start,
-        sound=sound,
         notes=() if width == height == align.SIZE else (note,),
     )
 
 
-def _beside(sound: Sound | None, start: float, frames: int) -> np.ndarray | None:
-    return None if sound is None else beside(sound, start, frames).samples
+def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
+    """The fields of a `MouthClip` that are about the sound."""
+    if sound is None:
+        return {"audio": None}
+    track = beside(sound, start, frames)
+    left = [
+        f"{seconds:.1f} s of sound {where} the picture are left out"
+        for seconds, where in ((track.before, "before"), (track.after, "after"))
+        if seconds * FPS > TOLERANCE
+    ]
+    return {"audio": track.samples, "sound": sound, "sound_notes": (*sound.notes, *left)}
 
 
 def _chosen(

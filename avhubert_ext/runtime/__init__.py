@@ -1,7 +1,7 @@
 """Exported recognisers: speech to text with numpy and a runtime, without PyTorch or a toolkit.
 
-`avhubert_ext.export` writes the folders; ONNX Runtime, OpenVINO or, for its own format, PyTorch
-runs the graphs in them, and is imported when one is opened.
+`avhubert_ext.export` writes the folders; ONNX Runtime or OpenVINO runs the graphs in them, and is
+imported when one is opened.
 """
 
 from __future__ import annotations

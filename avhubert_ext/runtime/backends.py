@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
         raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised: no lines of its own beside ours
     # Threads that wait awake take the cores from those of the graph that runs next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -55,28 +57,15 @@ def import_openvino() -> ModuleType:
     return openvino
 
 
-def open_torch(path: Path, outputs: list[str], threads: int) -> Run:
-    """PyTorch, for `torch.export` programs; its number of threads is the whole process'."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError("torch is missing: pip install torch, or export as onnx") from None
-    if threads:
-        torch.set_num_threads(threads)
-    module = torch.export.load(path).module()
+@dataclass(frozen=True)
+class Backend:
+    """What runs a format. endings: of a graph's files, the one that is opened first."""
 
-    def run(inputs: Arrays) -> Arrays:
-        with torch.no_grad():
-            found = module(**{name: torch.from_numpy(x) for name, x in inputs.items()})
-        found = found if isinstance(found, tuple) else (found,)
-        return {name: x.numpy() for name, x in zip(outputs, found, strict=True)}
-
-    return run
+    endings: tuple[str, ...]
+    open: Callable[[Path, list[str], int], Run]
 
 
-# By format, with the ending of their files.
-BACKENDS: dict[str, tuple[str, Callable[[Path, list[str], int], Run]]] = {
-    "onnx": ("onnx", open_onnx),
-    "openvino": ("xml", open_openvino),
-    "torch": ("pt2", open_torch),
+BACKENDS = {
+    "onnx": Backend(("onnx",), open_onnx),
+    "openvino": Backend(("xml", "bin"), open_openvino),
 }

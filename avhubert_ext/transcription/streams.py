@@ -92,7 +92,7 @@ def read_streams(
             raise
         reason = str(error).removeprefix(f"{path}: ").split("; ")[0]
         return Streams(sound.samples, None, notes=(*notes, f"{reason}: sound alone"))
-    notes += clip.warnings
+    notes += clip.notes + clip.quality.warnings
     if sound is None:
         if hears and "video" not in modalities:
             _needed(path, sound)

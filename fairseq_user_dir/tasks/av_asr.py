@@ -18,8 +18,14 @@ from omegaconf import II, MISSING, open_dict
 
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, read_transcripts
-from avhubert_ext.data.manifest import read_lines
-from avhubert_ext.data.text import Subwords, dictionary_digest, find_subword_model, join_symbols
+from avhubert_ext.data.normalization import comparable, read_text_config
+from avhubert_ext.data.text import (
+    Subwords,
+    dictionary_digest,
+    find_subword_model,
+    join_symbols,
+    read_dictionary,
+)
 from avhubert_ext.decoding import BeamConfig
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
@@ -60,13 +66,16 @@ class AVASRTask(AVTask):
     def __init__(self, cfg: AVASRConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
+        self.text_config = read_text_config(Path(cfg.data))
         self.valid_generator: SequenceGenerator | None = None
 
     @classmethod
     def setup_task(cls, cfg: AVASRConfig, **kwargs: Any) -> "AVASRTask":
         path = Path(cfg.data) / "dict.wrd.txt"
-        read_lines(path)  # a missing file ends in one clear line
-        return cls(cfg, Dictionary.load(str(path)))
+        dictionary = Dictionary()
+        for subword in read_dictionary(path):
+            dictionary.add_symbol(subword)
+        return cls(cfg, dictionary)
 
     @property
     def target_dictionary(self) -> Dictionary:
@@ -106,7 +115,8 @@ class AVASRTask(AVTask):
     def text(self, tokens: torch.Tensor, reference: bool = False) -> str:
         """The words that subwords stand for; an unknown one in a reference matches nothing."""
         stripped = utils.strip_pad(tokens, self.dictionary.pad())
-        return self.dictionary.string(stripped.int().cpu(), "sentencepiece", escape_unk=reference)
+        text = self.dictionary.string(stripped.int().cpu(), "sentencepiece", escape_unk=reference)
+        return comparable(text, self.text_config)
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)
@@ -154,7 +164,9 @@ class AVASRTask(AVTask):
             lists = self.cfg.noise_manifests
             share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
         scoring.unreadable.clear()
+        scoring.text[:] = [self.text_config]
         scoring.conditions[:] = [
+            str(self.text_config),
             *self.search_conditions(args),
             f"noise {share}",
             f"visual noise {visual.condition if visual else 'none'}",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME, features_of
 from avhubert_ext.data.dataset import Sample
-from avhubert_ext.data.video import CROP, centre_crop, normalise
+from avhubert_ext.data.video import CROP, centre_crop, check_in_step, normalise
 from avhubert_ext.errors import InputError
 
 Array: TypeAlias = Tensor | np.ndarray
@@ -29,8 +29,8 @@ def read_clips(clips: Sequence[Clip] | Tensor) -> list[Sample]:
     A clip is a waveform or a pair (waveform, video) of which one may be None. Waveform: floats
     [samples], 16 kHz, full scale is 1. Video: uint8 [T, H, W], 25 gray frames a second of the mouth
     region, H and W at least 88. Tensors on any device, or NumPy arrays.
-    A clip has as many frames as its video, its audio being cut or padded to fit; without video a
-    frame for every 640 samples, the last ones may be fewer.
+    A clip has as many frames as its video, its audio being cut or padded to fit if it is nearly as
+    long (`check_in_step`); without video a frame for every 640 samples, the last ones may be fewer.
     Raises InputError that names the clip by its place in the list.
     """
     if not isinstance(clips, (list, tuple, Tensor)) or len(clips) == 0:
@@ -49,6 +49,8 @@ def read_clip(clip: Clip, name: str) -> Sample:
         raise InputError(f"{name} has neither waveform nor video: give at least one of them")
     samples = None if waveform is None else read_waveform(waveform, name)
     frames = None if video is None else read_video(video, name)
+    if samples is not None and frames is not None:
+        check_in_step(name, len(frames), len(samples))
     n_frames = -(-len(samples) // SAMPLES_PER_FRAME) if frames is None else len(frames)
     audio = None if samples is None else features_of(samples, n_frames)
     return Sample(
