@@ -490,7 +490,9 @@ def test_sound_that_changes_its_form_on_the_way(tmp_path):
     (tmp_path / "a.ts").write_bytes(parts[0] + parts[1])
     sound = read_sound(tmp_path / "a.ts")
     assert len(sound.samples) == pytest.approx(64000, abs=3000) and loud(sound.samples)[2:-2].all()
-    assert sound.notes == ("the time stamps of its sound jump; it is taken as without a gap",)
+    assert sound.notes == (
+        "the time stamps of its sound jump; its blocks are joined without a gap",
+    )
 
 
 # ---- damage
@@ -614,7 +616,7 @@ def test_damaged_sound(tmp_path):
     (tmp_path / "b.flac").write_bytes(content)
     sound, intact = read_sound(tmp_path / "b.flac"), read_sound(whole)
     assert len(sound.samples) == len(intact.samples)
-    assert sound.notes == ("0.07 s of sound are missing in between and left silent",)
+    assert sound.notes == ("0.07 s of sound are missing inside the file and left silent",)
     same = sound.samples == intact.samples
     assert same[: 9 * 1152].all() and same[12 * 1152 :].all() and not same.all()
     for pos, size in places[10:20]:
@@ -781,11 +783,36 @@ def test_random_damage_gives_a_video_or_one_error(tmp_path, ending, codecs):
 
 def test_a_track_that_appears_late_in_a_damaged_file(tmp_path):
     """PyAV ends such a file with an IndexError."""
-    whole = bytearray(
-        write_clip(tmp_path / "a.flv", numbered(50), codecs=("flv", "aac")).read_bytes()
-    )
-    tag = (
-        struct.pack(">B3sI3s", 8, bytes([0, 0, 8]), 0, bytes(3)) + bytes(8) + struct.pack(">I", 19)
-    )
-    (tmp_path / "b.flv").write_bytes(whole + tag)
+    whole = write_clip(
+        tmp_path / "a.flv", numbered(50), codecs=("flv", "aac"), audio=tone(2.0)
+    ).read_bytes()
+    vp6 = bytes([0x14, *range(20)])  # a key frame of another codec
+    tag = bytes([9, 0, 0, len(vp6), 0, 7, 0xD0, 0, 0, 0, 0]) + vp6  # at 2 s
+    (tmp_path / "b.flv").write_bytes(whole + tag + bytes([0, 0, 0, 11 + len(vp6)]))
+    with av.open(str(tmp_path / "b.flv")) as container, pytest.raises(IndexError):
+        list(container.demux())
     assert numbers(tmp_path / "b.flv") == list(range(50))
+    assert loud(read_sound(tmp_path / "b.flv").samples)[2:48].all()
+
+
+def test_a_time_stamp_of_a_year(tmp_path):
+    """No silence of a year is made, and no picture is repeated for so long."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libx264", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 72, 48, "yuv420p"
+        picture.codec_context.time_base = Fraction(1, 1000)
+        sound = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for number, image in enumerate(numbered(20)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = 40 * number if number < 10 else 31_536_000_000 + 40 * number
+            frame.time_base = Fraction(1, 1000)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        for start in (0.0, 31_536_000.0):
+            container.mux(sound.encode(sound_block(tone(0.4), start=start)))
+    with pytest.raises(InputError, match="longer than the limit of 60 s"):
+        list(video_frames(path, Limits(seconds=60)))
+    found = read_sound(path, Limits(seconds=60))
+    assert len(found.samples) == 12800
+    assert "the time stamps of its sound jump; its blocks are joined without a gap" in found.notes

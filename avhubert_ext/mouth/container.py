@@ -35,15 +35,17 @@ UNTIMED = {
     *("mlp", "mp3", "mpegvideo", "obu", "truehd", "vc1", "vvc"),
 }
 CONVERT = "convert it to MP4 with H.264 and AAC: ffmpeg -i IN OUT.mp4"
-DAMAGED = 0.1  # of the frames, or blocks of sound; with more a track is refused
-CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file that lacks more of its length is cut short
+# The share of frames, or of blocks of sound, that may be damaged; a track with more is refused. Of
+# 3 s of MPEG-1 or H.264, six flipped bytes damage 4% of the frames, thirty 17%.
+DAMAGED = 0.1
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file that lacks more than both is cut short
 AVI_LIVE = 1 << 30  # frames, in an AVI whose writer could not go back to count them
 FIRST = 100  # packets in which the first frame is looked for
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is still decoded: the length, and the size of a frame in pixels (8K)."""
+    """The longest file, and the largest frame in pixels (8K), that are decoded."""
 
     seconds: float = 3600.0
     pixels: int = 7680 * 4320
@@ -105,9 +107,9 @@ class MediaInfo:
 
 
 def probe(path: Path) -> MediaInfo:
-    """What is in a media file: its header and first frame are read.
+    """What is in a media file, by its header and its first frame.
 
-    Raises InputError for what is no media file.
+    Raises InputError for a file that is not a media file.
     """
     with opened(path) as container:
         video, audio = video_stream(container), audio_stream(container)
@@ -122,7 +124,7 @@ def probe(path: Path) -> MediaInfo:
 def check_duration(path: Path, limits: Limits = LIMITS, info: MediaInfo | None = None) -> None:
     """Raise InputError for a file whose header reports more than `limits.seconds`.
 
-    Nothing is decoded for that. info: of the file, if already probed.
+    Nothing is decoded. info: what `probe` returned for the file, if it is known.
     """
     if info is not None:
         seconds = info.seconds
@@ -142,7 +144,7 @@ def too_long(path: Path, limits: Limits, detail: str = "") -> InputError:
 
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """Open a media file; whatever FFmpeg dislikes in the block becomes an InputError."""
+    """Open a media file; errors of FFmpeg inside the block become an InputError."""
     import av
 
     path = Path(path)
@@ -236,9 +238,10 @@ def _guessed(container: av.container.InputContainer) -> bool:
 def cut_short(
     container: av.container.InputContainer, stream: av.stream.Stream, seconds: float, end: float
 ) -> str | None:
-    """How far a file is cut short, for the user; None if it has what its header promises.
+    """How a file is cut short, for a message; None if all that its header promises is there.
 
-    seconds: of the track that were read; end: of the last packet of any track, on the file's clock.
+    seconds: the length of the track as read; end: of the last packet of any track, in seconds on
+    the file's clock.
     """
     share = _share_there(container)
     end += (container.start_time or 0) / 1_000_000  # a header counts from its own zero
@@ -253,7 +256,7 @@ def cut_short(
 
 
 def _share_there(container: av.container.InputContainer) -> float:
-    """How much of a WAV, W64 or CAF file is there, of what its header promises.
+    """The share of a WAV, W64 or CAF file that is there, of what its header promises.
 
     FFmpeg reads these to the end of the file, whatever their header promises.
     """
@@ -309,9 +312,9 @@ class Clock:
 
 
 class Packets:
-    """The packets of a track, then None to flush its decoder; where reading fails is the end.
+    """The packets of a track, then None to flush its decoder. They end where reading fails.
 
-    A decoder takes an empty packet for the end, too: do not pass it on. end: of the last packet
+    Do not pass on an empty packet: a decoder takes it for the end. end: of the last packet
     so far, of whichever track, in seconds on the file's clock.
     """
 

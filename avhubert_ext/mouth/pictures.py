@@ -35,18 +35,17 @@ from avhubert_ext.mouth.container import (
 if TYPE_CHECKING:
     import av
 
-JUMP = 1.0  # s; time stamps that go back by more, or so far past the end, are wrong
-EARLY = 0.25  # s; a frame that is late for longer was frozen
+JUMP = 1.0  # s; time stamps that go back, or beyond the file's length, by more are wrong
+EARLY = 0.25  # s; no frame is shown earlier than this, however long the one before was frozen
 
 
 @dataclass
 class Damage:
-    """What was met while decoding, filled in by `video_frames` as it runs.
+    """What decoding has met, updated by `video_frames` while it runs.
 
-    frames: of the file, at its own rate; damaged: those of them that did not decode whole, in
-    whose place the nearest whole one is shown; affected: whole ones predicted from a damaged one,
-    which are shown with what smear that leaves; start: when the first frame is shown, in seconds
-    on the file's clock.
+    frames: in the file, at its own rate; damaged: those that were lost or did not decode whole,
+    each replaced by the nearest whole frame; affected: those predicted from a damaged frame, which
+    are shown and may be smeared; start: of the first frame, in seconds on the file's clock.
     """
 
     frames: int = 0
@@ -75,13 +74,14 @@ def video_frames(
     """Frames as RGB, uint8 [H, W, 3], upright, with square pixels, 25 a second.
 
     Any rate, constant or not, becomes 25 by the frames' time stamps: number k is the frame whose
-    stamp is nearest to k/25 s after the first one, the earlier of two. So many frames come as fit
-    into the video's length, rounded. Successive ones may share memory; copy before writing.
+    stamp is nearest to k/25 s after the first one (the earlier of two; a frame after a freeze is
+    shown at most 0.25 s early). Their number is the video's length times 25, rounded. Successive
+    frames may share memory: copy one before writing to it.
 
     A damaged frame is replaced by the nearest whole one, and counted in `damage`. Raises
     PictureError for a video track that is missing, cut short, in an unknown codec, of frames over
-    the limit, or with more than a tenth of its frames damaged; InputError for what is no media
-    file, or over the limit of seconds.
+    the limit, or with more than a tenth of its frames damaged; InputError for a file that is not a
+    media file, or is over the limit of seconds.
     """
     import av
 
@@ -116,7 +116,7 @@ def video_frames(
 
 def _at_25_fps(decoded: Iterator[_Shown]) -> Iterator[av.VideoFrame]:
     """For each 25th of a second from the first frame on the whole frame that is nearest."""
-    due: deque[av.VideoFrame] = deque()  # chosen, but the video may end before their turn
+    due: deque[av.VideoFrame] = deque()  # chosen; dropped if the video ends before their slot does
     chosen = passed = 0
     first = before = None
     end = 0.0
@@ -184,8 +184,8 @@ def _checked(
 
 
 def _assessed(shown: Iterator[_Shown], damage: Damage) -> Iterator[_Shown]:
-    """Without the frames that are damaged; what there was is counted."""
-    no_key = True  # until there is one, frames are predicted from nothing
+    """The same without damaged frames; counts what passes in `damage`."""
+    no_key = True  # frames before the first key frame, or after a lost one, lack their reference
     smeared = False
     for item in shown:
         if item.frame is None and not item.lost:
@@ -208,8 +208,8 @@ def _decoded(
 ) -> Iterator[_Shown]:
     """What a decoder makes of the packets of a track, in order of time.
 
-    A packet of which nothing comes is a frame lost, whether the decoder reports it or not; but at
-    the beginning it waits for a key frame.
+    A packet that gives no frame is a lost frame, whether the decoder reports an error or not,
+    except at the beginning, where decoders wait for a key frame.
     """
     import av
 

@@ -67,7 +67,7 @@ def read_sound(path: Path, limits: Limits = LIMITS) -> Sound:
 
     Its channels are mixed; where the mix cancels out, the louder channel is used. Blocks are placed
     by their time stamps, with silence where one is missing. Raises InputError for a file without
-    sound, damaged, or over the limit.
+    sound, with more than a tenth of its blocks damaged, or over the limit.
     """
     with opened(path) as container:
         stream = audio_stream(container)
@@ -86,7 +86,7 @@ def read_audio(path: Path, limits: Limits = LIMITS) -> np.ndarray:
 
 
 def beside(sound: Sound, start: float, frames: int) -> Soundtrack:
-    """The sound beside so many frames of `video_frames`, the first of them at `start` seconds."""
+    """The sound beside so many frames of `video_frames`, from `start` s on the file's clock on."""
     lead = round((sound.start - start) * SAMPLE_RATE)
     fitted = np.zeros(frames * SAMPLES_PER_FRAME, np.int16)
     first, last = max(0, -lead), max(0, min(len(sound.samples), len(fitted) - lead))
@@ -113,7 +113,7 @@ def _mixed(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
 
 
 def _energy(samples: np.ndarray) -> float:
-    """Of int16 [N], its sum of squares."""
+    """The sum of squares of int16 [N], in blocks to save memory."""
     blocks = (samples[n : n + 1_000_000].astype(np.float64) for n in range(0, len(samples), 10**6))
     return sum(float(block @ block) for block in blocks)
 
@@ -180,9 +180,9 @@ def _decoded(
     if lost:
         notes.append(f"{lost} of {count} blocks of sound are damaged and left silent")
     elif missing >= GAP:
-        notes.append(f"{missing:.2f} s of sound are missing in between and left silent")
+        notes.append(f"{missing:.2f} s of sound are missing inside the file and left silent")
     if jumps:
-        notes.append("the time stamps of its sound jump; it is taken as without a gap")
+        notes.append("the time stamps of its sound jump; its blocks are joined without a gap")
     return _Decoded(start, channels, notes)
 
 
