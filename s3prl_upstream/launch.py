@@ -45,7 +45,7 @@ def s3prl_package() -> Path:
 
 
 def package_to_run() -> Path:
-    """The `s3prl` folder whose scripts to run: of the checkout in $S3PRL, else of the installed one.
+    """The `s3prl` folder whose scripts to run: of the checkout in $S3PRL, else the installed one.
 
     A checkout goes first on `sys.path`, so that `import s3prl` finds it and not an installed one.
     Raises InputError where $S3PRL is no checkout, or s3prl is not installed.
