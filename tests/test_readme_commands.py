@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
 import yaml
-from checkout import make_checkout
 from conftest import ROOT, run_well
 from fairseq.data import Dictionary, encoders
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
-from avhubert_ext.models.checkpoint import load_avhubert, read_masks
+from avhubert_ext import build_student
+from avhubert_ext.models.checkpoint import load_avhubert, read_masks, save_model
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig
 from avhubert_ext.models.presets import build_vsr
@@ -32,7 +32,8 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 OFFICIAL = "base_noise_pt_noise_ft_433h.pt"
 
 TRAIN = " --cpu --num-workers 0 --max-update 1 --update-freq 1 --max-tokens 200"
-VSR = TRAIN + " --network tiny --warmup-epochs 0.5 --max-epoch 1"
+# An epoch of one update.
+VSR = " --cpu --num-workers 0 --max-tokens 800 --network tiny --warmup-epochs 0.5 --max-epoch 1"
 GENERATE = " --cpu --num-workers 0 --beam 2"
 # Text of a command -> options that it gets in addition.
 SHORTER = {
@@ -41,8 +42,8 @@ SHORTER = {
     "--task av_distillation": TRAIN + " --student tiny-7",
     "--encoder-checkpoint student.safetensors": TRAIN + " --decoder tiny",
     "fairseq-generate": GENERATE,
-    "evaluate --data data ": " --snr 0 --passes 1 --beam 2",
-    "evaluate --data data_vsr": " --levels 5 --passes 1 --beam 2",
+    "evaluate --data data ": " --snr 0 --passes 1 --beam 2 --threads 1",
+    "evaluate --data data_vsr": " --levels 5 --passes 1 --beam 2 --threads 1",
     "--save-dir vsr ": VSR,
     "--save-dir vsr_half": VSR,
 }
@@ -65,11 +66,8 @@ def script(*blocks: str) -> str:
     lines = [command for text in blocks for command in commands(text)]
     for text, options in SHORTER.items():
         lines = [line + options if text in line else line for line in lines]
-    found = re.sub(
-        r"(\$PWD/|(?<![\w/]))(fairseq_user_dir|s3prl_upstream|scripts)\b",
-        rf"{ROOT}/\2",
-        "\n".join(lines),
-    )
+    own = r"(\$PWD/|(?<![\w/]))(fairseq_user_dir|s3prl_upstream|scripts)\b"
+    found = re.sub(own, rf"{ROOT}/\2", "\n".join(lines))
     # A CPU has no half precision.
     return (
         "set -euxo pipefail\n"
@@ -98,8 +96,6 @@ def write_official(path: Path, data: Path) -> None:
         for name, shape in official_finetuned(encoder, decoder).items()
     }
     (model,) = data.glob("spm_*.model")
-    from argparse import Namespace
-
     bpe = encoders.build_bpe(Namespace(bpe="sentencepiece", sentencepiece_model=str(model)))
     state = {"dictionaries": [dictionary], "target_dictionary": dictionary, "s2s_tokenizer": bpe}
     torch.save(checkpoint(finetuned_config(encoder, decoder), tensors, task_state=state), path)
@@ -124,7 +120,11 @@ def folder(corpus: Path, manifests: Path, tmp_path_factory: pytest.TempPathFacto
     )
     run["runner"] |= {"total_steps": 2, "log_step": 1, "save_step": 1, "fp16": False}
     run["runner"] |= {"gradient_accumulate_steps": 1}
-    run["pretrain_expert"]["datarc"] |= {"train_batch_size": 2, "num_workers": 0, "valid_step": None}
+    run["pretrain_expert"]["datarc"] |= {
+        "train_batch_size": 2,
+        "num_workers": 0,
+        "valid_step": None,
+    }
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
 
     (subwords,) = manifests.glob("spm_*.model")
@@ -155,3 +155,38 @@ def test_run_it_on_lrs3_and_evaluate(folder: Path) -> None:
     assert len(lines) == 4 and {json.loads(line)["noise"]["snr_db"] for line in lines} == {0}
     page = (folder / "evaluation/table_1.html").read_text()
     assert "teacher" in page and "talker" in page
+
+
+def test_lip_reading_and_pruning(folder: Path) -> None:
+    lip_reading = block("--save-dir vsr ", "avhubert-ext average")
+    assert "checkpoint{66..75}.pt" in lip_reading  # of 75 epochs; here there is one
+    lip_reading = lip_reading.replace("checkpoint{66..75}.pt", "checkpoint{1,_last}.pt")
+    play(folder, lip_reading, block("avhubert-ext prune vsr.pt", "--save-dir vsr_half"))
+    assert len((folder / "vsr_noise/results.csv").read_text().splitlines()) > 7
+    for name in ("half.safetensors", "vsr_half/checkpoint_last.pt", "vsr_half.safetensors"):
+        assert mask_sparsity(read_masks(folder / name)) == pytest.approx(0.5, abs=1e-4)
+    assert (folder / "report").is_dir()
+
+
+def test_hydra_and_validate(manifests: Path, noise: Path, tmp_path: Path) -> None:
+    """As finetune.yaml says, with relative paths; then fairseq-validate of what it trained."""
+    comment = (ROOT / "scripts/config/lrs3/finetune.yaml").read_text()
+    lines = re.findall(r"^#   (.*)$", comment, flags=re.MULTILINE)
+    (command,) = commands("\n".join(lines))
+    assert command.startswith("fairseq-hydra-train ") and "task.data=data " in command
+    (tmp_path / "data").symlink_to(manifests)
+    (tmp_path / "noise").symlink_to(noise)
+    command = command.replace(",noise/talker", "")  # one speaker in the validation split
+    save_model(tmp_path / "student.safetensors", build_student("tiny-7").encoder)
+    play(
+        tmp_path,
+        f"{command} common.user_dir=fairseq_user_dir common.cpu=true common.fp16=false"
+        " model.decoder=tiny dataset.num_workers=0 optimization.max_update=1"
+        " optimization.update_freq=[1] dataset.max_tokens=200\n"
+        "fairseq-validate data --user-dir fairseq_user_dir --task av_asr --valid-subset test"
+        " --path finetuned/checkpoint_last.pt --cpu --num-workers 0 --max-tokens 200\n",
+    )
+    assert (tmp_path / "finetuned/checkpoint_last.pt").is_file()
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "data", "noise", "student.safetensors", "finetuned",
+    }  # fmt: skip
