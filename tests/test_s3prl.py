@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
 
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
@@ -22,7 +24,8 @@ from avhubert_ext.models.checkpoint import build, load_avhubert, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, encoder_preset
 from avhubert_ext.models.torch_file import read_torch_file
-from s3prl_upstream.launch import s3prl_package
+from s3prl_upstream import run_pretrain
+from s3prl_upstream.launch import package_to_run, s3prl_package
 from s3prl_upstream.pretrain.distiller_av import configuration
 from s3prl_upstream.run_pretrain import rename_finished_states
 
@@ -323,36 +326,137 @@ def test_states_hold_nothing_but_tensors_and_containers(distilled: Path) -> None
         run_well("python", "-c", code, state)
 
 
+# ---- a git checkout of s3prl, with the launcher and without
+
+
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """s3prl's package as in a checkout, with the plugin linked into it."""
-    folder = tmp_path_factory.mktemp("checkout") / "s3prl"
-    shutil.copytree(s3prl_package(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "pretrain/distiller_av").symlink_to(ROOT / "s3prl_upstream/pretrain/distiller_av")
-    return folder
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `run_pretrain.py` of a checkout."""
+    return make_checkout(tmp_path_factory.mktemp("checkout") / "s3prl")
 
 
-def test_the_stock_script_with_a_link_gives_and_resumes_the_same(
-    setting: Path, distilled: Path, checkout: Path, tmp_path: Path
-) -> None:
-    stock = [
-        "python", "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", tmp_path / "out",
-        "-g", setting / "model.yaml", "-c", setting / "run.yaml", "--device", "cpu",
-    ]  # fmt: skip
-    run_well(*stock, cwd=checkout)
-    (tmp_path / "out/states-2.ckpt").rename(tmp_path / "kept.ckpt")
-    straight = last_state(distilled)
-    assert_same_weights(straight, last_state(tmp_path / "out"))
-    for state in (tmp_path / "out").glob("states-*.ckpt"):
-        state.unlink()
-    printed = run_well(*stock, "-e", tmp_path / "kept.ckpt", cwd=checkout)
-    assert "Resume from" in printed and last_state(tmp_path / "out")["Step"] == 4
-    assert_same_weights(straight, last_state(tmp_path / "out"))
+@pytest.fixture(scope="module")
+def no_wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the installed s3prl cannot be used."""
+    spoiled = spoil_installed(tmp_path_factory.mktemp("spoiled"))
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), spoiled])}
+
+
+def leave_step_2(folder: Path) -> None:
+    """Remove the states of other steps."""
+    for state in folder.glob("states-*.ckpt"):
+        if state.name != "states-2.ckpt":
+            state.unlink()
 
 
 def assert_same_weights(one: dict, two: dict) -> None:
     different = [n for n, t in one["Student"].items() if not torch.equal(t, two["Student"][n])]
     assert different == []
+
+
+def test_the_launcher_runs_the_script_of_a_checkout(
+    setting: Path, distilled: Path, package: Path, no_wheel: dict[str, str], tmp_path: Path
+) -> None:
+    """Started, resumed and finished; S3PRL may be the checkout or its package."""
+    out = tmp_path / "out"
+    command = distil_command(setting, out)
+    run_well(*command, S3PRL=str(package.parent), **no_wheel)
+    assert_same_weights(last_state(distilled), last_state(out))
+    for options in (("-a",), ("-e", out / "states-2.ckpt")):
+        leave_step_2(out)
+        printed = run_well(*command, *options, S3PRL=os.path.relpath(package, ROOT), **no_wheel)
+        assert "Resume from" in printed and last_state(out)["Step"] == 4
+        assert_same_weights(last_state(distilled), last_state(out))
+
+
+def test_the_stock_script_of_a_checkout_with_a_link(
+    setting: Path, distilled: Path, package: Path, no_wheel: dict[str, str], tmp_path: Path
+) -> None:
+    """As the folder's docstring says: started in `s3prl_upstream/`, resumed and finished."""
+    link = package / "pretrain/distiller_av"
+    link.symlink_to(ROOT / "s3prl_upstream/pretrain/distiller_av")
+    out = tmp_path / "out"
+    command = [
+        "python", package / "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", out,
+        "-g", setting / "model.yaml", "-c", setting / "run.yaml", "--device", "cpu",
+    ]  # fmt: skip
+    refused = run(*command, cwd=package, **no_wheel)
+    assert "assert len(upstream_dirs) == 1" in refused.stdout, "why it is started elsewhere"
+    started = {"cwd": ROOT / "s3prl_upstream", **no_wheel}
+    run_well(*command, **started)
+    assert_same_weights(last_state(distilled), last_state(out))
+    for options in (("-a",), ("-e", out / "states-2.ckpt")):
+        leave_step_2(out)
+        printed = run_well(*command, *options, **started)
+        assert "Resume from" in printed and last_state(out)["Step"] == 4
+        assert_same_weights(last_state(distilled), last_state(out))
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere", ROOT):
+        monkeypatch.setenv("S3PRL", str(folder))
+        with pytest.raises(InputError, match=f"S3PRL={folder}: no s3prl/run_pretrain.py in it"):
+            package_to_run()
+    monkeypatch.setenv("S3PRL", "")
+    assert package_to_run() == s3prl_package()
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-p out", "-u missing: this launcher starts -u distiller_av"),
+        ("-u tera -p out", "-u tera: this launcher starts -u distiller_av"),
+        ("-u distiller_av", "the experiment's folder is missing: name it with -p"),
+        ("-u distiller_av -p out -g none.yaml", r"none\.yaml not found: name a configuration"),
+        ("-u distiller_av -p out -c none.yaml", r"none\.yaml not found: name a configuration"),
+        ("-u distiller_av -p out -c torn.yaml", r"torn\.yaml: not YAML"),
+        ("-u distiller_av -p out -c list.yaml", r"list\.yaml: expected a mapping, found list"),
+        ("-u distiller_av -p out --device gpu", "--device gpu: .*use --device cpu"),
+        ("-u distiller_av -p out -e none", "none not found: -e names a state, or a folder"),
+        ("-u distiller_av -p out -e empty", r"empty: no states-\*\.ckpt in it"),
+        ("-u distiller_av -p out -e states-3.ckpt", r"states-3\.ckpt: truncated"),
+    ],
+)
+def test_mistakes_in_options_are_told_before_the_start(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torn.yaml").write_text("a: [")
+    (tmp_path / "list.yaml").write_text("[a, b]")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "states-3.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run_pretrain.main(arguments.split())
+    assert os.getcwd() == str(tmp_path) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_one_line(setting: Path, tmp_path: Path) -> None:
+    line = distil_badly(setting, tmp_path / "out", "--device", "cuda")
+    assert line.startswith("error: --device cuda: ") and line.endswith("use --device cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "statement"),
+    [
+        ("config.runner.total_steps=1", "assert total_steps > self.config['runner']['log_step']"),
+        ("config.optimizer.name=none", "name 'get_none' is not defined"),
+    ],
+)
+def test_where_s3prl_stops_is_one_line(
+    override: str, statement: str, setting: Path, tmp_path: Path
+) -> None:
+    line = distil_badly(setting, tmp_path / "out", "-o", override)
+    assert line.startswith("error: s3prl stops at `") and statement in line
+
+
+def test_a_run_resumes_on_another_device(distilled: Path) -> None:
+    """s3prl prefers what a state says to the command line."""
+    arguments = read_torch_file(distilled / "states-2.ckpt")["Args"]
+    assert vars(arguments)["upstream"] == "distiller_av" and "device" not in vars(arguments)
 
 
 def test_the_finished_state_is_the_one_to_go_on_from(tmp_path: Path) -> None:
