@@ -101,8 +101,9 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
-        try:
-            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+        self.processor = sentencepiece.SentencePieceProcessor()
+        try:  # not by the constructor, which takes an empty file for no file
+            self.processor.LoadFromSerializedProto(model.read_bytes())
         except RuntimeError:
             raise InputError(
                 f"{model}: not a sentencepiece model that can be read; copy it again"
