@@ -14,10 +14,8 @@ from avhubert_ext.data.audio import (
     waveform_input,
 )
 from avhubert_ext.data.text import join_pieces
-from avhubert_ext.data.video import CROP, FPS, centre_crop, normalise
+from avhubert_ext.data.video import CROP, FPS, SLACK, centre_crop, normalise
 from avhubert_ext.errors import InputError
-
-TOLERANCE = 5  # frames, 0.2 s: so far audio and video of a clip may differ in length
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,13 @@ def check_clip(
     return modality, frames
 
 
-def check_lengths(samples: int, frames: int, name: str = "the clip") -> None:
-    """Raise an InputError where sound and picture of a clip differ by more than 0.2 s."""
+def _check_lengths(samples: int, frames: int) -> None:
+    """Raise an InputError where sound and picture of a clip differ by more than SLACK."""
     heard = samples / SAMPLES_PER_FRAME
-    if abs(heard - frames) > TOLERANCE:
+    if abs(heard - frames) > SLACK:
         raise InputError(
-            f"{name}: the sound is {heard / FPS:.2f} s long, the picture {frames / FPS:.2f} s "
-            f"({frames} frames at {FPS} a second): they may differ by {TOLERANCE / FPS:g} s; cut "
+            f"the clip's sound is {heard / FPS:.2f} s long, the picture {frames / FPS:.2f} s "
+            f"({frames} frames at {FPS} a second): they may differ by {SLACK / FPS:g} s; cut "
             "both to the same time"
         )
 
@@ -117,13 +115,13 @@ def network_inputs(
     """What networks take of a clip of T frames, as in training, float32.
 
     audio, video: as `Recognizer.recognize`; the audio is cut, or filled up, to the video's length,
-    by TOLERANCE at most. waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a
+    by SLACK at most. waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a
     waveform [T, 640], and video [T, 88, 88]. Raises InputError as `check_clip`, and for lengths
     that differ by more.
     """
     _, frames = check_clip(audio, video, modalities)
     if audio is not None and video is not None:
-        check_lengths(len(audio), len(video))
+        _check_lengths(len(audio), len(video))
     pixels = None if video is None else normalise(centre_crop(video))
     if audio is None:
         return None, pixels

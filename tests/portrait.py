@@ -64,11 +64,13 @@ def write_clip(
     with av.open(str(path), "w") as container:
         pictures = container.add_stream(codecs[0], rate=rate)
         pictures.height, pictures.width = frames[0].shape[:2]
-        pictures.pix_fmt = "yuv420p"
+        pictures.pix_fmt = "yuvj420p" if codecs[0] == "mjpeg" else "yuv420p"
         if codecs[0] == "libx264":
             pictures.options = {"preset": "ultrafast", "crf": "12"}
         else:
             pictures.bit_rate = 4_000_000
+        if stamps is not None:
+            pictures.codec_context.time_base = Fraction(1, 1000)
         if rotation is not None:
             pictures.set_display_rotation(rotation)
         if audio is not None:

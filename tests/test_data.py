@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from avhubert_ext.cli import main
-from avhubert_ext.data.audio import audio_features, load_audio
+from avhubert_ext.data.audio import audio_features, audio_length, load_audio
 from avhubert_ext.data.augment import mask_time, random_crop_and_flip
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.cache import load_features_cached, load_video_cached
@@ -365,6 +365,13 @@ def test_bad_videos_are_named(video):
         load_video(video)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "caf\udce9"])
+@pytest.mark.parametrize("load", [load_video, load_audio, audio_length])
+def test_names_that_no_file_can_have_are_not_found(tmp_path, name, load):
+    with pytest.raises(InputError, match="not found"):
+        load(tmp_path / name)
+
+
 def test_a_file_without_video_is_refused(wav):
     with pytest.raises(InputError, match=r"clip\.wav"):
         load_video(wav)
@@ -436,7 +443,7 @@ def test_damaged_features_in_the_cache_are_computed_again(wav, tmp_path, kept):
 
 
 def test_an_interrupted_write_leaves_no_entry(wav, tmp_path, monkeypatch):
-    def interrupted(file, array):
+    def interrupted(file, array, **_):
         file.write(b"half")
         raise KeyboardInterrupt
 
@@ -571,13 +578,44 @@ def test_manifest_root_is_joined_to_the_video_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "id\t/v.mp4\t/a.wav\t12", "id\t/v.mp4\t/a.wav\tx\t12", "id v.mp4 a.wav 1 2"]
+    "line",
+    [
+        "",
+        "id\t/v.mp4\t/a.wav\t12",
+        "id\t/v.mp4\t/a.wav\tx\t12",
+        "id v.mp4 a.wav 1 2",
+        "id\t/v.mp4\t/a.wav\t0\t640",
+        "id\t/v.mp4\t/a.wav\t\u00b2\t640",
+        "id\t/v.mp4\t/a.wav\t1\t9999999999999999999999",
+        "id\t\t/a.wav\t1\t640",
+    ],
 )
 def test_a_wrong_manifest_line_is_named(tmp_path, line):
     path = tmp_path / "t.tsv"
     path.write_text(f"/\nid\t/v.mp4\t/a.wav\t1\t640\n{line}\n")
     with pytest.raises(InputError, match=r"t\.tsv line 3: expected"):
         read_manifest(path)
+
+
+def test_a_manifest_as_editors_on_windows_save_it(tmp_path):
+    lines = "/root\r\nid\tv\u2028\x85.mp4\t/a.wav\t7\t4480\r\n"
+    (tmp_path / "t.tsv").write_bytes(lines.encode("utf-8-sig"))
+    (found,) = read_manifest(tmp_path / "t.tsv")
+    assert found == Utterance("id", Path("/root/v\u2028\x85.mp4"), Path("/a.wav"), 7, 4480)
+
+
+def test_a_manifest_without_its_root_loses_no_utterance(tmp_path):
+    (tmp_path / "t.tsv").write_text("id\t/v.mp4\t/a.wav\t1\t640\n" * 2)
+    with pytest.raises(InputError, match=r"t\.tsv line 1: expected the root folder alone"):
+        read_manifest(tmp_path / "t.tsv")
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "caf\udce9"])
+def test_a_name_that_a_manifest_cannot_hold(tmp_path, name):
+    strange = replace(utterances(1)[0], video=Path(f"/v/{name}.mp4"))
+    with pytest.raises(InputError, match="rename it"):
+        write_manifest(tmp_path / "t.tsv", [strange])
+    assert not (tmp_path / "t.tsv").exists()
 
 
 def test_missing_and_empty_manifests(tmp_path):
@@ -701,6 +739,27 @@ def test_modalities(manifests):
     assert torch.equal(audio.audio, both.audio) and torch.equal(video.video, both.video)
     with pytest.raises(InputError, match="expected both, audio or video"):
         DataConfig(modalities="smell")
+
+
+@pytest.mark.parametrize("modalities", ["both", "audio", "video"])
+def test_a_clip_of_another_rate_than_its_manifest_says_is_refused(tmp_path, modalities):
+    """Of manifests made elsewhere; frames and samples as the files have them."""
+    write_video(tmp_path / "fast.mp4", film(60), 30)
+    write_video(tmp_path / "cut.mp4", film(60), 25)
+    soundfile.write(tmp_path / "a.wav", tone(32000), 16000)
+    rows = [
+        Utterance(name, tmp_path / f"{name}.mp4", tmp_path / "a.wav", 60, 32000)
+        for name in ("fast", "cut")
+    ]
+    write_manifest(tmp_path / "test.tsv", rows)
+    dataset = AVDataset(tmp_path, "test", DataConfig(modalities, cache=tmp_path / "cache"))
+    drift = r": 60 frames are 2\.40 s at 25 a second, but its audio is 2\.00 s"
+    for index, about in enumerate((r"fast\.mp4: 30 frames a second, expected 25", drift)):
+        if modalities == "video" and index == 1:
+            assert dataset[index].frames == 60
+            continue
+        with pytest.raises(InputError, match=drift if modalities == "audio" else about):
+            dataset[index]
 
 
 def same(a: Sample, b: Sample) -> bool:

@@ -19,6 +19,7 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.corrupt import scored_note
 from avhubert_ext.data.manifest import read_manifest
+from avhubert_ext.data.normalization import TextConfig, write_text_config
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation import noise_report
@@ -64,6 +65,42 @@ def test_a_file_a_pass_and_other_snippets_in_each(evaluated: Path) -> None:
         assert all(name.startswith(f"babble_{d.noise['snr_db']:g}dB") for d in decoded)
         snippets |= {(*d.noise["files"], *d.noise["starts"], d.id) for d in decoded}
     assert len(snippets) == 16, "4 utterances x 2 levels x 2 passes"
+
+
+def test_punctuation_in_labels_made_elsewhere_costs_nothing(
+    config: EvaluationConfig, evaluated: Path, tmp_path: Path
+) -> None:
+    """The reference and the score are those of the bare words, and another setting another page."""
+    data = tmp_path / "data"
+    shutil.copytree(config.data, data)
+    labels = (data / "test.wrd").read_text().splitlines()
+    text = "".join(f"\u201c{label.capitalize()},\u201d [laughter] \u2026\r\n" for label in labels)
+    (data / "test.wrd").write_bytes(text.encode("utf-8-sig"))
+    (data / "text.json").unlink()  # the defaults
+    plain = replace(config, data=data, noise=())
+    evaluate([("teacher", TEACHER)], plain, tmp_path / "out")
+    found, expected = (
+        read_decoded(out / "teacher/clean/pass-0.jsonl") for out in (tmp_path / "out", evaluated)
+    )
+    assert found == expected and {d.reference for d in found} == set(labels)
+    write_text_config(data, TextConfig("lower", "keep", ""))
+    with pytest.raises(InputError, match="holds results with another text"):
+        evaluate([("teacher", TEACHER)], plain, tmp_path / "out")
+    evaluate([("teacher", TEACHER)], plain, tmp_path / "kept")
+    kept = read_decoded(tmp_path / "kept/teacher/clean/pass-0.jsonl")
+    assert sum(d.edits for d in kept) > sum(d.edits for d in found)
+
+
+def test_results_of_before_the_setting_are_those_of_the_defaults(
+    config: EvaluationConfig, evaluated: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(evaluated, tmp_path / "out")
+    record = tmp_path / "out/teacher/model.json"
+    settings = json.loads(record.read_text())
+    assert settings.pop("text") == {"case": "lower", "punctuation": "remove", "tags": "[]<>"}
+    record.write_text(json.dumps(settings))
+    evaluate([("teacher", TEACHER)], config, tmp_path / "out")
+    assert "text" in json.loads(record.read_text())
 
 
 def test_it_goes_on_where_it_stopped(

@@ -4,23 +4,20 @@ import os
 import pickle
 import random
 import zipfile
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 from portrait import MOUTH, STABLE, moved, movement, tone, write_clip
 
-from avhubert_ext.data.audio import load_audio, write_wav
 from avhubert_ext.data.video import load_video, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.clip import MouthClip, mouth_clips
 from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
-from avhubert_ext.mouth.media import Limits, has_video, read_audio, soundtrack, video_frames
+from avhubert_ext.mouth.media import video_frames
 from avhubert_ext.mouth.tracks import follow_faces
 
 SIZE = (320, 240)
@@ -161,10 +158,10 @@ def test_face_upside_down_is_refused(tmp_path, motion):
         mouth_clips(path)
 
 
-def test_progress_counts_both_passes(portrait):
+def test_progress_counts_each_frame_once(portrait):
     told = []
     mouth_clips(portrait, progress=lambda done, total: told.append((done, total)))
-    assert told[0] == (1, 0) and told[-1] == (2 * FRAMES, 2 * FRAMES) and len(told) == 2 * FRAMES
+    assert told == [(n, FRAMES) for n in range(1, FRAMES + 1)]
 
 
 def test_newer_interface_of_mediapipe(tmp_path):
@@ -372,85 +369,7 @@ def test_damaged_landmark_files(tmp_path):
         read_landmarks(tmp_path / "e.pkl", 2)
 
 
-# ---- decoding
-
-
-def numbered(count: int, size: tuple[int, int] = (64, 48)) -> list[np.ndarray]:
-    """Frames that tell their number by their gray level."""
-    return [np.full((size[1], size[0], 3), 40 + 3 * t, np.uint8) for t in range(count)]
-
-
-def numbers(path: Path, **options) -> list[int]:
-    return [round((float(f.mean()) - 40) / 3) for f in video_frames(path, **options)]
-
-
-def test_25_fps_passes_unchanged(tmp_path):
-    assert numbers(write_clip(tmp_path / "a.mp4", numbered(40))) == list(range(40))
-
-
-@pytest.mark.parametrize("rate", [50, 30, 15, Fraction(30000, 1001), Fraction(24000, 1001)])
-def test_other_frame_rates(tmp_path, rate):
-    """At each 25th of a second the frame that is nearest in time, for the whole length."""
-    shown = numbers(write_clip(tmp_path / "a.mkv", numbered(60), rate=rate))
-    assert len(shown) == pytest.approx(60 / rate * 25, abs=1)
-    off = np.array(shown) / float(rate) - np.arange(len(shown)) / 25
-    assert np.abs(off).max() <= max(0.5 / 25, 1 / float(rate)) + 0.002
-
-
-def test_variable_frame_rate(tmp_path):
-    stamps = [0, 40, 50, 55, 200, 240, 600]
-    shown = numbers(write_clip(tmp_path / "a.mkv", numbered(7), stamps=stamps))
-    assert shown[:11] == [0, 1, 3, 3, 4, 4, *[5] * 5]
-    assert set(shown[11:]) == {6}
-
-
-@pytest.mark.parametrize(("rotation", "turns"), [(90, 3), (180, 2), (-90, 1)])
-def test_rotated_video_comes_out_upright(tmp_path, rotation, turns):
-    image = np.zeros((48, 64, 3), np.uint8)
-    image[:16, :16] = 255  # upper left
-    stored = np.ascontiguousarray(np.rot90(image, turns))
-    path = write_clip(tmp_path / "a.mp4", [stored] * 3, rotation=rotation)
-    for frame in video_frames(path):
-        assert frame.shape == (48, 64, 3)
-        assert np.abs(frame.astype(int) - image).mean() < 8
-
-
-def test_pixels_that_are_not_square(tmp_path):
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 96, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
-        frame = av.VideoFrame.from_ndarray(np.zeros((96, 64, 3), np.uint8), format="rgb24")
-        container.mux([*stream.encode(frame), *stream.encode()])
-    assert next(video_frames(path)).shape == (96, 128, 3)
-
-
-def test_audio_begins_with_the_first_frame(tmp_path):
-    """Whichever track begins later: silence, or audio left out."""
-    late = write_clip(tmp_path / "late.mkv", numbered(50), audio=tone(1.0), audio_start=0.5)
-    loud = np.abs(soundtrack(late, 50).astype(float).reshape(-1, 640)).mean(1) > 1000
-    assert not loud[:11].any() and loud[14:36].all() and not loud[40:].any()
-    stamps = [500 + 40 * t for t in range(20)]
-    early = write_clip(tmp_path / "early.mkv", numbered(20), audio=tone(0.8), stamps=stamps)
-    loud = np.abs(soundtrack(early, 20).astype(float).reshape(-1, 640)).mean(1) > 1000
-    assert loud[:6].all() and not loud[9:].any()
-
-
-def test_audio_of_any_file(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", numbered(25), audio=tone(1.0))
-    heard = read_audio(path).astype(float)
-    assert len(heard) == pytest.approx(16000, abs=1100)  # AAC's blocks
-    assert np.corrcoef(heard[2000:14000], tone(1.0)[2000:14000])[0, 1] > 0.99
-    write_wav(tmp_path / "a.wav", tone(0.5))
-    assert np.array_equal(read_audio(tmp_path / "a.wav"), load_audio(tmp_path / "a.wav"))
-    assert has_video(path) and not has_video(tmp_path / "a.wav")
-    silent = write_clip(tmp_path / "silent.mp4", numbered(5))
-    assert soundtrack(silent, 5) is None
-    with pytest.raises(InputError, match=r"silent\.mp4: no audio track"):
-        read_audio(silent)
-    with pytest.raises(InputError, match=r"a\.wav: no video track"):
-        next(video_frames(tmp_path / "a.wav"))
+# ---- ready-made mouth regions
 
 
 def test_ready_made_clip_passes_unchanged(tmp_path):
@@ -461,109 +380,3 @@ def test_ready_made_clip_passes_unchanged(tmp_path):
     with pytest.raises(InputError, match="no face 2, 1 found"):
         mouth_clips(path, 2)
     assert clip.points is None and clip.quality.faces == 0
-
-
-# ---- files that are broken
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        mouth_clips(path)
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{path}")
-    return line
-
-
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-def test_truncated(tmp_path, portrait, share):
-    whole = portrait.read_bytes()
-    (tmp_path / "a.mp4").write_bytes(whole[: int(len(whole) * share)])
-    assert "copy it again" in refused(tmp_path / "a.mp4")
-
-
-def test_matroska_without_its_end(tmp_path):
-    whole = write_clip(tmp_path / "a.mkv", numbered(70)).read_bytes()
-    (tmp_path / "b.mkv").write_bytes(whole[: len(whole) // 2])
-    assert "cut short" in refused(tmp_path / "b.mkv")
-
-
-def test_two_recordings_in_one_file(tmp_path):
-    """Time begins anew in the second: nothing is dropped in silence."""
-    whole = write_clip(tmp_path / "a.ts", numbered(50), codecs=("mpeg2video", "mp2")).read_bytes()
-    (tmp_path / "b.ts").write_bytes(whole + whole)
-    assert "time stamps go back after 2.0 s" in refused(tmp_path / "b.ts")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"a text\n" * 50,
-        b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nclip.mp4\n#EXT-X-ENDLIST\n",
-        b"ffconcat version 1.0\nfile clip.mp4\n",
-        cv2.imencode(".jpg", np.zeros((100, 100, 3), np.uint8))[1].tobytes(),
-    ],
-    ids=["empty", "text", "playlist", "concat", "picture"],
-)
-def test_other_things_named_mp4(tmp_path, portrait, content):
-    """A playlist beside a real clip: nothing it names is opened."""
-    (tmp_path / "clip.mp4").write_bytes(portrait.read_bytes())
-    (tmp_path / "a.mp4").write_bytes(content)
-    refused(tmp_path / "a.mp4")
-
-
-def test_missing_file_and_folder(tmp_path):
-    assert "not found" in refused(tmp_path / "a.mp4")
-    assert "not found" in refused(tmp_path)
-
-
-def test_limits(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", numbered(50))
-    with pytest.raises(InputError, match="64x48, over the limit of 100 pixels"):
-        next(video_frames(path, Limits(pixels=100)))
-    with pytest.raises(InputError, match="longer than the limit of 1 s"):
-        list(video_frames(path, Limits(seconds=1)))
-    with pytest.raises(InputError, match="longer than the limit of 1 s"):
-        sound = write_clip(tmp_path / "b.mp4", numbered(5), audio=tone(2.0))
-        read_audio(sound, Limits(seconds=1))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["http:x.mp4", "a:b.mp4", "-i.mp4", "$(x) '\".mp4", "%03d.mp4", "new\nline.mp4", "ü.mp4"],
-)
-def test_odd_names(tmp_path, name):
-    assert numbers(write_clip(tmp_path / "a.mp4", numbered(4)).rename(tmp_path / name)) == [
-        0,
-        1,
-        2,
-        3,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ending", "codecs"),
-    [("mp4", ("libx264", "aac")), ("mkv", ("libx264", "aac")), ("mpg", ("mpeg1video", "mp2"))],
-)
-def test_random_damage_gives_a_video_or_one_error(tmp_path, ending, codecs):
-    whole = write_clip(
-        tmp_path / f"a.{ending}", numbered(10), audio=tone(0.4), codecs=codecs
-    ).read_bytes()
-    rng = random.Random(1)
-    path, outcomes = tmp_path / f"b.{ending}", set()
-    for attempt in range(90):
-        damaged = bytearray(whole[: rng.randrange(len(whole))] if attempt % 3 == 0 else whole)
-        for _ in range(rng.choice((1, 5, 50)) if damaged and attempt % 3 else 0):
-            start = 400 if attempt % 3 == 1 else 0
-            damaged[rng.randrange(start, len(damaged)) if start else rng.randrange(400)] = (
-                rng.randrange(256)
-            )
-        path.write_bytes(damaged)
-        try:
-            frames = sum(1 for _ in video_frames(path, Limits(seconds=60)))
-            soundtrack(path, frames)
-            outcomes.add("decoded")
-        except InputError as error:
-            assert str(path) in str(error) and len(str(error).splitlines()) == 1
-            outcomes.add("refused")
-    assert outcomes == {"decoded", "refused"}

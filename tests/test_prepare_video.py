@@ -191,6 +191,30 @@ def test_names_that_are_not_utf8(video, tmp_path):
     assert os.path.getsize(os.fsencode(out) + b"/caf\xe9.mp4")
 
 
+def test_warnings_are_shown_and_reported(video, tmp_path, capfd):
+    """And shown by the report alone where a clip is not made again."""
+    frames = moved(movement(FRAMES, SIZE, 0.8), SIZE)
+    path = write_clip(tmp_path / "late.mp4", frames, audio=tone(2.0))
+    for again in range(2):
+        assert prepare_video(path, tmp_path / "out") == 0
+        (warning,) = report(tmp_path / "out")["late"]["warnings"]
+        assert re.match(r"0\.0 s of sound before the first frame and 1\.[56] s after", warning)
+        told = capfd.readouterr()
+        assert "1 of them with warnings" in told.out
+        assert (f"warning: {path}: {warning}" in told.err) is not again
+    assert prepare_video(video, tmp_path / "out") == 0
+    assert report(tmp_path / "out")["clip"]["warnings"] == []
+
+
+def test_mouth_regions_of_another_size_and_rate(tmp_path):
+    frames = [np.full((128, 128, 3), 4 * n, np.uint8) for n in range(60)]
+    path = write_clip(tmp_path / "mouth.mp4", frames, 30)
+    assert prepare_video(path, tmp_path / "out", "--mouth") == 0
+    found = load_video(tmp_path / "out/mouth.mp4")
+    assert found.shape == (50, 96, 96)
+    assert np.abs(found.mean(axis=(1, 2)) - 4.8 * np.arange(50)).max() < 6, "at their times"
+
+
 def test_a_damaged_report_is_no_obstacle(video, tmp_path):
     out = tmp_path / "out"
     assert prepare_video(video, out) == 0
@@ -354,6 +378,7 @@ def test_corpus_to_manifests(video, tmp_path, corpus, text):
 def test_recipe_stops_at_failures_unless_told_otherwise(video, tmp_path):
     lrs3(video, tmp_path / "raw")
     put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript
+    put(video, tmp_path / "raw/trainval/A/50003.mp4", "Text:  [laughter]\n")  # without words
     stopped = recipe(tmp_path / "raw", tmp_path / "work", "lrs3")
     assert stopped.returncode == 1 and "50002.mp4: no transcript" in stopped.stdout
     assert not (tmp_path / "work/data").exists()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from avhubert_ext.cli import main
-from avhubert_ext.data.text import SPECIAL_SYMBOLS, ctc_symbols, dictionary_digest, join_symbols
+from avhubert_ext.data.text import (
+    SPECIAL_SYMBOLS,
+    Vocabulary,
+    ctc_symbols,
+    dictionary_digest,
+    join_symbols,
+)
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import (
     fairseq_state,
@@ -116,3 +123,30 @@ def test_files_without_any(tmp_path: Path) -> None:
         find_subwords(tmp_path / "missing.pt")
     with pytest.raises(InputError, match="name the right folder"):
         find_subwords(TEACHER / "model.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("", "empty"),
+        ("\u2581a 1\n\u2581b\n", "line 2: expected a subword and its count, found '\u2581b'"),
+        ("\u2581a 1\n\n", "line 2: expected"),
+        ("\u2581a x\n", "line 1: expected"),
+        ("\u2581a 1\n\u2581a 1\n", "line 2: '\u2581a' is there twice"),
+        ("<unk> 1\n", "line 1: '<unk>' is there twice, or is a special symbol"),
+        (" 1\n", "line 1: expected"),
+    ],
+)
+def test_a_damaged_dictionary_is_named(tmp_path: Path, text: str, about: str) -> None:
+    path = tmp_path / "dict.wrd.txt"
+    path.write_text(text)
+    for ctc in (False, True):
+        with pytest.raises(InputError, match=re.escape(about)) as error:
+            Vocabulary(path, ctc)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_dictionary_as_editors_on_windows_save_it(tmp_path: Path) -> None:
+    path = tmp_path / "dict.wrd.txt"
+    path.write_bytes("".join(f"{line}\r\n" for line in LINES).encode("utf-8-sig"))
+    assert Vocabulary(path).pieces == SYMBOLS

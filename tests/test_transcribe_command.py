@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from portrait import tone, write_clip
+from serving import face_video, utterance
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio, write_wav
@@ -82,6 +84,125 @@ def test_no_face_leaves_the_sound(tmp_path: Path, capsys: pytest.CaptureFixture)
     told = capsys.readouterr()
     assert json.loads(told.out)["modality"] == "audio"
     assert f"{path}: no face found in it: sound alone" in told.err
+
+
+# ---- sound and picture that do not cover one another, or of which one fails
+
+
+def clip_of(path: Path, number: int, **options: object) -> Path:
+    """An utterance of the corpus with its sound in one file."""
+    said = utterance(number)
+    frames = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in said.frames]
+    return write_clip(path, frames, **{"audio": said.samples} | options)
+
+
+def text_of(*numbers: int) -> str:
+    return " ".join(word for n in numbers for word, _, _ in utterance(n).words).lower()
+
+
+def told(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[dict, str]:
+    """The JSON of a file that is transcribed, and its notes on the terminal."""
+    assert transcribe(*arguments, "--formats", "json", "--longest", "3") == 0
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert err == "".join(f"{arguments[0]}: {note}\n" for note in content["notes"])
+    return content, err
+
+
+def test_sound_longer_than_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Three of six seconds were dropped."""
+    one, two = utterance(1), utterance(2)
+    path = clip_of(tmp_path / "a.mp4", 1, audio=np.concatenate([one.samples, two.samples]))
+    content, notes = told(capsys, path)
+    assert content["text"] == text_of(1, 2) and content["modality"] == "both"
+    shown, heard = len(one.frames) / 25, (len(one.frames) + len(two.frames)) / 25
+    assert content["seconds"] == pytest.approx(heard, abs=0.1)
+    starts = [s for _, s, _ in one.words] + [s + shown for _, s, _ in two.words]
+    assert np.abs(np.subtract([w["start"] for w in content["words"]], starts)).mean() < 0.15
+    assert f"no picture of the face from {shown:.1f} to " in notes and "sound alone there" in notes
+
+
+def test_picture_that_begins_late(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What is said before it is heard; times are those of the file."""
+    one, two = utterance(1), utterance(2)
+    stamps = [round(1000 * len(one.frames) / 25) + 40 * t for t in range(len(two.frames))]
+    sound = np.concatenate([one.samples, two.samples])
+    path = clip_of(tmp_path / "late.mkv", 2, audio=sound, stamps=stamps)
+    content, notes = told(capsys, path)
+    assert content["text"] == text_of(1, 2)
+    starts = [s for _, s, _ in one.words] + [s + len(one.frames) / 25 for _, s, _ in two.words]
+    assert np.abs(np.subtract([w["start"] for w in content["words"]], starts)).mean() < 0.15
+    assert f"the picture begins {len(one.frames) / 25:.1f} s after the sound" in notes
+
+
+def test_gray_before_the_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The command says what the page says."""
+    frames = [np.full((240, 320, 3), 90, np.uint8)] * 40 + list(face_video(30))
+    path = write_clip(tmp_path / "gray.mp4", frames, audio=tone(70 / 25))
+    content, _ = told(capsys, path)
+    assert content["notes"][:2] == [
+        "no face in 40 of 70 frames, first seen at 1.6 s",
+        "no picture of the face from 0.0 to 1.6 s: sound alone there",
+    ]
+
+
+def test_silent_landscape(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """With a face in one of its frames words were invented, and nothing was said of it."""
+    rng = np.random.default_rng(0)
+    hills = [
+        cv2.resize(rng.integers(60, 200, (6, 8, 3), np.uint8), (160, 120), interpolation=2)
+        for _ in range(29)
+    ]
+    face = cv2.resize(face_video(1)[0], (160, 120))
+    hush = rng.normal(0, 3, 30 * 640).astype(np.int16)
+    path = write_clip(tmp_path / "sound.mp4", [face, *hills], audio=hush)
+    content, _ = told(capsys, path)
+    assert content["text"] == "" and content["words"] == [] and content["modality"] == "audio"
+    assert content["notes"][0] == "the sound is almost silent"
+    assert content["notes"][1].startswith("no face in ")
+    assert content["notes"][1].endswith(" of 30 frames: sound alone")
+    path = write_clip(tmp_path / "mute.mp4", [face, *hills])
+    assert transcribe(path) == 1
+    err = capsys.readouterr().err
+    assert "of 30 frames" in err and err.endswith("there is no sound in it either\n")
+
+
+def test_sound_is_used_when_the_picture_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Here of an unknown codec."""
+    path = clip_of(tmp_path / "a.mp4", 1)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"))
+    content, notes = told(capsys, path)
+    assert content["text"] == text_of(1) and content["modality"] == "audio"
+    assert ": sound alone" in notes
+    assert transcribe(path, "--modalities", "video") == 1
+    assert "sound alone" not in capsys.readouterr().err
+
+
+def test_mouth_regions_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said = utterance(1)
+    frames = [
+        cv2.cvtColor(cv2.resize(f, (120, 120), interpolation=cv2.INTER_CUBIC), cv2.COLOR_GRAY2RGB)
+        for f in said.frames
+    ]
+    path = write_clip(tmp_path / "a.mp4", frames, audio=said.samples)
+    content, _ = told(capsys, path)
+    assert content["text"] == text_of(1) and content["modality"] == "both"
+    expected = ["taken for a mouth region of 120x120 pixels, scaled to 96x96"]
+    assert content["notes"] == expected
+    still = write_clip(tmp_path / "still.mp4", frames[:1] * 30, audio=said.samples[: 30 * 640])
+    assert told(capsys, still)[0]["notes"] == ["no face found in it: sound alone"]
+    assert told(capsys, still, "--mouth")[0]["notes"] == expected
+
+
+def test_long_files_are_refused_before_they_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in (clip_of(tmp_path / "a.mp4", 1), tmp_path / "a.wav"):
+        write_wav(tmp_path / "a.wav", tone(2.0))
+        assert transcribe(path, "--max-seconds", 1) == 1
+        assert f"{path}: longer than the limit of 1 s" in capsys.readouterr().err
 
 
 def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture) -> None:

@@ -44,6 +44,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"avhubert-ext: error: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("avhubert-ext: interrupted; run the same command again to go on", file=sys.stderr)
+        print("avhubert-ext: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     return 0

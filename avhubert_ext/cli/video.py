@@ -28,14 +28,16 @@ def _prepare_video(args: argparse.Namespace) -> None:
     else:
         sources = corpus_sources(args.layout, args.inputs[0])
     limits = Limits(seconds=args.max_seconds)
-    settings = Settings(args.face, args.landmarks, args.landmark_model, limits, args.sheets)
+    settings = Settings(
+        args.face, args.mouth, args.landmarks, args.landmark_model, limits, args.sheets
+    )
     done = prepare_video(sources, args.out, settings, args.workers, args.shard)
     print(
         f"{done.videos - done.failed} videos, {done.seconds / 60:.1f} min of mouth regions in "
         f"{args.out}" + (f"; look at {args.out / 'sheets'}" if args.sheets else "")
     )
-    if done.poor:
-        print(f"{done.poor} of them with a face in less than 4 of 5 frames: see the report")
+    if done.warned:
+        print(f"{done.warned} of them with warnings: see the report and the sheets")
     if done.failed:
         raise InputError(
             f"{done.failed} of {done.videos} videos failed; the report in {args.out} names them "
@@ -63,7 +65,13 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
         "--face",
         type=_face,
         default="largest",
-        help="Face whose mouth is taken: largest, N for the N-th largest, or all",
+        help="Face whose mouth is taken: largest, speaking (it moves with the sound), N for the "
+        "N-th largest, or all",
+    )
+    parser.add_argument(
+        "--mouth",
+        action="store_true",
+        help="Take IN for mouth regions of any size: no face is looked for",
     )
     parser.add_argument(
         "--landmarks",
@@ -96,10 +104,10 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
 
 
 def _face(text: str) -> str | int:
-    if text in ("largest", "all"):
+    if text in ("largest", "speaking", "all"):
         return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text}: expected largest, all or a number")
+        raise argparse.ArgumentTypeError(f"{text}: expected largest, speaking, all or a number")
     return positive(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarra
     """
     import soundfile
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False also for a name that no file can have
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
         read, rate = soundfile.read(path, samples, start, dtype="int16", always_2d=True)
@@ -46,7 +47,7 @@ def audio_length(path: Path | str) -> int:
     """
     import soundfile
 
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
     try:
         info = soundfile.info(path)

@@ -202,9 +202,13 @@ def _read_progress(path: Path) -> Iterable[Clip]:
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            yield Clip(**json.loads(line))
-        except (ValueError, TypeError):
+            clip = Clip(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
             continue  # a line cut short by a kill, or of another version: read that clip again
+        counts = (clip.frames, clip.samples)
+        texts = (clip.id, clip.video, clip.audio, clip.transcript, clip.fingerprint)
+        if all(isinstance(n, int) for n in counts) and all(isinstance(t, str) for t in texts):
+            yield clip
 
 
 def _read_clip(job: tuple[str, Path, Path]) -> Clip | str:

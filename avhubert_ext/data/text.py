@@ -101,12 +101,13 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
+        # From memory: names of files may be any bytes, and the constructor ignores an empty model.
         self.processor = sentencepiece.SentencePieceProcessor()
-        try:  # not by the constructor, which takes an empty file for no file
+        try:
             self.processor.LoadFromSerializedProto(model.read_bytes())
         except RuntimeError:
             raise InputError(
-                f"{model}: not a sentencepiece model that can be read; copy it again"
+                f"{model}: damaged, or not a sentencepiece model; copy it again"
             ) from None
         pieces = [
             self.processor.id_to_piece(i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ def load_video(path: Path | str) -> np.ndarray:
     """
     import av
 
-    if not Path(path).is_file():
-        raise InputError(f"{path} not found; run `avhubert-ext prepare` again, or mend the path")
+    if not os.path.isfile(path):  # False also for a name that no file can have
+        raise InputError(f"{path} not found; run `avhubert-ext prepare` again, or correct the path")
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
@@ -54,7 +54,7 @@ class MouthClip:
     the file's, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels, and
     transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures: small
     frames by number that show where the mouth was found, for `write_sheet`; notes: what was chosen
-    or changed, each a few words.
+    or changed, and sound_notes: what is wrong with the sound, or not in `audio`, each a few words.
     """
 
     face: int
@@ -68,11 +68,12 @@ class MouthClip:
     transforms: np.ndarray | None = None
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    sound_notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The notes, and what to know of the quality."""
-        return (*self.notes, *self.quality.warnings)
+        """What a user should know of the clip, each a few words; empty for a good one."""
+        return (*self.sound_notes, *self.notes, *self.quality.warnings)
 
 
 def mouth_clips(
@@ -253,11 +254,10 @@ def _clip(
     return MouthClip(
         face=number + 1,
         video=followed.crops.take(mouth.numbers),
-        audio=_beside(sound, damage.start, frames),
+        **_beside(sound, damage.start, frames),
         quality=quality,
         seen=seen,
         start=damage.start,
-        sound=sound,
         points=mouth.points,
         transforms=mouth.transforms,
         pictures=pictures,
@@ -304,17 +304,26 @@ def _ready_made(
     return MouthClip(
         face=1,
         video=crops.take(np.array(numbers)),
-        audio=_beside(sound, damage.start, count),
+        **_beside(sound, damage.start, count),
         quality=quality,
         seen=np.ones(count, bool),
         start=damage.start,
-        sound=sound,
         notes=() if width == height == align.SIZE else (note,),
     )
 
 
-def _beside(sound: Sound | None, start: float, frames: int) -> np.ndarray | None:
-    return None if sound is None else beside(sound, start, frames).samples
+def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
+    """The fields of a `MouthClip` that are about the sound."""
+    if sound is None:
+        return {"audio": None}
+    track = beside(sound, start, frames)
+    notes = (
+        f"{track.before:.1f} s of sound before the first frame and {track.after:.1f} s after the "
+        "last are left out",
+    )
+    if (track.before + track.after) * FPS <= SLACK:
+        notes = ()
+    return {"audio": track.samples, "sound": sound, "sound_notes": sound.notes + notes}
 
 
 def _chosen(

@@ -187,6 +187,11 @@ def codec_name(stream: av.stream.Stream) -> str:
     return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
+def described(stream: av.stream.Stream) -> str:
+    """A track for an error message, for example "h264 video in mov"."""
+    return f"{codec_name(stream)} {stream.type} in {stream.container.format.name.split(',')[0]}"
+
+
 def container_seconds(container: av.container.InputContainer) -> float | None:
     """The length of a file by its header; None if the header gives none."""
     if not container.duration or _guessed(container):
@@ -200,7 +205,8 @@ def stream_seconds(stream: av.stream.Stream) -> float | None:
     match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
         case [hours, minutes, seconds]:
             with suppress(ValueError):
-                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+                end = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+                return end - float((stream.start_time or 0) * stream.time_base)
     if not stream.duration or _guessed(stream.container):
         return None
     seconds = float(stream.duration * stream.time_base)
@@ -213,10 +219,16 @@ def stream_seconds(stream: av.stream.Stream) -> float | None:
 def _guessed(container: av.container.InputContainer) -> bool:
     """Whether the header gives no length, so that FFmpeg guesses one from a bit rate."""
     tracks = [*container.streams.video, *container.streams.audio]
+    if container.format.name == "mp3":
+        return not any(tag in _head(container) for tag in (b"Xing", b"Info", b"VBRI"))
     return (
         container.format.name in UNTIMED
-        # Its header has the length of the file, not of tracks: FFmpeg sets them if it guesses.
-        or (container.format.name == "matroska,webm" and any(t.duration for t in tracks))
+        # Its header has lengths of tracks as tags only: FFmpeg sets others if it guesses.
+        or (
+            container.format.name == "matroska,webm"
+            and any(t.duration for t in tracks)
+            and not any("DURATION" in t.metadata for t in tracks)
+        )
         or any(t.frames == AVI_LIVE for t in tracks)
     )
 
@@ -229,6 +241,7 @@ def cut_short(
     seconds: of the track that were read; end: of the last packet of any track, on the file's clock.
     """
     share = _share_there(container)
+    end += (container.start_time or 0) / 1_000_000  # a header counts from its own zero
     for found, declared in (
         (seconds, stream_seconds(stream) or 0.0),
         (end, container_seconds(container) or 0.0),
@@ -244,12 +257,11 @@ def _share_there(container: av.container.InputContainer) -> float:
 
     FFmpeg reads these to the end of the file, whatever their header promises.
     """
-    with open(container.name.removeprefix("file:"), "rb") as file:
-        head = file.read(4096)
+    head = _head(container)
     promised = 0
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         promised = int.from_bytes(head[4:8], "little") + 8
-        if promised >= 1 << 31:  # the writer could not go back, or the count has overflowed
+        if promised >= 1 << 31:  # not known while it was written, or overflowed
             promised = 0
     elif head[:4] == b"RF64":
         promised = int.from_bytes(head[20:28], "little") + 8
@@ -260,7 +272,13 @@ def _share_there(container: av.container.InputContainer) -> float:
         while head[at : at + 4] not in (b"data", b""):
             at += 12 + max(0, int.from_bytes(head[at + 4 : at + 12], "big", signed=True))
         promised = at + 12 + int.from_bytes(head[at + 4 : at + 12], "big", signed=True)
-    return min(1.0, container.size / max(1, promised))
+    return min(1.0, container.size / promised) if 0 < promised < 1 << 62 else 1.0
+
+
+def _head(container: av.container.InputContainer) -> bytes:
+    """The beginning of a file."""
+    with open(container.name.removeprefix("file:"), "rb") as file:
+        return file.read(1 << 16)
 
 
 class Clock:
@@ -275,19 +293,19 @@ class Clock:
         """The time of a stamp; None without one."""
         if stamp is None or not self._timed:
             return None
-        return float(stamp * self._base - self._zero)
+        return round(float(stamp * self._base - self._zero), 6)
 
     def span(
-        self, item: av.Packet | av.frame.Frame, before: float, duration: float
+        self, stamp: int | None, duration: int | None, before: float, usual: float
     ) -> tuple[float, float]:
         """Start and end of a packet or frame.
 
-        before: the end of the one before, where this one begins if it has no stamp; duration: of
-        one that has none.
+        before: the end of the one before, where this one begins if it has no stamp; usual: how
+        long one takes that has no duration.
         """
-        start = self.at(item.pts)
+        start = self.at(stamp)
         start = before if start is None else start
-        return start, start + (float((item.duration or 0) * self._base) or duration)
+        return start, start + (float((duration or 0) * self._base) or usual)
 
 
 class Packets:
@@ -307,18 +325,23 @@ class Packets:
 
         tracks = [*self._container.streams.video, *self._container.streams.audio]
         clocks = {track.index: Clock(self._container, track) for track in tracks}
-        with suppress(av.error.FFmpegError):
+        ends = dict.fromkeys(clocks, 0.0)
+        # IndexError: PyAV's, at the end of a damaged file in which a track appears late.
+        with suppress(av.error.FFmpegError, IndexError):
             for packet in self._container.demux(tracks):
-                if packet.size or packet.pts is not None:
-                    _, end = clocks[packet.stream_index].span(packet, 0.0, 0.0)
-                    self.end = max(self.end, end)
-                    if packet.stream_index == self._stream.index:
+                if packet.size or packet.pts is not None:  # else a call to flush
+                    n = packet.stream_index
+                    _, ends[n] = clocks[n].span(packet.pts, packet.duration, ends[n], 0.0)
+                    self.end = max(self.end, ends[n])
+                    if n == self._stream.index:
                         yield packet
         yield None
 
 
 def square_size(stream: av.VideoStream) -> tuple[int, int]:
-    """Width and height of a track's stored frames in square pixels."""
+    """Width and height of a track's stored frames in square pixels; 0 for an unknown codec."""
+    if stream.codec_context is None:
+        return 0, 0
     ratio = float(stream.sample_aspect_ratio or 1)
     if not 0.25 < ratio < 4:  # a mistake
         ratio = 1.0
@@ -344,7 +367,7 @@ def _video_track(container: av.container.InputContainer, stream: av.VideoStream)
     rate = stream.average_rate or stream.guessed_rate
     frame = _first_frame(container, stream)
     if frame is not None:
-        start, _ = clock.span(frame, start, 0.0)
+        start, _ = clock.span(frame.pts, frame.duration, start, 0.0)
         a, b, _, _ = orientation(frame)
         rotation = {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
         if b:

@@ -6,11 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 
 from avhubert_ext.errors import InputError
@@ -33,7 +34,7 @@ LEAST_SCORE = 0.2  # of the detector that is reported; less is 0
 # Read when its libraries are loaded.
 QUIET_LOG = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
-_STDERR = threading.Lock()  # two threads that took it away would not both give it back
+_STDERR = threading.RLock()  # two threads that took it away would not both give it back
 
 Detect = Callable[[np.ndarray], Sequence]
 Score = Callable[[np.ndarray], float]
@@ -53,11 +54,10 @@ class Landmarker:
     def __init__(self, detect: Detect, score: Score | None = None) -> None:
         self._detect = detect
         self._score = score
-        with _quiet():  # their threads have started after this
-            for function in (detect, score):
-                if function is not None:
-                    function(np.zeros((192, 192, 3), np.uint8))
-        self._speaks = True
+        with _quiet():  # all parts have begun, and said so, after a face
+            self._speaks = not detect(_drawn_face())
+            if score is not None:
+                score(_drawn_face())
 
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
         """RGB uint8 [H, W, 3] -> the landmarks of each face, float64 [68, 2], x and y in pixels.
@@ -78,6 +78,18 @@ class Landmarker:
         The face should fill a third to a half of it. None where this mediapipe does not say.
         """
         return None if self._score is None else self._score(image)
+
+
+def _drawn_face() -> np.ndarray:
+    """A drawing that the detector takes for a face: RGB uint8 [230, 230, 3]."""
+    image = np.full((230, 230, 3), [183, 98, 194], np.uint8)
+    cv2.rectangle(image, (45, 25), (185, 215), [230, 188, 54], -1)
+    for x in (80, 150):
+        cv2.circle(image, (x, 85), 14, [145, 46, 66], -1)
+        cv2.circle(image, (x, 85), 7, [67, 127, 156], -1)
+    cv2.rectangle(image, (75, 155), (155, 180), [22, 249, 209], -1)
+    cv2.line(image, (115, 95), (115, 135), [111, 36, 44], 4)
+    return image
 
 
 @contextmanager
@@ -104,8 +116,10 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
             f"mediapipe {mediapipe.__version__} has no models in it: pip install "
             "mediapipe==0.10.21, or name a face_landmarker.task with --landmark-model"
         )
-    with opened as functions:
-        yield Landmarker(*functions)
+    with ExitStack() as stack:
+        with _quiet():  # from before its threads begin until they have said what they say
+            landmarker = Landmarker(*stack.enter_context(opened))
+        yield landmarker
 
 
 @contextmanager

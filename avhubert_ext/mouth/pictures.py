@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ from avhubert_ext.mouth.container import (
     Limits,
     Packets,
     PictureError,
-    codec_name,
+    container_seconds,
     cut_short,
+    described,
     opened,
     orientation,
     square_size,
@@ -33,6 +35,7 @@ from avhubert_ext.mouth.container import (
 if TYPE_CHECKING:
     import av
 
+JUMP = 1.0  # s; time stamps that go back by more, or so far past the end, are wrong
 EARLY = 0.25  # s; a frame that is late for longer was frozen
 
 
@@ -54,11 +57,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A frame between two times in seconds on the file's clock; None in place of a damaged one."""
+    """A frame between two times in seconds on the file's clock.
+
+    frame: None where there is none: the one before is repeated, or one is lost.
+    """
 
     start: float
     end: float
     frame: av.VideoFrame | None
+    is_key: bool = False
+    lost: bool = False
 
 
 def video_frames(
@@ -75,14 +83,15 @@ def video_frames(
     the limit, or with more than a tenth of its frames damaged; InputError for what is no media
     file, or over the limit of seconds.
     """
+    import av
+
     damage = Damage() if damage is None else damage
     with opened(path) as container:
         stream = video_stream(container)
         if stream is None:
             raise PictureError(f"{path}: no video track; give a file with a moving picture")
-        name = f"{codec_name(stream)} in {container.format.name}"
         if stream.codec_context is None:
-            raise PictureError(f"{path}: its video track ({name}) has no decoder; {CONVERT}")
+            raise PictureError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
         if stream.width * stream.height > limits.pixels:
             raise PictureError(
                 f"{path}: frames are {stream.width}x{stream.height}, over the limit of "
@@ -96,7 +105,13 @@ def video_frames(
         upright = _Upright(stream)
         decoded = _checked(path, container, stream, limits, damage)
         for frame in _at_25_fps(decoded):
-            yield upright.rgb(frame)
+            try:
+                image = upright.rgb(frame)
+            except (av.error.FFmpegError, ValueError) as error:
+                raise PictureError(
+                    f"{path}: {described(stream)} does not convert to RGB ({error}); {CONVERT}"
+                ) from None
+            yield image
 
 
 def _at_25_fps(decoded: Iterator[_Shown]) -> Iterator[av.VideoFrame]:
@@ -138,71 +153,103 @@ def _checked(
 ) -> Iterator[_Shown]:
     """The frames of a track; raises PictureError for one with much damage, or cut short."""
     packets = Packets(container, stream)
+    latest = container_seconds(container) or limits.seconds
     first = end = None
-    for shown in _decoded(packets, stream, container, damage):
+    for shown in _assessed(_decoded(packets, stream, container), damage):
         first = shown.start if first is None else first
         end = shown.end if end is None else end
+        if shown.frame is None and abs(shown.start - end) > JUMP:
+            continue  # its stamp is damaged, too
         if shown.start - first > limits.seconds:
             raise too_long(path, limits)
-        if shown.frame is not None and shown.start < end - 1:
+        if shown.start < end - JUMP or shown.start > max(end, latest) + JUMP:
             raise PictureError(
-                f"{path}: its time stamps go back after {end - first:.1f} s; convert it, or cut it "
-                "there"
+                f"{path}: its time stamps jump from {end:.1f} to {shown.start:.1f} s; convert it, "
+                "or cut it there"
             )
         end = max(end, shown.end)
         yield shown
-    share = damage.damaged / max(1, damage.frames)
     if damage.frames == damage.damaged:
         raise PictureError(
-            f"{path}: no frame of its video track ({codec_name(stream)} in "
-            f"{container.format.name}) decodes; copy it again, or {CONVERT}"
+            f"{path}: no frame decodes ({described(stream)}); copy it again, or {CONVERT}"
         )
     if damage.damaged > max(1, DAMAGED * damage.frames):
         raise PictureError(
-            f"{path}: {damage.damaged} of {damage.frames} frames are damaged, {share:.0%}, over "
-            f"the limit of {DAMAGED:.0%}; copy it again"
+            f"{path}: {damage.damaged} of {damage.frames} frames are damaged, "
+            f"{damage.damaged / damage.frames:.0%}, over the limit of {DAMAGED:.0%}; copy it again"
         )
     cut = cut_short(container, stream, end - first, packets.end)
     if cut is not None:
         raise PictureError(f"{path}: {cut}; copy it again")
 
 
+def _assessed(shown: Iterator[_Shown], damage: Damage) -> Iterator[_Shown]:
+    """Without the frames that are damaged; what there was is counted."""
+    no_key = True  # until there is one, frames are predicted from nothing
+    smeared = False
+    for item in shown:
+        if item.frame is None and not item.lost:
+            yield item
+            continue
+        if item.is_key:
+            no_key, smeared = item.lost, False
+        damaged = item.lost or item.frame.is_corrupt or no_key
+        damage.frames += 1
+        damage.damaged += damaged
+        damage.affected += smeared and not damaged
+        smeared = smeared or damaged
+        if not damaged and damage.frames - damage.damaged == 1:
+            damage.start = item.start
+        yield replace(item, frame=None) if damaged else item
+
+
 def _decoded(
-    packets: Packets,
-    stream: av.VideoStream,
-    container: av.container.InputContainer,
-    damage: Damage,
+    packets: Packets, stream: av.VideoStream, container: av.container.InputContainer
 ) -> Iterator[_Shown]:
-    """The frames of a track, whole ones in order of time."""
+    """What a decoder makes of the packets of a track, in order of time.
+
+    A packet of which nothing comes is a frame lost, whether the decoder reports it or not; but at
+    the beginning it waits for a key frame.
+    """
     import av
 
-    rate = float(stream.average_rate or stream.guessed_rate or FPS)
-    time = Clock(container, stream)
-    no_key = True  # decoded: until one is, frames are predicted from nothing
-    smeared = False
+    clock = Clock(container, stream)
+    duration = 1 / float(stream.average_rate or stream.guessed_rate or FPS)
+    in_order = container.format.name != "avi"  # its stamps are those of decoding
+    waiting: list[tuple[int, bool, bool]] = []  # heap: stamp, whether key, whether it failed
+    began = False
     end = 0.0
     for packet in packets:
-        frames: list[av.VideoFrame | None] = []
         if packet is not None and not packet.size:  # repeats the frame before, as in Theora
-            start, end = time.span(packet, end, 1 / rate)
+            start, end = clock.span(packet.pts, packet.duration, end, duration)
             yield _Shown(start, end, None)
             continue
+        failed, frames = False, []
         try:
-            frames += stream.codec_context.decode(packet)
+            frames = stream.codec_context.decode(packet)
         except av.error.FFmpegError:
-            frames += [None] if packet is not None else []
+            failed = True
+        if packet is not None and not packet.is_discard:
+            if clock.at(packet.pts) is not None and (in_order or not failed):
+                heapq.heappush(waiting, (packet.pts, packet.is_keyframe, failed))
+            elif failed:
+                start, end = clock.span(packet.pts, packet.duration, end, duration)
+                yield _Shown(start, end, None, packet.is_keyframe, lost=True)
         for frame in frames:
-            start, end = time.span(packet if frame is None else frame, end, 1 / rate)
-            if packet.is_keyframe if frame is None else frame.key_frame:
-                no_key, smeared = frame is None, False
-            damaged = frame is None or frame.is_corrupt or no_key
-            damage.frames += 1
-            damage.damaged += damaged
-            damage.affected += smeared and not damaged
-            smeared = smeared or damaged
-            if not damaged and damage.frames - damage.damaged == 1:
-                damage.start = start
-            yield _Shown(start, end, None if damaged else frame)
+            stamp = frame.pts
+            if not in_order and waiting:
+                stamp = waiting[0][0]  # frames come in the order of time
+            while waiting and stamp is not None and waiting[0][0] <= stamp:
+                at, is_key, failed = heapq.heappop(waiting)
+                if at < stamp and (began or failed):
+                    start, end = clock.span(at, 0, end, duration)
+                    yield _Shown(start, end, None, is_key, lost=True)
+            began = True
+            start, end = clock.span(stamp, frame.duration, end, duration)
+            yield _Shown(start, end, frame, frame.key_frame)
+    for at, is_key, _ in sorted(waiting):
+        start, end = clock.span(at, 0, end, duration)
+        yield _Shown(start, end, None, is_key, lost=True)
 
 
 class _Upright:

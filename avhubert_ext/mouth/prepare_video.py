@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 CRF = 10  # x264's: no difference to be seen, and a third of the size of a lossless file
-POOR = 0.2  # of the frames without a face: such a clip is worth a look
 LANDMARK_SUFFIXES = (".pkl", ".npy", ".npz")
 
 
@@ -43,11 +42,13 @@ LANDMARK_SUFFIXES = (".pkl", ".npy", ".npz")
 class Settings:
     """How mouth regions are made.
 
-    landmarks: a folder with a file for each video under the video's path, or, for one video, the
-    file; landmark_model: see `open_landmarker`; sheets: whether each gets a picture to look at.
+    mouth: the videos are mouth regions already, of any size; landmarks: a folder with a file for
+    each video under the video's path, or, for one video, the file; landmark_model: see
+    `open_landmarker`; sheets: whether each gets a picture to look at.
     """
 
     faces: Faces = "largest"
+    mouth: bool = False
     landmarks: Path | None = None
     landmark_model: Path | None = None
     limits: Limits = LIMITS
@@ -56,11 +57,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a run: videos done by it or before it, and those with few faces among them."""
+    """Counts of a run: videos done by it or before it, and those with warnings among them."""
 
     videos: int
     failed: int
-    poor: int
+    warned: int
     seconds: float
 
 
@@ -104,6 +105,8 @@ def prepare_video(
                 _remove_others(known.get(line["name"], {}), line, out)
                 if "error" in line:
                     tqdm.write(f"failed: {line['error']}", file=sys.stderr)
+                for warning in line.get("warnings", ()):
+                    tqdm.write(f"warning: {line['video']}: {warning}", file=sys.stderr)
                 log.write(_as_line(line))
     return _summary(lines.values())
 
@@ -146,6 +149,7 @@ def _prepare_one(
         clips = mouth_clips(
             source.video,
             settings.faces,
+            mouth=settings.mouth,
             landmarks=_landmark_file(source, settings.landmarks),
             landmark_model=settings.landmark_model,
             limits=settings.limits,
@@ -156,6 +160,7 @@ def _prepare_one(
         ]
         line["audio"] = any(clip.audio is not None for clip in clips)
         line["quality"] = [asdict(clip.quality) for clip in clips]
+        line["warnings"] = list(dict.fromkeys(w for clip in clips for w in clip.warnings))
     except DetectorError:
         raise
     except InputError as error:
@@ -170,11 +175,8 @@ def _prepare_one(
 
 
 def _show_progress(bar: tqdm, done: int, total: int) -> None:
-    """Count the frames of each of two passes, of which the first does not know their number."""
-    frames = total // 2
-    if frames and bar.total != frames:
-        bar.reset(frames)
-    bar.update(done - frames - bar.n)
+    bar.total = total or None
+    bar.update(done - bar.n)
 
 
 def _write(
@@ -262,7 +264,7 @@ def _fingerprint(source: Source, settings: Settings) -> str:
     files = [source.video, source.transcript, _landmark_file(source, settings.landmarks)]
     status = [f.stat() for f in files if f is not None and f.is_file()]
     stamps = " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in status)
-    chosen = f"{settings.faces} {settings.landmark_model or ''}"
+    chosen = f"{settings.faces} {settings.landmark_model or ''}" + " mouth" * settings.mouth
     return f"{source.video.absolute()} {stamps} {chosen}"
 
 
@@ -275,9 +277,8 @@ def _is_done(line: dict, source: Source, out: Path, settings: Settings) -> bool:
         suffixes.append(".txt")
     files = [Path(f"{out / name}{suffix}") for name in line["clips"] for suffix in suffixes]
     if settings.sheets:
-        numbers = [f"_face{n}" for n in range(1, len(line["quality"]) + 1)]
-        faces = numbers if settings.faces == "all" else [""]
-        files += [Path(f"{out / 'sheets' / source.name}{face}.jpg") for face in faces]
+        sheets = line["clips"] if settings.faces == "all" else [source.name]
+        files += [Path(f"{out / 'sheets' / name}.jpg") for name in sheets]
     frames = max((quality["frames"] for quality in line["quality"]), default=0)
     within = frames / FPS <= settings.limits.seconds + 1
     return within and all(file.is_file() and file.stat().st_size for file in files)
@@ -307,7 +308,7 @@ def _read_report(path: Path) -> dict[str, dict]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # cut short by a kill: that video again
         if _is_line(line):
             lines[line["name"]] = line
@@ -323,7 +324,7 @@ def _is_line(line: object) -> bool:
     if not (isinstance(clips, list) and isinstance(quality, list)):
         return False
     inside = all(isinstance(c, str) and ".." not in Path(c).parts and c[:1] != "/" for c in clips)
-    whole = all(isinstance(q, dict) and {"frames", "missing"} <= q.keys() for q in quality)
+    whole = all(isinstance(q, dict) and isinstance(q.get("frames"), int) for q in quality)
     return inside and whole and ("error" in line or bool(clips))
 
 
@@ -333,6 +334,6 @@ def _summary(lines: Iterable[dict]) -> Summary:
     return Summary(
         videos=len(lines),
         failed=sum("error" in line for line in lines),
-        poor=sum(q["missing"] > POOR * q["frames"] for q in qualities),
+        warned=sum(bool(line.get("warnings")) for line in lines),
         seconds=sum(q["frames"] for q in qualities) / FPS,
     )

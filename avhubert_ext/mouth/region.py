@@ -54,7 +54,7 @@ def lips_move(video: np.ndarray) -> bool:
 def _is_face(frame: np.ndarray, landmarker: Landmarker) -> bool:
     score = landmarker.score(frame)
     if score is not None:
-        return score >= SCORE[0]
+        return score >= SCORE[1]
     return any(misfit(points) < UPRIGHT for points in landmarker.faces(frame))
 
 

@@ -21,6 +21,7 @@ from avhubert_ext.mouth.container import (
     codec_name,
     container_seconds,
     cut_short,
+    described,
     opened,
     too_long,
 )
@@ -28,7 +29,7 @@ from avhubert_ext.mouth.container import (
 if TYPE_CHECKING:
     import av
 
-GAP = 0.1  # s; a shorter one between two blocks is jitter of their time stamps
+GAP = 0.04  # s; a shorter one between two blocks is jitter of their time stamps
 JUMP = 1.0  # s; time stamps that are off by more are wrong
 # Codecs with a checksum for each block; others would lose sound that players play.
 CHECKED = {"ac3", "eac3", "flac", "tta", "wavpack"}
@@ -73,9 +74,7 @@ def read_sound(path: Path, limits: Limits = LIMITS) -> Sound:
         if stream is None:
             raise InputError(f"{path}: no audio track; give a file with sound")
         if stream.codec_context is None:
-            raise InputError(
-                f"{path}: no decoder for its audio track in {container.format.name}; {CONVERT}"
-            )
+            raise InputError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
         decoded = _decoded(path, container, stream, limits)
         samples, note = _mixed(decoded.channels)
         return Sound(decoded.start, samples, (*decoded.notes, *([note] if note else [])))
@@ -136,10 +135,11 @@ def _decoded(
     codec = stream.codec_context
     codec.options = {"err_detect": "crccheck+explode"} if codec_name(stream) in CHECKED else {}
     clock, packets = Clock(container, stream), Packets(container, stream)
-    latest = container_seconds(container) or limits.seconds
+    latest = min(container_seconds(container) or limits.seconds, limits.seconds)
     blocks = _Blocks("mono" if codec.channels == 1 else "stereo")
     start = end = None
     count = lost = 0
+    missing = 0.0
     jumps = after_loss = False
     for packet in packets:
         if packet is not None and not packet.size:
@@ -151,35 +151,36 @@ def _decoded(
             lost += packet is not None
         count += packet is not None
         for frame in frames:
-            time, _ = clock.span(frame, end or 0.0, 0.0)
+            time, _ = clock.span(frame.pts, 0, end or 0.0, 0.0)
             if start is None:
                 start = end = time
             gap = time - end
             if gap > (0.0 if after_loss else GAP) and time <= latest + 1:
                 blocks.silence(gap)
-                end = time
+                missing, end = missing + gap, time
             elif abs(gap) > JUMP:
                 jumps, end = True, time
             after_loss = False
             end += blocks.sound(frame)
             if blocks.seconds > limits.seconds:
                 raise too_long(path, limits)
-    name = f"{codec_name(stream)} in {container.format.name}"
     if start is None:
         raise InputError(
-            f"{path}: its audio track ({name}) is empty or does not decode; copy it again, or "
-            f"{CONVERT}"
+            f"{path}: its sound is empty or does not decode ({described(stream)}); copy it again, "
+            f"or {CONVERT}"
         )
     if lost > max(1, DAMAGED * count):
         raise InputError(
-            f"{path}: {lost} of {count} blocks of its sound ({name}) are damaged, over the limit "
-            f"of {DAMAGED:.0%}; copy it again"
+            f"{path}: {lost} of {count} blocks of sound are damaged, {lost / count:.0%}, over "
+            f"the limit of {DAMAGED:.0%}; copy it again"
         )
     channels = blocks.joined()
     cut = cut_short(container, stream, channels.shape[1] / SAMPLE_RATE, packets.end)
     notes = [] if cut is None else [f"the file is {cut}"]
     if lost:
         notes.append(f"{lost} of {count} blocks of sound are damaged and left silent")
+    elif missing >= GAP:
+        notes.append(f"{missing:.2f} s of sound are missing in between and left silent")
     if jumps:
         notes.append("the time stamps of its sound jump; it is taken as without a gap")
     return _Decoded(start, channels, notes)

@@ -6,7 +6,7 @@
     OUT/musan/{speech,music,noise}/*.wav          noise tree
 
 Every file is written under a temporary name and then renamed, the transcript last, so that a run
-can be killed at any time and goes on when started again.
+can be killed at any time and continues when started again.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.mouth.media import (
@@ -22,7 +22,6 @@ from avhubert_ext.mouth.media import (
     probe,
     read_sound,
 )
-from avhubert_ext.recognition import TOLERANCE
 from avhubert_ext.transcription.transcribe import fitted
 
 QUIET = 30  # root mean square of int16 samples below which no one is heard
@@ -92,7 +91,7 @@ def read_streams(
             raise
         reason = str(error).removeprefix(f"{path}: ").split("; ")[0]
         return Streams(sound.samples, None, notes=(*notes, f"{reason}: sound alone"))
-    notes += clip.warnings
+    notes += clip.notes + clip.quality.warnings
     if sound is None:
         if hears and "video" not in modalities:
             _needed(path, sound)
@@ -136,9 +135,9 @@ def _on_one_clock(sound: Sound, clip: MouthClip, notes: tuple[str, ...]) -> Stre
         video = np.concatenate([np.repeat(video[:1], late, axis=0), video])
         seen = np.concatenate([np.zeros(late, bool), seen])
         late_note = (f"the picture begins {late / FPS:.1f} s after the sound",)
-        notes += late_note if late > TOLERANCE else ()
+        notes += late_note if late > SLACK else ()
     shift = round((sound.start - clip.start) * SAMPLE_RATE) + max(late, 0) * SAMPLE_RATE // FPS
     audio = np.pad(audio, (shift, 0)) if shift > 0 else audio[-shift:]
-    if abs(len(audio) - len(video) * SAMPLES_PER_FRAME) <= TOLERANCE * SAMPLES_PER_FRAME:
+    if abs(len(audio) - len(video) * SAMPLES_PER_FRAME) <= SLACK * SAMPLES_PER_FRAME:
         audio = fitted(audio, len(video))
     return Streams(audio, video, seen, notes, clip)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import TOLERANCE, Recognizer, check_clip
+from avhubert_ext.recognition import Recognizer, check_clip
 from avhubert_ext.transcription.alignment import Word, words_of
 from avhubert_ext.transcription.segments import Segment, segment, spans
 
@@ -88,7 +88,7 @@ def _timeline(
 ) -> tuple[np.ndarray | None, np.ndarray, list[str]]:
     """The audio [T * 640], where the mouth is seen, bool [T], and notes, for a clip of T frames.
 
-    T is the video's length, unless the audio is longer by more than TOLERANCE frames.
+    T is the video's length, unless the audio is longer by more than SLACK frames.
     """
     heard = 0 if audio is None else -(-len(audio) // SAMPLES_PER_FRAME)
     if video is None:
@@ -102,10 +102,10 @@ def _timeline(
         )
     if audio is None:
         return None, seen, []
-    if heard > shown + TOLERANCE:
+    if heard > shown + SLACK:
         seen = np.pad(seen, (0, heard - shown))
     notes = []
-    if abs(heard - shown) > TOLERANCE:
+    if abs(heard - shown) > SLACK:
         rest = "silence is filled in" if heard < shown else "there is no picture for the rest"
         notes = [f"the sound is {heard / FPS:.1f} s long, the picture {shown / FPS:.1f} s: {rest}"]
     return fitted(audio, len(seen)), seen, notes
