@@ -24,7 +24,7 @@ from avhubert_ext.evaluation.complexity import (
     flops_per_frame,
     preset_cost,
 )
-from avhubert_ext.models.checkpoint import save_model
+from avhubert_ext.models.checkpoint import read_masks, save_model
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder
@@ -34,6 +34,7 @@ TINY_TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 KEYS = [
     "model", "parameters", "flops_per_frame", "paper_parameters", "paper_flops_per_frame",
     "model_parameters", "parts",
+    "pruned",
 ]  # fmt: skip
 ENCODER_PARTS = ["visual_frontend", "audio_frontend", "fusion", "positional", "blocks"]
 tiny = pytest.mark.parametrize("name", ["teacher-tiny", "student-tiny-7"])
@@ -261,6 +262,20 @@ def test_json_of_a_checkpoint(capsys):
     assert row["flops_per_frame"] == preset_cost("teacher-tiny").flops_per_frame
     assert row["paper_parameters"] is None and row["paper_flops_per_frame"] is None
     assert list(row["parts"]["decoder"]) == ["parameters", "flops_per_frame", "flops_per_token"]
+
+
+def test_the_pruned_parameters_of_a_checkpoint_are_shown(capsys, tmp_path):
+    path = tmp_path / "half.safetensors"
+    assert main(["prune", str(TINY_TEACHER), str(path), "--sparsity", "0.5"]) == 0
+    pruned = sum(int((~mask).sum()) for mask in read_masks(path).values())
+    capsys.readouterr()
+    code, printed, _ = run(capsys, "--checkpoint", str(path), "--json")
+    (row,) = json.loads(printed)
+    assert code == 0 and row["pruned"] == pruned > 2_000_000
+    assert row["parameters"] == 2_744_000
+    _, printed, _ = run(capsys, "--checkpoint", str(path), str(TINY_TEACHER))
+    assert f"half: {pruned:,} of the parameters are pruned" in printed
+    assert "\nmodel: " not in printed
 
 
 def test_a_file_named_like_a_student_is_not_compared_with_it(tmp_path):

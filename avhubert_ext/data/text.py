@@ -101,7 +101,7 @@ class Subwords:
 
         if not model.is_file():
             raise InputError(f"{model} not found: make it with `avhubert-ext prepare`")
-        # By way of memory, for the names of files may be any bytes.
+        # From memory: names of files may be any bytes, and the constructor ignores an empty model.
         self.processor = sentencepiece.SentencePieceProcessor()
         try:
             self.processor.LoadFromSerializedProto(model.read_bytes())

@@ -9,7 +9,7 @@ other: unstructured sparsity does not change what is computed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
-from avhubert_ext.models.checkpoint import load_model
+from avhubert_ext.models.checkpoint import load_model, read_masks
 from avhubert_ext.models.conformer import (
     Conformer,
     ConformerConfig,
@@ -29,6 +29,7 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfi
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import DECODERS, STUDENTS, VSR, encoder_preset, full_name, preset
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
+from avhubert_ext.pruning import count_pruned
 
 FRAMES = 100  # length of the clip that is counted
 ATTENTION = ("bmm", "scaled_dot_product")  # the operators of attention's matrix products
@@ -64,7 +65,8 @@ class Cost:
 
     model_parameters: of encoder, CTC layer and decoder; None where there is no decoder.
     parts: name -> `parameters`, and `flops_per_frame`, `flops_per_token` or both.
-    paper_...: None for a model that is not in Table 1.
+    paper_...: None for a model that is not in Table 1. pruned: weights of the whole model that
+    masks prune; they are counted in all parameters, as they cost the same FLOPs.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Cost:
     paper_flops_per_frame: int | None
     model_parameters: int | None
     parts: Parts
+    pruned: int = 0
 
 
 def flops_per_frame(encoder: Encoder) -> float:
@@ -105,8 +108,10 @@ def checkpoint_cost(path: Path) -> Cost:
     model = load_model(path)
     if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         encoder, decoder = model.encoder.config, model.decoder.config
-        return _cost(path.stem, encoder, decoder_parts(encoder, decoder))
-    return _cost(path.stem, model.config, {})
+        cost = _cost(path.stem, encoder, decoder_parts(encoder, decoder))
+    else:
+        cost = _cost(path.stem, model.config, {})
+    return replace(cost, pruned=count_pruned(read_masks(path)))
 
 
 def _cost(
@@ -262,6 +267,12 @@ def text_table(costs: list[Cost]) -> str:
     header = f"{'encoder of':<20}{'parameters':>14}{'paper':>8}{'MFLOPs/frame':>16}{'paper':>8}"
     header += f"{'difference':>13}{'whole model':>16}"
     lines = [header, "-" * len(header), *map(_line, costs), "", NOTE]
+    lines += [
+        f"{cost.model}: {cost.pruned:,} of the parameters are pruned; they are counted here, since "
+        "pruning single weights saves no FLOPs."
+        for cost in costs
+        if cost.pruned
+    ]
     for cost in costs:
         lines += ["", *_part_lines(cost)]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             if zipfile.is_zipfile(path):  # torchvision's own file is older, without checksums
                 check_sums(path)
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what else could be wrong with the pickle
+                stored = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything

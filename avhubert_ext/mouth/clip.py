@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,20 +115,13 @@ def mouth_clips(
         followed = _with_landmarks(landmarks, frames)
     else:
         followed = _follow(frames, landmark_model)
-    persons = followed.persons
+    followed = _without_poor(followed, damage)
     chosen, note = _chosen(path, followed, faces, sound, damage.start)
-    found = []
     for number in chosen:
-        if persons[number].upside_down:
-            raise NoFaceError(f"{path}: the face is upside down; turn the video by 180 degrees")
-        clip = _clip(followed, number, damage, sound, note)
-        if clip.quality.refusal is None:
-            found.append(clip)
-        elif faces != "all":
-            raise NoFaceError(f"{path}: {clip.quality.refusal}; give a video with a visible face")
-    if not found:
-        raise _no_face(path)
-    return found
+        refusal = _refusal(followed, number, damage)
+        if refusal is not None:
+            raise NoFaceError(f"{path}: {refusal}")
+    return [_clip(followed, number, damage, sound, note) for number in chosen]
 
 
 @dataclass(frozen=True)
@@ -230,23 +223,52 @@ def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
     return _Followed(count, frame.shape, [Person([Track(found)])], [mouth], crops, thumbnails)
 
 
-def _clip(
-    followed: _Followed, number: int, damage: Damage, sound: Sound | None, note: str | None
-) -> MouthClip:
-    """The clip of a person."""
-    person, mouth, frames = followed.persons[number], followed.mouths[number], followed.frames
-    seen = np.zeros(frames, bool)
-    seen[list(person.points)] = True
-    quality = measure(
+def _without_poor(followed: _Followed, damage: Damage) -> _Followed:
+    """Without faces that cannot be used, if there are others."""
+    numbers = range(len(followed.persons))
+    good = [n for n in numbers if _refusal(followed, n, damage) is None]
+    if not good:
+        return followed
+    return replace(
+        followed,
+        persons=[followed.persons[n] for n in good],
+        mouths=[followed.mouths[n] for n in good],
+    )
+
+
+def _refusal(followed: _Followed, number: int, damage: Damage) -> str | None:
+    """Why the mouth of a person cannot be used, and what to do; None if it can."""
+    if followed.persons[number].upside_down:
+        return "the face is upside down; turn the video by 180 degrees"
+    refusal = _quality(followed, number, damage).refusal
+    return None if refusal is None else f"{refusal}; give a video with a visible face"
+
+
+def _seen(followed: _Followed, number: int) -> np.ndarray:
+    seen = np.zeros(followed.frames, bool)
+    seen[list(followed.persons[number].points)] = True
+    return seen
+
+
+def _quality(followed: _Followed, number: int, damage: Damage) -> Quality:
+    person, mouth = followed.persons[number], followed.mouths[number]
+    return measure(
         mouth.points,
         mouth.transforms,
-        seen,
+        _seen(followed, number),
         followed.shape,
         faces=len(followed.persons),
         scores=person.scores,
         jumping=person.jumping,
         damaged=damage.damaged,
     )
+
+
+def _clip(
+    followed: _Followed, number: int, damage: Damage, sound: Sound | None, note: str | None
+) -> MouthClip:
+    """The clip of a person."""
+    mouth, frames = followed.mouths[number], followed.frames
     pictures = {
         t: outlined(picture, followed.shape[1], mouth.points[t], mouth.transforms[t])
         for t, picture in followed.thumbnails.nearest(sample_times(frames))
@@ -255,8 +277,8 @@ def _clip(
         face=number + 1,
         video=followed.crops.take(mouth.numbers),
         **_beside(sound, damage.start, frames),
-        quality=quality,
-        seen=seen,
+        quality=_quality(followed, number, damage),
+        seen=_seen(followed, number),
         start=damage.start,
         points=mouth.points,
         transforms=mouth.transforms,
