@@ -162,6 +162,22 @@ def test_face_is_found(server: Server, tmp_path: Path):
     assert 0.3 < left < 0.5 < right < 0.7  # the outline, around the mouth
 
 
+def test_a_late_face_is_told_as_by_the_command(server: Server, tmp_path: Path):
+    gray = np.full((40, 240, 320, 3), 90, np.uint8)
+    frames = np.concatenate([gray, face_video(30)])
+    samples = np.resize(SPOKEN.samples, len(frames) * 640)
+    path = write_clip(tmp_path / "gray.mp4", frames, samples)
+    status, found = server.upload(path.read_bytes())
+    assert status == 200 and found["frames"] == 70
+    assert found["warnings"] == ["no face in 40 of 70 frames, first seen at 1.6 s"]
+    notes = server.transcript(found["id"], "both")["notes"]
+    assert notes == ["no picture of the face from 0.0 to 1.6 s: sound alone there"]
+    assert server.transcript(found["id"], "audio")["notes"] == []
+    _, jpeg, _ = server.request("GET", f"/api/clips/{found['id']}/face")
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.std() > 40, "a frame with the face"
+
+
 def test_another_face_is_chosen(server: Server, tmp_path: Path):
     large = face_video(5)
     small = np.zeros_like(large)

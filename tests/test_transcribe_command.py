@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -237,6 +238,26 @@ def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture)
     }
 
 
+def test_files_of_one_name_and_odd_names(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
+    """Each has its own transcript; a name that is not UTF-8 does not end the run."""
+    folder = videos[0].parent
+    (folder / "other").mkdir()
+    other = Path(shutil.copy(videos[0], folder / "other"))
+    odd = Path(shutil.copy(videos[0], folder / os.fsdecode(b"n\xffme.mp4")))
+    sound = videos[0].with_suffix(".wav")
+    out = folder / "out"
+    assert transcribe(videos[0], sound, other, odd, "--out", out, "--formats", "json") == 0
+    capsys.readouterr()
+    stem = videos[0].stem
+    written = {path.name for path in out.iterdir()}
+    assert written == {
+        f"{folder.name}_{stem}.json", f"{stem}_wav.json", f"other_{stem}.json",
+        os.fsdecode(b"n\xffme.json"),
+    }  # fmt: skip
+    files = {json.loads(path.read_text())["file"] for path in out.iterdir()}
+    assert files == {str(path) for path in (videos[0], sound, other, odd)}
+
+
 def test_what_lies_beside_the_videos_stays(
     videos: list[Path], capsys: pytest.CaptureFixture
 ) -> None:
@@ -264,12 +285,11 @@ def test_long_sound(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
 def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
     lips = videos[0].with_name("lips.safetensors")
     save_model(lips, build_vsr("tiny", "video", vocabulary=127))
-    again = videos[0].parent / "again" / videos[0].name
     for arguments, said in (
         ((*videos, "--formats", "srt"), "name a folder for them, --out FOLDER"),
         ((videos[0], "--formats", "srt", "vtt"), "name a folder for them, --out FOLDER"),
         ((*videos, "--landmarks", "x.npy"), "those of one video"),
-        ((videos[0], again, "--out", "x"), "several files are called 00001"),
+        ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4: write each to a folder"),
         ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),
         ((videos[0], "--model", lips), f"{lips}: what its 127 outputs stand for is neither"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,18 +53,19 @@ def _transcribe(args: argparse.Namespace) -> None:
     )
     modalities = _modalities(args, recognizer)
     failed = 0
-    for path in args.files:
-        there = [form for form in formats if args.out and _target(args.out, path, form).exists()]
+    names = _names(args.files) if args.out else [path.stem for path in args.files]
+    for path, name in zip(args.files, names, strict=True):
+        there = [form for form in formats if args.out and (args.out / f"{name}.{form}").exists()]
         if there:
-            names = " ".join(_target(args.out, path, form).name for form in there)
-            print(f"{path}: {args.out} has {names} already; delete to do again", file=sys.stderr)
+            found = " ".join(f"{name}.{form}" for form in there)
+            print(f"{path}: {args.out} has {found} already; delete to do again", file=sys.stderr)
         missing = tuple(form for form in formats if form not in there)
         if not missing:
             continue
         try:
             # No bar in a log: disable=None draws on terminals only.
             with tqdm(unit="frame", leave=False, desc=path.name, disable=None) as bar:
-                written = _one(args, missing, recognizer, modalities, path, bar)
+                written = _one(args, missing, recognizer, modalities, path, name, bar)
         except InputError as error:
             if len(args.files) == 1:
                 raise
@@ -87,10 +89,8 @@ def _check(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
         raise InputError("--mouth: a mouth region has no landmarks; leave --landmarks out")
     if not args.out and (len(formats) > 1 or (several and formats[0] in ("srt", "vtt"))):
         raise InputError("several files to write: name a folder for them, --out FOLDER")
-    names = [path.stem for path in args.files]
-    if args.out and len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"several files are called {double}: write each to a folder of its own")
+    if args.out:
+        _names(args.files)
 
 
 def _modalities(args: argparse.Namespace, recognizer: Recognizer) -> tuple[str, ...]:
@@ -109,9 +109,10 @@ def _one(
     recognizer: Recognizer,
     modalities: tuple[str, ...],
     path: Path,
+    name: str,
     bar: tqdm,
 ) -> str:
-    """Transcribe a file, write it under `--out` if there is one; returns what to print."""
+    """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
     from avhubert_ext.data.files import write_text
     from avhubert_ext.mouth.media import Limits
     from avhubert_ext.transcription import subtitles
@@ -148,10 +149,10 @@ def _one(
         about = {"file": str(path), "model": str(args.model)}
         written["json"] = subtitles.to_json(transcript, **about)
     if not args.out:
-        name = f"{path}: " if len(args.files) > 1 and formats[0] == "txt" else ""
-        return name + written[formats[0]]
+        begin = f"{path}: " if len(args.files) > 1 and formats[0] == "txt" else ""
+        return begin + written[formats[0]]
     for form, text in written.items():
-        write_text(_target(args.out, path, form), text)
+        write_text(args.out / f"{name}.{form}", text)
     return f"{path}: {transcript.text}\n"
 
 
@@ -171,8 +172,32 @@ def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
     return tell
 
 
-def _target(out: Path, path: Path, form: str) -> Path:
-    return out / f"{path.stem}.{form}"
+def _names(paths: list[Path]) -> list[str]:
+    """What the files written for each are called: by its stem, where several share that also by
+    its ending or folder."""
+    names = [path.stem for path in paths]
+    for longer in (_with_ending, _with_folder, _with_both):
+        counts = Counter(names)
+        names = [
+            longer(path) if counts[name] > 1 else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"several files are called {name}: write each to a folder of its own")
+    return names
+
+
+def _with_ending(path: Path) -> str:
+    return path.stem + path.suffix.replace(".", "_")
+
+
+def _with_folder(path: Path) -> str:
+    return f"{path.absolute().parent.name}_{path.stem}"
+
+
+def _with_both(path: Path) -> str:
+    return f"{path.absolute().parent.name}_{_with_ending(path)}"
 
 
 def _face(text: str) -> str | int:

@@ -97,7 +97,9 @@ def to_json(transcript: Transcript, **about: str) -> str:
         "notes": list(transcript.notes),
     }
     content = about | facts | {"text": transcript.text, "words": words}
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    text = json.dumps(content, ensure_ascii=False) + "\n"
+    # What is not UTF-8 in the name of a file, as JSON has it: \udcff.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_srt(transcript: Transcript) -> str:
