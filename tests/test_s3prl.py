@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import yaml
 from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
+from readme import block, play
 
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
@@ -311,7 +312,13 @@ def test_per_block_terms_are_logged_and_validation_is_right(
 
 
 def test_states_hold_nothing_but_tensors_and_containers(distilled: Path) -> None:
-    """So the stock script of s3prl can resume from them with PyTorch's safety on."""
+    """So the stock script of s3prl can resume from them with PyTorch's safety on.
+
+    Nor what belongs to a run and not to the experiment, which s3prl prefers to the command line.
+    """
+    arguments = vars(last_state(distilled)["Args"])
+    assert arguments["upstream"] == "distiller_av"
+    assert not {"device", "expdir", "expname", "override"} & arguments.keys()
     code = "import sys, torch; [torch.load(p, weights_only=True) for p in sys.argv[1:]]"
     run_well("python", "-c", code, *distilled.glob("states-*.ckpt"))
 
@@ -332,42 +339,52 @@ def no_wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(ROOT), spoiled])}
 
 
+@pytest.fixture
+def elsewhere(setting: Path, tmp_path: Path) -> Path:
+    """A folder with the configurations that the README names, to start its commands in."""
+    for name in ("model.yaml", "run.yaml"):
+        shutil.copy(setting / name, tmp_path)
+    return tmp_path
+
+
 def test_the_launcher_runs_the_script_of_a_checkout(
-    setting: Path, distilled: Path, package: Path, no_wheel: dict[str, str], tmp_path: Path
+    distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
-    """Started, resumed and finished; S3PRL may be the checkout or its package."""
-    out = tmp_path / "out"
-    command = distil_command(setting, out)
-    run_well(*command, S3PRL=str(package.parent), **no_wheel)
+    """As the README says; started, resumed and finished."""
+    out = elsewhere / "distil"
+    home = {"HOME": str(package.parent.parent), **no_wheel}  # where the README has the checkout
+    play(elsewhere, block("S3PRL=~/s3prl"), **home)
     assert_same_weights(last_state(distilled), last_state(out))
-    for options in (("-a",), ("-e", out / "states-2.ckpt")):
-        leave_step_2(out)
-        printed = run_well(*command, *options, S3PRL=os.path.relpath(package, ROOT), **no_wheel)
-        assert "Resume from" in printed and last_state(out)["Step"] == 4
-        assert_same_weights(last_state(distilled), last_state(out))
+    leave_step_2(out)
+    assert "Resume from" in play(elsewhere, block("S3PRL=~/s3prl"), **home)
+    assert_same_weights(last_state(distilled), last_state(out))
+    leave_step_2(out)
+    # S3PRL may be the package, too, and a relative path; -p may be left out with -e.
+    command = ["python", ROOT / "s3prl_upstream/run_pretrain.py", "-u", "distiller_av"]
+    inner = {"S3PRL": os.path.relpath(package, elsewhere), **no_wheel}
+    printed = run_well(*command, "-e", out / "states-2.ckpt", cwd=elsewhere, **inner)
+    assert "Resume from" in printed and last_state(out)["Step"] == 4
+    assert_same_weights(last_state(distilled), last_state(out))
 
 
 def test_the_stock_script_of_a_checkout_with_a_link(
-    setting: Path, distilled: Path, package: Path, no_wheel: dict[str, str], tmp_path: Path
+    distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
-    """As the folder's docstring says: started in `s3prl_upstream/`, resumed and finished."""
-    link = package / "pretrain/distiller_av"
-    link.symlink_to(ROOT / "s3prl_upstream/pretrain/distiller_av")
-    out = tmp_path / "out"
+    """As the README says: linked, started in `s3prl_upstream/`, resumed and finished."""
+    out = elsewhere / "distil"
+    play(elsewhere, block('ln -s "$PWD'), S3PRL=str(package), **no_wheel)
+    assert_same_weights(last_state(distilled), last_state(out))
     command = [
         "python", package / "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", out,
-        "-g", setting / "model.yaml", "-c", setting / "run.yaml", "--device", "cpu",
+        "-g", elsewhere / "model.yaml", "-c", elsewhere / "run.yaml", "--device", "cpu",
     ]  # fmt: skip
-    refused = run(*command, cwd=package, **no_wheel)
-    assert "assert len(upstream_dirs) == 1" in refused.stdout, "why it is started elsewhere"
-    started = {"cwd": ROOT / "s3prl_upstream", **no_wheel}
-    run_well(*command, **started)
-    assert_same_weights(last_state(distilled), last_state(out))
     for options in (("-a",), ("-e", out / "states-2.ckpt")):
         leave_step_2(out)
-        printed = run_well(*command, *options, **started)
+        printed = run_well(*command, *options, cwd=ROOT / "s3prl_upstream", **no_wheel)
         assert "Resume from" in printed and last_state(out)["Step"] == 4
         assert_same_weights(last_state(distilled), last_state(out))
+    refused = run(*command, cwd=package, **no_wheel)
+    assert "assert len(upstream_dirs) == 1" in refused.stdout, "why it is started elsewhere"
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) -> None:
