@@ -58,6 +58,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, others = parser.parse_known_args(arguments)
     if options.expname and not options.expdir:
         options.expdir = os.path.abspath(f"result/pretrain/{options.expname}")  # s3prl's default
+    if options.past_exp and not options.expdir:
+        past = Path(options.past_exp)
+        options.expdir = str(past if past.is_dir() else past.parent)
     if options.expdir and not options.expname:
         options.expname = Path(options.expdir).name  # the script asks for a name as well
     if "-h" in others or "--help" in others:
@@ -65,7 +68,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.upstream != UPSTREAM:
         found = "missing" if options.upstream is None else options.upstream
         raise InputError(f"-u {found}: this launcher starts -u {UPSTREAM}")
-    if not options.expdir and not options.past_exp:
+    if not options.expdir:
         raise InputError("the experiment's folder is missing: name it with -p")
     if options.upstream_config and not Path(options.upstream_config).is_file():
         raise InputError(f"{options.upstream_config} not found: name a configuration in YAML")

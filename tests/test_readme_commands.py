@@ -1,9 +1,4 @@
-"""Every stock command line of the README runs, from another folder than the repository's.
-
-The blocks run as they are printed, on a miniature of what they name: the repository's own files are
-reached by absolute paths, everything else is relative to the folder of the run. `SHORTER` adds
-documented options that make networks tiny and trainings short.
-"""
+"""Every stock command line of the README runs, from another folder than the repository's."""
 
 from __future__ import annotations
 
@@ -16,8 +11,9 @@ import pytest
 import sentencepiece
 import torch
 import yaml
-from conftest import ROOT, run_well
+from conftest import ROOT
 from fairseq.data import Dictionary, encoders
+from readme import BLOCKS, block, commands, play
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import build_student
@@ -27,60 +23,31 @@ from avhubert_ext.models.encoder import EncoderConfig
 from avhubert_ext.models.presets import build_vsr
 from avhubert_ext.pruning import mask_sparsity
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OFFICIAL = "base_noise_pt_noise_ft_433h.pt"
-
-TRAIN = " --cpu --num-workers 0 --max-update 1 --update-freq 1 --max-tokens 200"
-# An epoch of one update.
-VSR = " --cpu --num-workers 0 --max-tokens 800 --network tiny --warmup-epochs 0.5 --max-epoch 1"
-GENERATE = " --cpu --num-workers 0 --beam 2"
-# Text of a command -> options that it gets in addition.
-SHORTER = {
-    "avhubert-ext prepare ": " --valid-fraction 0.5 --workers 1",
-    "--encoder teacher-base": TRAIN + " --encoder teacher-tiny --decoder tiny",
-    "--task av_distillation": TRAIN + " --student tiny-7",
-    "--encoder-checkpoint student.safetensors": TRAIN + " --decoder tiny",
-    "fairseq-generate": GENERATE,
-    "evaluate --data data ": " --snr 0 --passes 1 --beam 2 --threads 1",
-    "evaluate --data data_vsr": " --levels 5 --passes 1 --beam 2 --threads 1",
-    "--save-dir vsr ": VSR,
-    "--save-dir vsr_half": VSR,
+RUN_HERE = (
+    "avhubert-ext noise --musan",
+    "--encoder teacher-base",
+    "avhubert-ext convert distil ",
+    "--task av_distillation",
+    "--encoder-checkpoint student.safetensors",
+    "fairseq-generate data ",
+    "avhubert-ext evaluate --data data ",
+    "--save-dir vsr ",
+    "avhubert-ext prune vsr.pt",
+)
+# Text of a block -> where its commands run; a step of the installation runs nowhere.
+ELSEWHERE = {
+    "scripts/demo.sh ": "test_demo.py",
+    "pip install -e . ": None,
+    "avhubert-ext transcribe talk.mp4": "test_transcribe_command.py",
+    "avhubert-ext transcribe corpus/test": "test_transcribe_command.py",
+    "avhubert-ext serve": "test_serve.py",
+    "avhubert-ext export ": "test_export.py",
+    "run_downstream.py": "test_upstream.py",
+    "S3PRL=~/s3prl": "test_s3prl.py",
+    'ln -s "$PWD': "test_s3prl.py",
 }
-
-
-def block(*texts: str) -> str:
-    """The one block of the README with all these texts in it."""
-    (found,) = [block for block in BLOCKS if all(text in block for text in texts)]
-    return found
-
-
-def commands(text: str) -> list[str]:
-    """The commands in a block, a line each, without comments."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return [command for line in lines if (command := re.sub(r"(^|\s\s)\s*#.*", "", line))]
-
-
-def script(*blocks: str) -> str:
-    """A bash script of shortened blocks that finds the repository's files where they are."""
-    lines = [command for text in blocks for command in commands(text)]
-    for text, options in SHORTER.items():
-        lines = [line + options if text in line else line for line in lines]
-    own = r"(\$PWD/|(?<![\w/]))(fairseq_user_dir|s3prl_upstream|scripts)\b"
-    found = re.sub(own, rf"{ROOT}/\2", "\n".join(lines))
-    # A CPU has no half precision.
-    return (
-        "set -euxo pipefail\n"
-        "fairseq-train() {\n"
-        "  command fairseq-train $(printf '%s\\n' \"$@\" | grep -vE '^--(fp|bf)16$')\n"
-        "}\n" + found
-    )
-
-
-def play(folder: Path, *blocks: str, **environment: str) -> str:
-    """Run blocks in `folder` as one script; returns what they print."""
-    threads = {"OMP_NUM_THREADS": "1"}
-    return run_well("bash", "-c", script(*blocks), cwd=folder, **threads, **environment)
 
 
 def write_official(path: Path, data: Path) -> None:
@@ -148,6 +115,7 @@ def test_run_it_on_lrs3_and_evaluate(folder: Path) -> None:
         block("--encoder-checkpoint student.safetensors"),
         block("fairseq-generate data "),
         block("avhubert-ext evaluate --data data "),
+        **ONE_THREAD,
     )
     assert load_avhubert(folder / "teacher.safetensors").config.dim == 128
     assert load_avhubert(folder / "student.safetensors").config.block == "conformer"
@@ -161,7 +129,8 @@ def test_lip_reading_and_pruning(folder: Path) -> None:
     lip_reading = block("--save-dir vsr ", "avhubert-ext average")
     assert "checkpoint{66..75}.pt" in lip_reading  # of 75 epochs; here there is one
     lip_reading = lip_reading.replace("checkpoint{66..75}.pt", "checkpoint{1,_last}.pt")
-    play(folder, lip_reading, block("avhubert-ext prune vsr.pt", "--save-dir vsr_half"))
+    pruning = block("avhubert-ext prune vsr.pt", "--save-dir vsr_half")
+    play(folder, lip_reading, pruning, **ONE_THREAD)
     assert len((folder / "vsr_noise/results.csv").read_text().splitlines()) > 7
     for name in ("half.safetensors", "vsr_half/checkpoint_last.pt", "vsr_half.safetensors"):
         assert mask_sparsity(read_masks(folder / name)) == pytest.approx(0.5, abs=1e-4)
@@ -185,8 +154,17 @@ def test_hydra_and_validate(manifests: Path, noise: Path, tmp_path: Path) -> Non
         " optimization.update_freq=[1] dataset.max_tokens=200\n"
         "fairseq-validate data --user-dir fairseq_user_dir --task av_asr --valid-subset test"
         " --path finetuned/checkpoint_last.pt --cpu --num-workers 0 --max-tokens 200\n",
+        **ONE_THREAD,
     )
     assert (tmp_path / "finetuned/checkpoint_last.pt").is_file()
     assert {path.name for path in tmp_path.iterdir()} <= {
         "data", "noise", "student.safetensors", "finetuned",
     }  # fmt: skip
+
+
+def test_every_block_runs_somewhere() -> None:
+    for text in BLOCKS:
+        known = [name for name in (*RUN_HERE, *ELSEWHERE) if name in text]
+        assert len(known) == 1, (known, text)
+    for name in filter(None, ELSEWHERE.values()):
+        assert (ROOT / "tests" / name).is_file()

@@ -14,9 +14,9 @@ import torch
 
 SCHEDULE = "schedule"  # an object in each of the optimizer's parameter groups
 CLASS = "class"
-# Options of each run: settings of `-o` are in the state's configuration by then, and a run may
-# resume on another machine.
-OWN = ("override", "device")
+# Options of each run, not of the experiment: settings of `-o` are in the state's configuration by
+# then, and an experiment may resume on another machine or in another folder.
+OWN = ("override", "device", "expdir", "expname")
 
 
 def pack_arguments(arguments: Namespace) -> OrderedDict:
