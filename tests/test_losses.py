@@ -252,7 +252,7 @@ def test_what_waits_is_seen():
 
 
 def test_no_loss_waits_for_the_device(lips, case):
-    student, teacher, padding, targets = lips
+    student, _, padding, targets = lips
     predictions, states, frames = case
     for loss, inputs in (
         (lambda: ctc_attention_loss(*student, padding, targets), student),
