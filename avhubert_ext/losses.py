@@ -1,4 +1,8 @@
-"""Training criteria in plain PyTorch."""
+"""Training criteria in plain PyTorch.
+
+What is padded is computed and then left out of the sums. To select the valid rows (`x[valid]`,
+`row[:length]`) a GPU has to count them first, and the program waits for it.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,12 @@ def label_smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -
     1 - smoothing on the label and smoothing / (V - 1) on each other output. float32 throughout.
     """
     valid = targets != IGNORED
-    log_probs, labels = logits[valid].float().log_softmax(dim=-1), targets[valid]
+    log_probs = logits.float().log_softmax(dim=-1)
     others = smoothing / (log_probs.shape[-1] - 1)
-    at_label = log_probs.gather(-1, labels[:, None]).sum()
-    cross_entropy = -((1 - smoothing - others) * at_label + others * log_probs.sum())
+    at_label = log_probs.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
+    cross_entropy = -((1 - smoothing - others) * at_label + others * log_probs.sum(dim=-1))
     entropy = -(1 - smoothing) * _log(1 - smoothing) - smoothing * _log(others)
-    return cross_entropy - entropy * len(labels)
+    return (cross_entropy - entropy).masked_fill(~valid, 0.0).sum()
 
 
 def _log(probability: float) -> float:
@@ -45,7 +49,7 @@ def ctc_loss(log_probs: Tensor, padding_mask: Tensor | None, targets: Tensor) ->
     if padding_mask is not None:
         frames = (~padding_mask).sum(dim=1)
     lengths = (targets != IGNORED).sum(dim=1) - 1  # without the end of the sentence
-    labels = torch.cat([row[:length] for row, length in zip(targets, lengths, strict=True)])
+    labels = targets.clamp(min=BLANK)  # those behind the lengths are not read
     return F.ctc_loss(
         log_probs.transpose(0, 1), labels, frames, lengths, BLANK, "sum", zero_infinity=True
     )
@@ -89,10 +93,15 @@ def soft_label_kl(
             f"{list(teacher_logits.shape)}: choose a teacher of the same outputs and frame rate"
         )
     student, teacher = (
-        (x[valid].float() / temperature).log_softmax(dim=-1)
-        for x in (logits, teacher_logits.detach())
+        _softened(x, temperature).log_softmax(dim=-1) for x in (logits, teacher_logits.detach())
     )
-    return F.kl_div(student, teacher, reduction="sum", log_target=True)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+    return divergence.masked_fill(~valid, 0.0).sum()
+
+
+def _softened(logits: Tensor, temperature: float) -> Tensor:
+    """In float32, divided by the temperature; without a copy where that changes nothing."""
+    return logits.float() if temperature == 1 else logits.float() / temperature
 
 
 def ctc_attention_distillation_loss(
@@ -147,7 +156,16 @@ def distillation_loss(
     Returns the loss and, without gradient, its terms for the log: `l1_BLOCK` and
     `cosine_similarity_BLOCK`.
     """
-    total = next(iter(predictions.values())).new_zeros((), dtype=torch.float32)
+    first = next(iter(predictions.values()))
+    valid = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
+    if padding_mask is not None:
+        valid = ~padding_mask
+    frames = valid.sum()
+
+    def mean(values: Tensor) -> Tensor:
+        return values.masked_fill(~valid, 0.0).sum() / frames
+
+    total = first.new_zeros((), dtype=torch.float32)
     terms = {}
     for block, prediction in predictions.items():
         found = list(targets[block].shape) if block in targets else "missing"
@@ -157,11 +175,9 @@ def distillation_loss(
                 f"target is {found}: build the student for its teacher"
             )
         predicted, target = prediction.float(), targets[block].float()
-        if padding_mask is not None:
-            predicted, target = predicted[~padding_mask], target[~padding_mask]
-        l1 = F.l1_loss(predicted, target)
+        l1 = mean((predicted - target).abs().mean(dim=-1))
         similarity = F.cosine_similarity(predicted, target, dim=-1)
-        total = total + l1 - cosine_weight * F.logsigmoid(similarity).mean()
+        total = total + l1 - cosine_weight * mean(F.logsigmoid(similarity))
         terms[f"l1_{block}"] = l1.detach()
-        terms[f"cosine_similarity_{block}"] = similarity.detach().mean()
+        terms[f"cosine_similarity_{block}"] = mean(similarity.detach())
     return total, terms

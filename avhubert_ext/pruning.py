@@ -152,7 +152,7 @@ def same(some: Masks, others: Masks) -> bool:
 
 def count_pruned(masks: Masks) -> int:
     """How many weights the masks prune."""
-    return sum(m.numel() - int(m.sum()) for m in masks.values())
+    return sum(m.numel() - int(torch.count_nonzero(m)) for m in masks.values())
 
 
 def mask_sparsity(masks: Masks) -> float:
@@ -164,8 +164,9 @@ def mask_sparsity(masks: Masks) -> float:
 def regrown(model: nn.Module, masks: Masks) -> float:
     """Share of the pruned weights that are not zero: what PARP lets grow again."""
     weights = prunable_weights(model)
+    # Greater, of bools: not zero, and not kept.
     grown = sum(
-        torch.count_nonzero(weights[n] * ~m.to(weights[n].device)) for n, m in masks.items()
+        torch.count_nonzero((weights[n] != 0) > m.to(weights[n].device)) for n, m in masks.items()
     )
     return int(grown) / max(1, count_pruned(masks))
 

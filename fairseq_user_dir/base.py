@@ -23,7 +23,7 @@ from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
 
 from . import schedule
-from .precision import check_finite
+from .precision import check_finite, unmoved
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,8 @@ class AVTask(FairseqTask):
 
     def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        # fairseq's default keeps the worker processes of a loader that it drops after each epoch.
+        iterator.persistent_workers &= self.cfg.reuse_dataloader
         if self.is_training(dataset.split):
             schedule.updates_per_epoch = -(-len(iterator) // self.cfg.update_freq[-1])
         return iterator
@@ -217,12 +219,21 @@ class AVTask(FairseqTask):
         # that it accumulates: all would lose the same modality and drop the same units, and two
         # processes would not compute what one does with --update-freq 2. So the draws follow from
         # the batch and the update, wherever that batch is.
-        utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, [int(i) for i in sample["id"]]))
+        utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, sample["numbers"]))
         loss, *rest = super().train_step(
             sample, model, criterion, optimizer, update_num, ignore_grad
         )
         check_finite(loss, model, update_num)  # before a step is made of it
         return loss, *rest
+
+    def optimizer_step(
+        self, optimizer: FairseqOptimizer, model: torch.nn.Module, update_num: int
+    ) -> None:
+        with unmoved(optimizer, self.model.frozen_parameters()):
+            super().optimizer_step(optimizer, model, update_num)
+
+    def end_update(self, optimizer: FairseqOptimizer, updates: int) -> None:
+        """Called after each update, with their number; also after one that was skipped."""
 
     def report_corrupt(self, sample: dict[str, Any]) -> None:
         """Name what of a training batch was replaced; more than 1% of a split end the run.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
+import os
 import queue
 import threading
 import time
@@ -22,6 +24,29 @@ from avhubert_ext.errors import InputError
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_END = 30  # for reading threads to finish their item
+
+
+# fairseq's reading thread stops at the last batch, before the loader notices that it is at its end,
+# and leaves the loader's workers to the garbage collector. That may run in a later worker process,
+# which starts as a copy of this one, and it closes pipes before their threads are done: those print
+# tracebacks, and may close files that were opened since.
+_read = BackgroundConsumer.run
+
+
+def _read_and_stop(thread: BackgroundConsumer) -> None:
+    """As fairseq's; the loader's worker processes end with it."""
+    try:
+        thread._source = items = iter(thread._source)
+    except Exception as error:  # raised where the queue is read
+        thread._queue.put(error)
+        return
+    _read(thread)
+    if hasattr(items, "_shutdown_workers") and not items._persistent_workers:
+        items._shutdown_workers()
+
+
+BackgroundConsumer.run = _read_and_stop
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 @atexit.register
@@ -149,6 +174,7 @@ class AVSpeechDataset(AVUtterances):
 
         return {
             "id": torch.tensor([item["id"] for item in items]),
+            "numbers": [item["id"] for item in items],  # stay off the GPU
             "split": self.split,
             "noise": [item["sample"].noise for item in items],
             "visual_noise": [item["sample"].visual_noise for item in items],
@@ -176,6 +202,7 @@ class DistillationUtterances(AVUtterances):
         batch = collate([item["sample"] for item in items])
         return {
             "id": [item["id"] for item in items],
+            "numbers": [item["id"] for item in items],
             "split": self.split,
             "corrupt": [item["sample"].corrupt for item in items],
             "nsentences": len(items),

@@ -8,11 +8,13 @@ none of this, and is what s3prl's fp16 does too.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from fairseq.optim import FairseqOptimizer
+from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
 
@@ -39,6 +41,10 @@ class Float32Weights(nn.Module):
 
     precision: Precision
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """Those that the update in progress must not change."""
+        return []
+
     def half(self: T) -> T:
         return self.to(dtype=torch.float16)
 
@@ -59,3 +65,40 @@ def check_finite(loss: torch.Tensor, model: Float32Weights, updates: int) -> Non
             f"the loss is {loss.item()} after {updates} updates: lower the learning rate, then go "
             "on from the last checkpoint with the same command"
         )
+
+
+def master_copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """The parameters and the float32 copies of them that an optimizer steps, if it keeps any.
+
+    --bf16 has a copy of each, which shares the memory of a float32 weight; --fp16 has one flat
+    tensor of all, from which every step writes the weights back into the model.
+    """
+    copies = getattr(optimizer, "fp32_params", ())
+    if isinstance(copies, dict):  # one flat tensor a device
+        (flat,) = copies.values()
+        copies = flat.split([parameter.numel() for parameter in optimizer.fp16_params])
+    if len(copies):
+        yield from zip(optimizer.fp16_params, copies, strict=True)
+
+
+@contextmanager
+def unmoved(optimizer: FairseqOptimizer, frozen: list[nn.Parameter]) -> Iterator[None]:
+    """A step of the optimizer that leaves the frozen parameters as they are, bit for bit.
+
+    An optimizer skips a parameter without a gradient. But legacy DDP makes gradients of zeros, and
+    copies for half precision always have one: weight decay and momentum would move the weights.
+    """
+    for parameter in frozen:
+        parameter.grad = None
+    known = {id(parameter) for parameter in frozen}
+    with torch.no_grad():
+        before = [
+            (parameter, copy, parameter.clone())
+            for parameter, copy in master_copies(optimizer)
+            if id(parameter) in known
+        ]
+    yield
+    with torch.no_grad():
+        for parameter, copy, value in before:
+            parameter.copy_(value)
+            copy.copy_(value.view_as(copy))

@@ -1,21 +1,24 @@
 """Training a pruned model, whatever it is trained for: what the sparse-mask tasks share."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from fairseq.criterions import FairseqCriterion
 from fairseq.data import EpochBatchIterator, FairseqDataset
 from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
 from fairseq.optim import FairseqOptimizer
 from omegaconf import II
-from torch import Tensor, nn
+from torch import nn
 
 from avhubert_ext import pruning
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import read_masks, to_fairseq_names
+
+from .precision import master_copies
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +44,19 @@ class SparseMaskConfig:
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     max_epoch: int = II("optimization.max_epoch")
     max_update: int = II("optimization.max_update")
+    patience: int = II("checkpoint.patience")
+    stop_min_lr: float = II("optimization.stop_min_lr")
+    log_interval: int = II("common.log_interval")
 
 
 class SparseMask:
     """A task's training with pruned weights, which stay exactly zero; put it before the task.
 
     The masks live in the checkpoint, under the name of the task's class. With `regrow`, which the
-    pruning criterion sets for PARP, pruned weights may grow again, and the last update of the
-    training prunes the then smallest to the same sparsity. A training that ends before --max-update
-    and --max-epoch leaves a dense model, which `avhubert-ext prune` prunes as well.
+    pruning criterion sets for PARP, pruned weights may grow again, and the training ends with
+    pruning the then smallest to the same sparsity, also if a loss scaler skips its last update. A
+    training that is stopped before --max-update and --max-epoch leaves a dense model: the same
+    command continues it, or `avhubert-ext prune` prunes it.
     """
 
     masks: pruning.Masks | None = None
@@ -82,6 +89,11 @@ class SparseMask:
         """Find the masks and prune, before the first update or the first one after a resume."""
         if self.regrow and not (self.cfg.max_update or self.cfg.max_epoch):
             raise InputError("regrow prunes with the last update: set --max-update or --max-epoch")
+        if self.regrow and (self.cfg.patience > 0 or self.cfg.stop_min_lr >= 0):
+            raise InputError(
+                "regrow prunes with the last update, but --patience and --stop-min-lr may end the "
+                "training before: leave them out"
+            )
         resumed = self.masks is not None
         if resumed:
             self._check_resumed(model)
@@ -157,7 +169,7 @@ class SparseMask:
         self.sparsity = pruning.mask_sparsity(self.masks)
 
     def _is_last(self, update: int) -> bool:
-        """Whether the training ends with this update; the first is 1.
+        """Whether the training ends after so many updates.
 
         Of epochs the end is seen from the data, for a loss scaler leaves updates out.
         """
@@ -181,13 +193,33 @@ class SparseMask:
             mask_master_copies(optimizer, self.model, self.masks)
             self.stale_copies = False
         super().optimizer_step(optimizer, model, update_num)
-        if self.regrow and self._is_last(update_num + 1):
+        if self.frozen:
+            self._prune(optimizer)
+
+    def end_update(self, optimizer: FairseqOptimizer, updates: int) -> None:
+        super().end_update(optimizer, updates)
+        if self.regrow and not self.frozen and self._is_last(updates):
             self.masks = pruning.global_magnitude_mask(self.model, self.sparsity)
             self._share(next(self.model.parameters()).device)
             self.frozen = True
-        if self.frozen:
-            pruning.apply_masks(self.model, self.masks)
-            mask_master_copies(optimizer, self.model, self.masks)
+            self._prune(optimizer)
+
+    def _prune(self, optimizer: FairseqOptimizer) -> None:
+        pruning.apply_masks(self.model, self.masks)
+        mask_master_copies(optimizer, self.model, self.masks)
+
+    def reduce_metrics(
+        self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
+    ) -> None:
+        """Log, of PARP in training, the share of the pruned weights that have regrown.
+
+        All weights are read for it: so only of updates that are printed, and the last of an epoch.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not (self.regrow and self.begun and self.model.training):
+            return
+        if (self.updates + 1) % self.cfg.log_interval == 0 or self.batches.end_of_epoch():
+            metrics.log_scalar("regrown", pruning.regrown(self.model, self.masks), round=4)
 
     def checkpoint_state(self) -> dict[str, Any]:
         state = super().checkpoint_state()
@@ -203,21 +235,8 @@ class SparseMask:
 
 @torch.no_grad()
 def mask_master_copies(optimizer: FairseqOptimizer, model: nn.Module, masks: pruning.Masks) -> None:
-    """Zero pruned weights in the float32 copy that the optimizer of --fp16 keeps, in one tensor.
-
-    From there every step copies the weights back into the model. With --bf16 there is a copy of
-    each weight, which shares its memory as long as the weights are float32.
-    """
+    """Zero pruned weights in an optimizer's float32 copies, which a step writes into the model."""
     of = {id(weight): masks[name] for name, weight in pruning.prunable_weights(model).items()}
-    for parameter, copy in _master_copies(optimizer):
+    for parameter, copy in master_copies(optimizer):
         if id(parameter) in of:
             copy.mul_(of[id(parameter)].view_as(copy))
-
-
-def _master_copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    copies = getattr(optimizer, "fp32_params", ())
-    if isinstance(copies, dict):  # one flat tensor a device
-        (flat,) = copies.values()
-        copies = flat.split([parameter.numel() for parameter in optimizer.fp16_params])
-    if len(copies):
-        yield from zip(optimizer.fp16_params, copies, strict=True)

@@ -1115,8 +1115,34 @@ def test_waveforms_are_as_long_as_the_video(manifests, noise):
     some = NoiseConfig((noise / "babble",), 1.0)
     noisy = AVDataset(manifests, "test", replace(config, noise=some))[0]
     assert not torch.equal(noisy.audio, samples[0].audio)
-    masked = AVDataset(manifests, "test", replace(config, augment=True, time_mask=True))
-    zeros = [int((masked[index].audio == 0).sum()) for index in range(3)]
-    assert max(zeros) > 600  # a mask is up to 6399 samples
     with pytest.raises(InputError, match="keep_clean is for features"):
         replace(config, keep_clean=True)
+
+
+def test_a_waveform_is_masked_before_noise_is_added(manifests, noise):
+    """As in Auto-AVSR: there is noise where the speech is masked, at the level of what is left."""
+    some = NoiseConfig((noise / "music",), 1.0, (3.0, 3.0))
+    config = DataConfig("audio", augment=True, time_mask=True, waveform=True)
+    clean, noisy = (AVDataset(manifests, "test", c) for c in (config, replace(config, noise=some)))
+    masked = []
+    for index, utterance in enumerate(clean.utterances):
+        values = clean[index].audio[0].numpy()
+        speech = load_audio(utterance.audio)[: len(values)]
+        found, counts = np.unique(values, return_counts=True)
+        silent = values[: len(speech)] == found[counts.argmax()]  # what a sample of 0 becomes
+        left = np.where(silent, 0, speech).astype(np.int16)
+        masked.append(int((silent & (speech != 0)).sum()))
+        np.testing.assert_allclose(values[: len(left)], normalised(left), atol=2e-4)
+
+        draw = noisy[index].noise
+        (snippet,) = (np.resize(load_audio(file), 2**20) for file in draw.files)
+        added = snippet[draw.starts[0] :][: len(left)].astype(np.float64)
+        gain = np.sqrt((left.astype(float) ** 2).mean() / (added**2).mean()) / 10 ** (3 / 20)
+        expected = normalised(left + gain * added)
+        np.testing.assert_allclose(noisy[index].audio[0, : len(left)], expected, atol=0.02)
+    assert max(masked) > 600  # a mask is up to 6399 samples
+
+
+def normalised(samples):
+    values = samples.astype(np.float64) / 32768
+    return (values - values.mean()) / np.sqrt(values.var() + 1e-8)

@@ -69,7 +69,7 @@ def test_printed_rate_and_conditions(decoded: Path, teacher_data: Path, noise: P
     assert float(rate) > 0, "in such a noise the test would not see a mistake otherwise"
     edits = sum(word_edits(d.reference, d.hypothesis) for d in found)
     assert details == (
-        f"{edits} edits in {sum(len(r.split()) for r in references)} words, 0 utterances "
+        f"{edits} edits in {sum(len(r.split()) for r in references)} words, 0 of 4 utterances "
         "unreadable and counted as deleted, text case lower, punctuation remove, tags []<>, "
         "beam 3, length penalty 0.5, noise babble at -10 dB in "
         f"100% from {noise}/babble, visual noise none, noise seed 1, pass 1, trained with unknown"
@@ -165,15 +165,37 @@ def spoilt(data: Path, folder: Path) -> tuple[Path, Path]:
     return folder, torn
 
 
+def test_unreadable_clips_end_a_run_before_a_result(teacher_data: Path, tmp_path: Path) -> None:
+    """One of four, in whichever batch it is: the rate would be that of other words."""
+    folder, torn = spoilt(teacher_data, tmp_path / "data")
+    command = generate(folder, TEACHER / "model.safetensors", tmp_path, "--max-tokens", 20)
+    result = run(*command, **ONE_THREAD)
+    assert result.returncode == 1
+    line = result.stdout.strip().splitlines()[-1]
+    assert line.startswith(f"error: 1 of 4 utterances cannot be read, more than 1%: {torn}")
+    assert "--allow-unreadable" in line
+    assert "WER" not in result.stdout + (tmp_path / "generate-test.txt").read_text()
+    assert not (tmp_path / "decoded-test.jsonl").exists()
+
+    validate = run(
+        "fairseq-validate", folder, "--user-dir", "fairseq_user_dir", "--task", "av_asr",
+        "--path", TEACHER / "model.safetensors", "--valid-subset", "test", "--cpu",
+        "--num-workers", 0, "--max-tokens", 99, **ONE_THREAD,
+    )  # fmt: skip
+    assert validate.returncode == 1 and validate.stdout.strip().splitlines()[-1] == line
+    assert "| loss" not in validate.stdout
+
+
 def test_a_bad_clip_is_named_and_counted_as_deleted(teacher_data: Path, tmp_path: Path) -> None:
     folder, torn = spoilt(teacher_data, tmp_path / "data")
+    options = ("--max-tokens", 20, "--allow-unreadable")
     printed = run_well(
-        *generate(folder, TEACHER / "model.safetensors", tmp_path, "--max-tokens", 20), **ONE_THREAD
+        *generate(folder, TEACHER / "model.safetensors", tmp_path, *options), **ONE_THREAD
     )
     # --max-tokens is below each clip's frames: they are decoded one by one, none is left out.
     assert "4 utterances have more than 20 frames" in printed
     rate, details = WER.search((tmp_path / "generate-test.txt").read_text()).groups()
-    assert "1 utterances unreadable" in details
+    assert "1 of 4 utterances unreadable and counted as deleted (--allow-unreadable)" in details
     found = read_decoded(tmp_path / "decoded-test.jsonl")
     bad = next(d for d in found if d.unreadable)
     assert len(found) == 4 and str(torn) in bad.unreadable
@@ -183,7 +205,7 @@ def test_a_bad_clip_is_named_and_counted_as_deleted(teacher_data: Path, tmp_path
     assert f"its words count as deleted: {torn}" in printed
     run_well(
         "avhubert-ext", "evaluate", "--data", folder, "--model", "t", TEACHER / "model.safetensors",
-        "--beam", 3, "--out", tmp_path / "out", **ONE_THREAD,
+        "--beam", 3, "--out", tmp_path / "out", "--allow-unreadable", **ONE_THREAD,
     )  # fmt: skip
     assert by_id(tmp_path / "out/t/clean/pass-0.jsonl")[bad.id].unreadable == bad.unreadable
 

@@ -258,7 +258,7 @@ def test_pruned_weights_regrow_from_zero_until_the_last_update(regrown: tuple[Pa
     updates = logged(regrown[1])
     assert [update["sparsity"] for update in updates] == [0.2] * 4
     grown = [update["regrown"] for update in updates]
-    assert grown[0] == 0 and min(grown[1:]) > 0.9
+    assert min(grown) > 0.9
     assert_pruned(regrown[0] / "checkpoint_last.pt", 0.2)
 
     middle = stored(regrown[0] / "checkpoint_1_1.pt")
@@ -324,7 +324,7 @@ def student(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *SHARED, "--sparsity", 0.6, "--regrow", "--max-update", 2,
     ]  # fmt: skip
     first, second = logged(run_well(*command, **ONE_THREAD))
-    assert (first["sparsity"], first["regrown"]) == (0.6, 0) and second["regrown"] > 0.9
+    assert first["sparsity"] == 0.6 and min(first["regrown"], second["regrown"]) > 0.9
     return folder / "checkpoint_last.pt"
 
 
@@ -363,7 +363,10 @@ def test_a_second_round_of_a_student(student: Path, manifests: Path) -> None:
 
 # ---- the task and the criterion by themselves
 
-ENDS = {"max_epoch": 2, "max_update": 0, "finetune_from_model": None}
+ENDS = {
+    "max_epoch": 2, "max_update": 0, "finetune_from_model": None, "patience": -1,
+    "stop_min_lr": -1.0, "log_interval": 1,
+}  # fmt: skip
 
 
 def new_task(data: Path, **changes: Any) -> SparseVSRTask:
@@ -476,6 +479,7 @@ def test_copies_from_before_the_pruning_bring_nothing_back(manifests: Path, regr
     optimizer.step()
     assert sum(int((w == 0).sum()) for w in pruning.prunable_weights(model).values()) == zeros
     task.optimizer_step(optimizer, model, 8)
+    task.end_update(optimizer, 9)
     for name, weight in pruning.prunable_weights(model).items():
         assert not weight[~task.masks[name]].any(), name
 
@@ -605,6 +609,8 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
         ),
         ({"finetune_from_model": "dense"}, "what to prune. Give a --mask, or a target --sparsity"),
         ({"sparsity": 0.5, "regrow": True, "max_epoch": 0}, "set --max-update or --max-epoch"),
+        ({"sparsity": 0.5, "regrow": True, "patience": 3}, "--patience and --stop-min-lr"),
+        ({"sparsity": 0.5, "regrow": True, "stop_min_lr": 0.0}, "--patience and --stop-min-lr"),
     ],
 )
 def test_wrong_options(
@@ -674,3 +680,61 @@ def test_a_resumed_run_has_the_masks_that_it_was_begun_with(
             begin(manifests, found, **options)
     # PARP at its end has another mask than the one it was given.
     assert begin(manifests, strange, mask=mask, regrow=True).frozen is False
+
+
+# ---- PARP whose last update a loss scaler skips
+
+
+# What fairseq does on a GPU with --fp16 where a gradient overflows, on a CPU: the update whose
+# number it is given is skipped, by the error that the loss scaler raises.
+OVERFLOW = """
+import sys, torch
+from fairseq.trainer import Trainer
+torch.Tensor.cuda = lambda self: self  # the norm of a skipped update
+clip, count = Trainer.clip_grad_norm, 0
+skipped = sys.argv[1]
+del sys.argv[1]
+def clip_grad_norm(*args):
+    global count
+    count += 1
+    if count == int(skipped):
+        raise OverflowError("setting loss scale to: 64.0")
+    return clip(*args)
+Trainer.clip_grad_norm = clip_grad_norm
+from fairseq_cli.train import cli_main
+cli_main()
+"""
+
+
+def test_an_overflow_in_the_last_update_leaves_no_dense_model(
+    manifests: Path, tmp_path: Path
+) -> None:
+    command = train(manifests, tmp_path, *PARP)
+    log = run_well("python", "-c", OVERFLOW, 4, *command[1:], **ONE_THREAD, PYTHONPATH=str(ROOT))
+    assert "gradient overflow detected" in log and "done training" in log
+    last = stored(tmp_path / "checkpoint_last.pt")
+    assert last["optimizer_history"][-1]["num_updates"] == 3
+    assert last["extra_state"]["SparseVSRTask"]["frozen"]
+    assert_pruned(tmp_path / "checkpoint_last.pt", 0.2)
+
+
+def test_regrowth_is_measured_once_an_interval(
+    manifests: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each batch: all weights are read for it."""
+    task = new_task(manifests, sparsity=0.5, log_interval=3)
+    model, sample = new_model(task).train(), sample_of(task)
+    criterion, optimizer = new_criterion(task, regrow=True), new_optimizer(model)
+    batches = task.get_batch_iterator(task.datasets["train"], max_sentences=1)
+    task.begin_epoch(1, model)
+    measured, measure = [], pruning.regrown
+    monkeypatch.setattr(pruning, "regrown", lambda *a: measured.append(measure(*a)) or measured[-1])
+    shown = []
+    for update, _ in zip(range(7), batches.next_epoch_itr(), strict=False):
+        logs = [task.train_step(sample, model, criterion, optimizer, update)[2] for _ in range(2)]
+        task.optimizer_step(optimizer, model, update)
+        with metrics.aggregate(new_root=True) as found:
+            task.reduce_metrics(logs, criterion)
+        shown.append("regrown" in found)
+    assert shown == [False, False, True, False, False, True, False]
+    assert len(measured) == 2 and min(measured) > 0.9

@@ -1,10 +1,12 @@
 """The distillation losses: paper A's against its equations (1) and (2), written frame by frame, and
 that of paper B's lip readers against divergences written output by output."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.losses import (
@@ -216,3 +218,98 @@ def test_a_teacher_of_other_outputs_is_refused(lips):
     student, (ctc, logits), padding, targets = lips
     with pytest.raises(InputError, match=r"shape \[2, 4, 6\], its teacher's \[2, 4, 5\]: choose"):
         ctc_attention_distillation_loss(student, (ctc, logits[..., :5]), padding, targets)
+
+
+# ---- a GPU is not waited for
+
+# What needs a value, or a number of values, from the device before the program can continue.
+WAITING = ("_local_scalar_dense", "nonzero", "index.Tensor", "masked_select", "item", "equal")
+
+
+class Waits(TorchDispatchMode):
+    """The operators of its block for which the program would wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if any(name in str(operator) for name in WAITING):
+            self.found.append(str(operator))
+        return operator(*args, **kwargs or {})
+
+
+def test_what_waits_is_seen():
+    values = torch.arange(3.0)
+    for wait in (
+        lambda: values[values > 1],
+        lambda: float(values[0]),
+        lambda: values[: values.int()[1]],
+    ):
+        with Waits() as waits:
+            wait()
+        assert waits.found
+
+
+def test_no_loss_waits_for_the_device(lips, case):
+    student, _, padding, targets = lips
+    predictions, states, frames = case
+    for loss, inputs in (
+        (lambda: ctc_attention_loss(*student, padding, targets), student),
+        (lambda: ctc_attention_distillation_loss(*lips), student),
+        (lambda: distillation_loss(predictions, states, frames), predictions.values()),
+    ):
+        for x in inputs:
+            x.requires_grad_()
+        with Waits() as waits:
+            found, _ = loss()
+            found.backward()
+        assert waits.found == []
+        assert all(x.grad.any() for x in inputs)
+
+
+def path_sum(log_probs, labels) -> torch.Tensor:
+    """Minus the log of the sum of all alignments of labels [L], a path of T frames at a time."""
+    total = [
+        sum(log_probs[t, unit] for t, unit in enumerate(path))
+        for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs))
+        if [unit for unit, _ in itertools.groupby(path) if unit] == labels
+    ]
+    return -torch.stack(total).logsumexp(0)
+
+
+def smoothed(logits, labels, smoothing) -> torch.Tensor:
+    total = 0.0
+    for row, label in zip(logits.log_softmax(-1), labels, strict=True):
+        for output, log_prob in enumerate(row):
+            p = 1 - smoothing if output == label else smoothing / (len(row) - 1)
+            total = total + p * (math.log(p) - log_prob)
+    return total
+
+
+def test_ctc_and_attention_are_their_formulas_with_gradients():
+    """In float64, an utterance at a time, its padding cut away; one is too short for its labels."""
+    torch.manual_seed(3)
+    targets = torch.tensor([[1, 1, 2, 3], [2, 3, IGNORED, IGNORED], [1, 2, 3, IGNORED]])
+    frames, tokens = [5, 3, 1], [4, 2, 3]
+    padding = torch.arange(5)[None] >= torch.tensor(frames)[:, None]
+    inputs = [torch.randn(3, 5, 4).requires_grad_(), torch.randn(3, 4, 4).requires_grad_()]
+    ctc, logits = inputs[0].log_softmax(-1), inputs[1]
+    found, terms = ctc_attention_loss(ctc, logits, padding, targets, 0.3, 0.2)
+
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    log_probs = exact[0].log_softmax(-1)
+    fitting = [b for b, (t, n) in enumerate(zip(frames, tokens, strict=True)) if t >= n]
+    assert fitting == [0, 1]
+    ctc_sum = sum(
+        path_sum(log_probs[b, : frames[b]], targets[b, : tokens[b] - 1].tolist()) for b in fitting
+    )
+    attention = sum(
+        smoothed(exact[1][b, :n], targets[b, :n].tolist(), 0.2) for b, n in enumerate(tokens)
+    )
+    expected = 0.3 * ctc_sum + 0.7 * attention
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert terms["loss_ctc"].item() == pytest.approx(ctc_sum.item(), rel=1e-6)
+    gradients = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, exact)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-6, rtol=0)

@@ -390,10 +390,8 @@ def test_worker_is_closed_while_it_works(tmp_path: Path):
     worker = WorkerProcess(make_worker, "testing", tmp_path, 60.0)
     worker.wait()
     threading.Timer(0.3, worker.close).start()
-    begun = time.monotonic()
     with pytest.raises(InputError, match="the server ends"):
         worker.run("hang", lambda *_: None)
-    assert time.monotonic() - begun < 10
 
 
 def test_worker_that_cannot_begin(tmp_path: Path):

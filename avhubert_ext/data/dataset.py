@@ -235,19 +235,14 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         if c.max_frames is not None and streams.frames > c.max_frames:
             start = int(rng.integers(streams.frames - c.max_frames + 1))
             window = slice(start, start + c.max_frames)
-        audio = self._audio(streams, draw)
         video = visual = None
         if streams.video is not None:
             noised, visual = self._noised(streams.video[window], index, pass_index)
             video = self._video(noised, rng)
-        if c.waveform and audio is not None:
-            audio = audio[window].reshape(-1)
-            masked = mask_time(audio, rng, SAMPLE_RATE) if c.augment and c.time_mask else audio
-            audio = torch.from_numpy(masked)[None]
-        else:
-            audio = _cut(audio, window)
+        audio = self._audio(streams, draw, rng)
+        waveform = c.waveform and audio is not None
         return Sample(
-            audio,
+            torch.from_numpy(audio[window].reshape(1, -1)) if waveform else _cut(audio, window),
             video,
             window.stop - window.start,
             _cut(streams.clean, window) if c.keep_clean else None,
@@ -256,12 +251,17 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
             utterance=index,
         )
 
-    def _audio(self, streams: _Streams, draw: NoiseDraw | None) -> np.ndarray | None:
-        """[T, 104], or [T, 640] as a waveform."""
+    def _audio(
+        self, streams: _Streams, draw: NoiseDraw | None, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """[T, 104], or [T, 640] as a waveform, which is masked before noise is added."""
         if streams.waveform is None:
             return streams.clean
-        mixed = streams.waveform if draw is None else self.mixer.add(streams.waveform, draw)
-        if self.config.waveform:
+        c, speech = self.config, streams.waveform
+        if c.waveform and c.augment and c.time_mask:
+            speech = mask_time(speech, rng, SAMPLE_RATE)
+        mixed = speech if draw is None else self.mixer.add(speech, draw)
+        if c.waveform:
             return waveform_input(mixed, streams.frames)
         return audio_features(mixed, n_frames=streams.frames)
 

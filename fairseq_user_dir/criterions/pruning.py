@@ -7,12 +7,11 @@ from fairseq.criterions import register_criterion
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.pruning import regrown
 
 from ..sparse import SparseMask
 from .wrapper import Logs, Wrapper, WrapperConfig, log_means, without
 
-BATCHES, LOGGED = "pruning_batches", ("sparsity", "regrown")
+BATCHES, LOGGED = "pruning_batches", ("sparsity",)
 
 
 @dataclass
@@ -41,15 +40,13 @@ class PruningCriterion(Wrapper):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], *args: Any, **kwargs: Any
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """As the base, and the sparsity of the masks; with regrowth the share that has regrown.
+        """As the base, and the sparsity of the masks.
 
         Outside a training, as in fairseq-validate, there are no masks and the base is all.
         """
         loss, size, log = super().forward(model, sample, *args, **kwargs)
         if self.task.masks is not None:
             log |= {BATCHES: 1, "sparsity": self.task.sparsity}
-            if self.task.regrow:
-                log["regrown"] = regrown(self.task.model, self.task.masks)
         return loss, size, log
 
     @classmethod

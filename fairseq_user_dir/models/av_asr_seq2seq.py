@@ -88,6 +88,11 @@ class Encoder(FairseqEncoder):
     def set_num_updates(self, num_updates: int) -> None:
         self.num_updates = num_updates
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the update in progress leaves the encoder, not the bridge, as it is."""
+        return self.num_updates < self.freeze_updates
+
     def forward(
         self,
         source: Tensor,
@@ -96,7 +101,7 @@ class Encoder(FairseqEncoder):
         padding_mask: Tensor,
     ) -> dict[str, Tensor]:
         """Shapes as in AVHubertEncoder.forward; `source` is there for fairseq's beam search."""
-        frozen = self.num_updates < self.freeze_updates
+        frozen = self.frozen
         self.w2v_model.train(self.training and not (frozen and self.frozen_mode == "eval"))
         with self.precision.autocast(padding_mask.device):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -185,6 +190,9 @@ class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
     ) -> tuple[Tensor, None]:
         encoder_out = self.encoder(source, audio, video, padding_mask)
         return self.decoder(prev_output_tokens, encoder_out)
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.w2v_model.parameters()) if self.encoder.frozen else []
 
     def max_positions(self) -> None:
         return None

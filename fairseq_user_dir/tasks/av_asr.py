@@ -16,7 +16,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
-from avhubert_ext.data.corrupt import CorruptUtterances
+from avhubert_ext.data.corrupt import CorruptUtterances, check_scored
 from avhubert_ext.data.dataset import AVDataset, DataConfig, read_transcripts
 from avhubert_ext.data.normalization import comparable, read_text_config
 from avhubert_ext.data.text import (
@@ -27,6 +27,7 @@ from avhubert_ext.data.text import (
     read_dictionary,
 )
 from avhubert_ext.decoding import BeamConfig
+from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
 from .. import loading, scoring
@@ -55,6 +56,13 @@ class AVASRConfig(AVTaskConfig):
     valid_beam: int = field(
         default=1, metadata={"help": "beam of the validation under --best-checkpoint-metric wer"}
     )
+    allow_unreadable: bool = field(
+        default=False,
+        metadata={
+            "help": "score a validation or test even if more than 1% of its utterances cannot be "
+            "read; their words count as deleted, and the result says how many there are"
+        },
+    )
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     results_path: Optional[str] = II("common_eval.results_path")
 
@@ -68,6 +76,8 @@ class AVASRTask(AVTask):
         self.dictionary = dictionary
         self.text_config = read_text_config(Path(cfg.data))
         self.valid_generator: SequenceGenerator | None = None
+        self.blank: dict[str, dict[str, None]] = {}  # by split: why utterances were left blank
+        self.blank_everywhere = 0  # in this validation, of all processes
 
     @classmethod
     def setup_task(cls, cfg: AVASRConfig, **kwargs: Any) -> "AVASRTask":
@@ -134,6 +144,7 @@ class AVASRTask(AVTask):
     ) -> tuple:
         self._report_blank(sample)
         loss, size, log = super().valid_step(sample, model, criterion)
+        log["unreadable"] = sum(bool(reasons) for reasons in sample["corrupt"])
         if self.valid_generator is not None:
             decoded = self._decode(self.valid_generator, [model], sample)[1]
             log["wer_edits"] = sum(d.edits for d in decoded)
@@ -144,6 +155,7 @@ class AVASRTask(AVTask):
         self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
     ) -> None:
         super().reduce_metrics(logging_outputs, criterion)
+        self._check_everywhere(sum(int(log.get("unreadable", 0)) for log in logging_outputs))
         if not any("wer_words" in log for log in logging_outputs):
             return
         for name in ("wer_edits", "wer_words"):
@@ -154,6 +166,22 @@ class AVASRTask(AVTask):
             "wer", lambda m: 100 * m["_wer_edits"].sum / max(1, m["_wer_words"].sum), priority=20
         )
 
+    def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
+        super().begin_valid_epoch(epoch, model)
+        self.blank_everywhere = 0
+
+    def _check_everywhere(self, unreadable: int) -> None:
+        """The rule of `check_scored` for a validation that several processes share.
+
+        `unreadable` are those of a batch in each. All processes get here with the same numbers.
+        """
+        self.blank_everywhere += unreadable
+        validated = [s for s in self.datasets if not self.is_training(s)]
+        total = sum(len(self.datasets[split]) for split in validated)
+        if unreadable and torch.distributed.is_initialized():
+            reasons = [f"{self.cfg.data}, {', '.join(validated)}"] * self.blank_everywhere
+            check_scored(reasons, total, self.cfg.allow_unreadable)
+
     def build_generator(
         self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
     ) -> SequenceGenerator:
@@ -163,7 +191,8 @@ class AVASRTask(AVTask):
         if noise:
             lists = self.cfg.noise_manifests
             share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
-        scoring.unreadable.clear()
+        scoring.unreadable = {}
+        scoring.allow_unreadable = self.cfg.allow_unreadable
         scoring.text[:] = [self.text_config]
         scoring.conditions[:] = [
             str(self.text_config),
@@ -200,19 +229,28 @@ class AVASRTask(AVTask):
         sample: dict[str, Any],
         **kwargs: Any,
     ) -> list[list[dict[str, Any]]]:
-        self._report_blank(sample)
+        try:
+            self._report_blank(sample)
+        except InputError:
+            if self.cfg.results_path:
+                self.decoded_path.unlink(missing_ok=True)  # of the batches before
+            raise
         hypotheses, decoded = self._decode(generator, models, sample, **kwargs)
         if self.cfg.results_path:
             append_decoded(self.decoded_path, decoded)
         return hypotheses
 
     def _report_blank(self, sample: dict[str, Any]) -> None:
-        """Name, once, what could not be read of a batch that is not trained on, and count it."""
-        for reasons in sample["corrupt"]:
-            for reason in reasons:
-                if reason not in scoring.unreadable:
-                    logger.warning(f"left blank, its words count as deleted: {reason}")
-                    scoring.unreadable.append(reason)
+        """Report, once, what could not be read of a batch that is not trained on.
+
+        Raises InputError if that is too much of the split for a score.
+        """
+        split = sample["split"]
+        blank = self.blank.setdefault(split, {})
+        for reason in (r for reasons in sample["corrupt"] for r in reasons if r not in blank):
+            logger.warning(f"left blank, its words count as deleted: {reason}")
+            blank[reason] = scoring.unreadable[reason] = None
+        check_scored(blank, len(self.datasets[split]), self.cfg.allow_unreadable)
 
     def _decode(
         self,
