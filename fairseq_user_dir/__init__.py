@@ -32,11 +32,13 @@ from .criterions import (  # noqa: F401 (fairseq does not look there)
     pruning,
     quantization,
 )
+from .errors import show_fairseq_checks_plainly
 
 loading.install()
 scoring.install()
 trainer.install()
 show_input_errors_plainly()
+show_fairseq_checks_plainly()
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else hydra shows a traceback of its own
 
 # torch >= 2.6 loads tensors and plain containers only. fairseq also stores its arguments, and sends

@@ -165,6 +165,21 @@ def test_spoilt_data_folder_ends_with_one_line(
     assert line.startswith("error: ") and named in line
 
 
+def test_fairseqs_own_checks_end_with_one_line(manifests: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.pt"
+    generate = generate_command(manifests, gone, tmp_path)
+    place = generate.index("--path")
+    for command, said in (
+        ([*generate[:place], *generate[place + 2 :]], "--path required for generation!"),
+        (generate, f"Model file not found: {gone}"),
+        (train_command(manifests, tmp_path, "--finetune-from-model", gone), f"{gone} does not ex"),
+    ):
+        result = run(*command)
+        assert result.returncode == 1 and "Traceback" not in result.stdout
+        line = error_line(result.stdout)
+        assert line.startswith("error: ") and said in line
+
+
 def test_an_unknown_noise_range_is_refused(manifests: Path, noise: Path, tmp_path: Path) -> None:
     options = ("--noise-manifests", f"{noise}/babble", "--noise-snr", "loud")
     result = run(*train_command(manifests, tmp_path, *options))
