@@ -117,7 +117,7 @@ def test_short_clips_and_damaged_frames() -> None:
     short = Quality(**{**vars(GOOD), "frames": 10, "missing": 4})
     assert short.refusal is None and Quality(**{**vars(short), "missing": 6}).refusal
     damaged = Quality(**{**vars(GOOD), "damaged": 3})
-    assert damaged.warnings == ("3 damaged frames in the video",) and damaged.refusal is None
+    assert damaged.warnings == ("damaged frames in the video: 3",) and damaged.refusal is None
 
 
 # ---- tracks

@@ -181,6 +181,19 @@ def test_sound_is_used_when_the_picture_fails(
     assert "sound alone" not in capsys.readouterr().err
 
 
+def test_picture_is_used_when_the_sound_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Here of an unknown codec."""
+    path = clip_of(tmp_path / "a.mkv", 1)
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    content, notes = told(capsys, path)
+    assert content["text"] and content["modality"] == "video"
+    assert ": picture alone" in notes and "no audio track" not in notes
+    assert transcribe(path, "--modalities", "audio") == 1
+    assert "picture alone" not in capsys.readouterr().err
+
+
 def test_mouth_regions_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said = utterance(1)
     frames = [

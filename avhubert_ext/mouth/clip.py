@@ -84,7 +84,7 @@ def mouth_clips(
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
     limits: Limits = LIMITS,
-    sound: Sound | None = None,
+    sound: Sound | Literal["own"] | None = "own",
     progress: Progress | None = None,
 ) -> list[MouthClip]:
     """The mouth region of the largest face of a video, of the one that speaks, the N-th largest,
@@ -94,8 +94,8 @@ def mouth_clips(
     A video of 96x96 pixels is a mouth region already and passes through; another small square one
     that shows moving lips and no face is scaled to that size, as any is with `mouth`. landmarks: a
     file of AV-HuBERT or Auto-AVSR instead of looking for faces; landmark_model: see
-    `open_landmarker`. sound: in place of the file's own. progress: called with the frames done and
-    those there are, 0 if not known.
+    `open_landmarker`. sound: the file's own, another, or none. progress: called with the frames
+    done and those there are, 0 if not known.
     Raises InputError for a file that is no video, damaged, or too long, and NoFaceError where there
     is no such face, or none good enough, see `Quality.refusal`.
     """
@@ -104,8 +104,8 @@ def mouth_clips(
     check_duration(path, limits, info)
     if info.video is None:
         raise PictureError(f"{path}: no video track; give a file with a moving picture")
-    if sound is None and info.audio is not None:
-        sound = read_sound(path, limits)
+    if sound == "own":
+        sound = None if info.audio is None else read_sound(path, limits)
     damage = Damage()
     frames = _counted(video_frames(path, limits, damage), info, progress)
     if mouth or _is_ready_made(path, info, landmarks, landmark_model, limits):

@@ -55,7 +55,7 @@ class Quality:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to know of the clip, each a few words; empty for a good one."""
-        damaged = [f"{self.damaged} damaged frames in the video"] if self.damaged else []
+        damaged = [f"damaged frames in the video: {self.damaged}"] if self.damaged else []
         return (*self._beyond(0), *damaged)
 
     def _beyond(self, level: int) -> list[str]:

@@ -178,7 +178,7 @@ def _decoded(
     cut = cut_short(container, stream, channels.shape[1] / SAMPLE_RATE, packets.end)
     notes = [] if cut is None else [f"the file is {cut}"]
     if lost:
-        notes.append(f"{lost} of {count} blocks of sound are damaged and left silent")
+        notes.append(f"damaged blocks of sound, left silent: {lost} of {count}")
     elif missing >= GAP:
         notes.append(f"{missing:.2f} s of sound are missing inside the file and left silent")
     if jumps:

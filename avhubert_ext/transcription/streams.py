@@ -60,14 +60,15 @@ def read_streams(
 
     For a video without audio that is in `NAME.wav` beside it, as `prepare-video` leaves clips.
     Where the picture cannot be used, since it does not decode or shows no face that is good
-    enough, the sound alone is. modalities: those that may be used, of "both", "audio" and "video".
-    face, mouth, landmarks, landmark_model, limits, progress: as `mouth_clips`. Raises InputError
-    for a file that has none of them.
+    enough, the sound alone is; where the sound does not decode, the picture alone. modalities:
+    those that may be used, of "both", "audio" and "video". face, mouth, landmarks, landmark_model,
+    limits, progress: as `mouth_clips`. Raises InputError for a file that has none of them.
     """
     info = probe(path)
     check_duration(path, limits, info)
     hears = {"audio", "both"} & set(modalities)
-    sound, notes = _sound(path, info, limits) if hears else (None, ())
+    sound, notes = _sound(path, info, limits, "video" in modalities and info.video is not None)
+    notes = notes if hears else ()  # else the sound only shows who speaks
     if modalities == ("audio",):
         return Streams(_needed(path, sound).samples, None, notes=notes)
     if info.video is None and "audio" in modalities:
@@ -86,34 +87,49 @@ def read_streams(
         )
     except PictureError as error:
         if sound is None and hears and info.video is not None:
-            raise InputError(f"{error}; there is no sound in it either") from None
+            lack = "its sound does not decode" if notes else "there is no sound in it"
+            raise InputError(f"{error}; {lack} either") from None
         if sound is None or "audio" not in modalities:
             raise
-        reason = str(error).removeprefix(f"{path}: ").split("; ")[0]
-        return Streams(sound.samples, None, notes=(*notes, f"{reason}: sound alone"))
+        note = f"{_reason(error, path)}: sound alone"
+        return Streams(sound.samples, None, notes=(*notes, note))
+    if sound is None and hears and "video" not in modalities:
+        _needed(path, sound)
+    if sound is None and hears and not notes:
+        notes = ("no audio track in it: picture alone",)
     notes += clip.notes + clip.quality.warnings
-    if sound is None:
-        if hears and "video" not in modalities:
-            _needed(path, sound)
-        notes += ("no audio track in it: picture alone",) if hears else ()
-        return Streams(None, clip.video, clip.seen, notes, clip)
-    if "both" not in modalities:
+    if sound is None or "both" not in modalities:
         return Streams(None, clip.video, clip.seen, notes, clip)
     return _on_one_clock(sound, clip, notes)
 
 
-def _sound(path: Path, info: MediaInfo, limits: Limits) -> tuple[Sound | None, tuple[str, ...]]:
-    """The sound of a file, or that beside it, and notes; None without one."""
-    if info.audio is not None:
-        sound = read_sound(path, limits)
-        return sound, sound.notes + _loudness_note(sound)
+def _sound(
+    path: Path, info: MediaInfo, limits: Limits, optional: bool
+) -> tuple[Sound | None, tuple[str, ...]]:
+    """The sound of a file, or that beside it, and notes; None without one.
+
+    optional: None, too, where it does not decode; else that is an InputError.
+    """
     wav = path.with_suffix(".wav")
-    if not wav.is_file():
+    file = path if info.audio is not None else wav
+    if info.audio is None and not wav.is_file():
         return None, ()
-    sound = read_sound(wav, limits)
+    try:
+        sound = read_sound(file, limits)
+    except InputError as error:
+        if not optional:
+            raise
+        return None, (f"{_reason(error, file)}: picture alone",)
+    notes = sound.notes + _loudness_note(sound)
+    if file == path:
+        return sound, notes
     start = 0.0 if info.video is None else info.video.start
-    notes = (f"no audio track in it: audio of {wav}", *sound.notes, *_loudness_note(sound))
-    return Sound(start, sound.samples), notes
+    return Sound(start, sound.samples), (f"no audio track in it: audio of {wav}", *notes)
+
+
+def _reason(error: InputError, path: Path) -> str:
+    """What an error says is wrong with a file, without its name and the remedy."""
+    return str(error).removeprefix(f"{path}: ").split("; ")[0]
 
 
 def _loudness_note(sound: Sound) -> tuple[str, ...]:
