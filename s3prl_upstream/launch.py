@@ -8,21 +8,65 @@ import importlib.util
 import os
 import runpy
 import sys
+import traceback
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import torch
+import yaml
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.checkpoint import newest_state
+
+CHECKOUT = "S3PRL"  # environment variable that names a git checkout of s3prl
+# Files of s3prl that read options and configurations: an exception in one of them is about those.
+READERS = (
+    "run_pretrain.py",
+    "run_downstream.py",
+    "pretrain/runner.py",
+    "downstream/runner.py",
+    "utility/helper.py",
+    "optimizers.py",
+    "schedulers.py",
+)
+READERS_ERRORS = (AssertionError, AttributeError, KeyError, NameError, TypeError, ValueError)
 
 
 def s3prl_package() -> Path:
     """The folder of the installed s3prl; InputError without one."""
     spec = importlib.util.find_spec("s3prl")
     if spec is None or spec.origin is None:
-        raise InputError("s3prl is not installed: pip install s3prl==0.4.18, or scripts/setup.sh")
+        raise InputError(
+            "s3prl is not installed: pip install s3prl==0.4.18, run scripts/setup.sh, or name a "
+            f"checkout in the environment variable {CHECKOUT}"
+        )
     return Path(spec.origin).parent
+
+
+def package_to_run() -> Path:
+    """The `s3prl` folder whose scripts to run: of the checkout in $S3PRL, else the installed one.
+
+    A checkout goes first on `sys.path`, so that `import s3prl` finds it and not an installed one.
+    Raises InputError where $S3PRL is no checkout, or s3prl is not installed.
+    """
+    named = os.environ.get(CHECKOUT)
+    if not named:
+        return s3prl_package()
+    package = checkout_package(Path(named))
+    sys.path.insert(0, str(package.parent))
+    return package
+
+
+def checkout_package(folder: Path) -> Path:
+    """The folder `s3prl` of a checkout, given the checkout or that folder itself."""
+    for package in (folder.resolve() / "s3prl", folder.resolve()):
+        if package.name == "s3prl" and (package / "run_pretrain.py").is_file():
+            return package
+    raise InputError(
+        f"{CHECKOUT}={folder}: no s3prl/run_pretrain.py in it: name a git checkout of s3prl, or "
+        f"unset {CHECKOUT} to use the installed package"
+    )
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -32,8 +76,52 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("-p", "--expdir", type=os.path.abspath)
     parser.add_argument("-c", "--config", type=os.path.abspath)
     parser.add_argument("-e", "--past_exp", type=os.path.abspath)
+    parser.add_argument("-u", "--upstream")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise an InputError for what s3prl's scripts would answer with a traceback."""
+    check_device(options.device)
+    if options.config:
+        read_yaml(Path(options.config))
+    past = Path(options.past_exp) if options.past_exp else None
+    if past is not None and past.is_dir():
+        set_aside_torn_states(past)
+        newest_state(past)  # an error where there is none
+    elif past is not None:
+        check_state(past)
+
+
+def check_device(name: str) -> None:
+    """Raise an InputError where PyTorch has no such device."""
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:  # the former without CUDA support
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name}: {reason}; use --device cpu") from None
+
+
+def read_yaml(path: Path) -> dict:
+    """The configuration in a YAML file; InputError where it is missing or something else."""
+    if not path.is_file():
+        raise InputError(f"{path} not found: name a configuration in YAML")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, found {type(content).__name__}")
+    return content
+
+
+def check_state(path: Path) -> None:
+    """Raise an InputError where a state is missing or was not written to its end."""
+    if not path.is_file():
+        raise InputError(f"{path} not found: -e names a state, or a folder with states-*.ckpt")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: truncated, or not a state of s3prl; name another states-*.ckpt")
 
 
 def as_arguments(options: argparse.Namespace) -> list[str]:
@@ -67,8 +155,24 @@ def run_script(path: Path, arguments: list[str]) -> None:
     sys.argv = [path.name, *arguments]
     try:
         runpy.run_path(str(path), run_name="__main__")
+    except READERS_ERRORS as error:
+        explain(error, path.parent)
+        raise
     finally:
         close_event_logs()
+
+
+def explain(error: Exception, package: Path) -> None:
+    """Raise an InputError with the statement of s3prl that failed, where it reads options."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
+    if last.filename in {str(package / name) for name in READERS}:
+        where = f"{Path(last.filename).relative_to(package)}, line {last.lineno}"
+        what = type(error).__name__ + (f": {error}" if str(error) else "")
+        raise InputError(
+            f"s3prl stops at `{last.line}` ({where}; {what}): check the options and the run "
+            "configuration"
+        ) from error
 
 
 def close_event_logs() -> None:

@@ -4,8 +4,10 @@
         -k student.safetensors -d example -p runs/example \
         -c s3prl_upstream/upstream/avhubert_ext/example.yaml
 
-Add `-a` to go on from the last state in the experiment folder. `-c` is s3prl's configuration of the
-downstream task; its wheel has none, its repository has `s3prl/downstream/TASK/config.yaml`.
+`S3PRL=DIR` before it runs the script and the tasks of the git checkout in DIR, instead of the
+installed s3prl. Add `-a` to resume from the last state in the experiment folder. `-c` is s3prl's
+configuration of the downstream task, of a checkout by default `s3prl/downstream/TASK/config.yaml`;
+the installed s3prl has none.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from avhubert_ext.errors import InputError, show_input_errors_plainly
 from s3prl_upstream.launch import (
     allow_states,
     as_arguments,
+    check_options,
     option_parser,
+    package_to_run,
     run_script,
-    s3prl_package,
     set_aside_torn_states,
 )
 
@@ -30,8 +33,11 @@ REMOVED = ("HfFolder", "Repository")  # by huggingface_hub 1.0
 
 def main(arguments: list[str]) -> None:
     show_input_errors_plainly()
-    package = s3prl_package()
+    package = package_to_run()
     options, others = parse(arguments, package)
+    check_options(options)
+    if not (options.expdir or options.past_exp or {"-h", "--help"} & {*others}):
+        raise InputError("the experiment's folder is missing: name it with -p")
     fill_in_removed_names(options)
     if options.expdir:
         set_aside_torn_states(Path(options.expdir))
@@ -56,10 +62,13 @@ def parse(arguments: list[str], package: Path) -> tuple[argparse.Namespace, list
     goes_on = options.past_exp or (options.auto_resume and any(states))
     if options.downstream and not options.config and not goes_on:
         options.config = str(package / "downstream" / options.downstream / "config.yaml")
+    task = package / "downstream" / str(options.downstream).replace(".", "/")
+    if options.downstream and not task.is_dir():
+        raise InputError(f"-d {options.downstream}: s3prl has no such task: {task} not found")
     if options.config and not Path(options.config).is_file():
         raise InputError(
-            f"{options.config} not found: name the task's configuration with -c; s3prl's wheel "
-            "has none, its repository has s3prl/downstream/TASK/config.yaml"
+            f"{options.config} not found: name the task's configuration with -c; the installed "
+            "s3prl has none, its repository has s3prl/downstream/TASK/config.yaml"
         )
     return options, others
 

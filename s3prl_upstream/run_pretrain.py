@@ -1,10 +1,12 @@
 """s3prl's own `run_pretrain.py`, unchanged, with the upstreams of this folder in view.
 
     python s3prl_upstream/run_pretrain.py -u distiller_av -p runs/distill -g model.yaml -c run.yaml
+    S3PRL=DIR python s3prl_upstream/run_pretrain.py -u distiller_av ...
 
-Paths, also those inside the configurations, are relative to where you start it. Add `-a` to go on
-from the last state in the experiment folder. To start the stock script of an s3prl checkout
-instead, see `pretrain/distiller_av/__init__.py`.
+The first runs the script of the installed s3prl, the second that of the git checkout in DIR. Paths,
+also those inside the configurations, are relative to where you start it. Add `-a` to resume from
+the last state in the experiment folder. To start the script of a checkout without this launcher,
+see `pretrain/distiller_av/__init__.py`.
 """
 
 from __future__ import annotations
@@ -15,38 +17,37 @@ import sys
 from pathlib import Path
 
 from avhubert_ext.errors import InputError, show_input_errors_plainly
-from avhubert_ext.models.checkpoint import newest_state
 from avhubert_ext.models.torch_file import read_torch_file
 from s3prl_upstream.launch import (
     as_arguments,
+    check_options,
     option_parser,
+    package_to_run,
     run_script,
-    s3prl_package,
     set_aside_torn_states,
 )
 
 HERE = Path(__file__).resolve().parent
+UPSTREAM = "distiller_av"
 START_FOLDER = "S3PRL_START_FOLDER"  # environment variable that the expert resolves paths against
 
 
 def main(arguments: list[str]) -> None:
     show_input_errors_plainly()
+    package = package_to_run()
     options, others = parse(arguments)
-    for path in (options.config, options.upstream_config):
-        if path and not Path(path).is_file():
-            raise InputError(f"{path} not found: name a configuration in YAML")
+    check_options(options)
     for folder in {Path(f) for f in (options.expdir, options.past_exp) if f and Path(f).is_dir()}:
         set_aside_torn_states(folder)
         rename_finished_states(folder)
-    if options.past_exp and Path(options.past_exp).is_dir():
-        newest_state(Path(options.past_exp))  # an error where there is none
-    package = s3prl_package()
-    sys.path.insert(0, str(package))  # s3prl's scripts import their neighbours by bare names
+    sys.path.insert(0, str(package))  # s3prl's scripts import their neighbors by bare names
     import pretrain
 
-    pretrain.__path__.append(str(HERE / "pretrain"))
+    pretrain.__path__.insert(0, str(HERE / "pretrain"))  # before a link or a copy in a checkout
     os.environ[START_FOLDER] = os.getcwd()
-    os.chdir(HERE)  # the script lists `pretrain/` of the current folder
+    # The script lists `pretrain/` of the current folder, and refuses to choose between this
+    # project's `distiller_av` and the `distiller` of a checkout.
+    os.chdir(HERE)
     run_script(package / "run_pretrain.py", [*as_arguments(options), *others])
 
 
@@ -57,8 +58,20 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, others = parser.parse_known_args(arguments)
     if options.expname and not options.expdir:
         options.expdir = os.path.abspath(f"result/pretrain/{options.expname}")  # s3prl's default
+    if options.past_exp and not options.expdir:
+        past = Path(options.past_exp)
+        options.expdir = str(past if past.is_dir() else past.parent)
     if options.expdir and not options.expname:
         options.expname = Path(options.expdir).name  # the script asks for a name as well
+    if "-h" in others or "--help" in others:
+        return options, others
+    if options.upstream != UPSTREAM:
+        found = "missing" if options.upstream is None else options.upstream
+        raise InputError(f"-u {found}: this launcher starts -u {UPSTREAM}")
+    if not options.expdir:
+        raise InputError("the experiment's folder is missing: name it with -p")
+    if options.upstream_config and not Path(options.upstream_config).is_file():
+        raise InputError(f"{options.upstream_config} not found: name a configuration in YAML")
     return options, others
 
 

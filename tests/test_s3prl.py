@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -12,7 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
+from readme import block, play
 
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
@@ -22,8 +25,10 @@ from avhubert_ext.models.checkpoint import build, load_avhubert, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, encoder_preset
 from avhubert_ext.models.torch_file import read_torch_file
-from s3prl_upstream.launch import s3prl_package
+from s3prl_upstream import run_pretrain
+from s3prl_upstream.launch import package_to_run, s3prl_package
 from s3prl_upstream.pretrain.distiller_av import configuration
+from s3prl_upstream.pretrain.distiller_av.pretrain_expert import UpstreamPretrainExpert
 from s3prl_upstream.run_pretrain import rename_finished_states
 
 
@@ -86,6 +91,18 @@ def last_state(folder: Path) -> dict:
     return read_torch_file(newest)
 
 
+def leave_step_2(folder: Path) -> None:
+    """Remove the states of other steps."""
+    for state in folder.glob("states-*.ckpt"):
+        if state.name != "states-2.ckpt":
+            state.unlink()
+
+
+def assert_same_weights(one: dict, two: dict) -> None:
+    different = [n for n, t in one["Student"].items() if not torch.equal(t, two["Student"][n])]
+    assert different == []
+
+
 def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
     target = tmp_path / "student.safetensors"
     run_well("avhubert-ext", "convert", distilled, target)
@@ -97,22 +114,18 @@ def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
 
 
 def test_resumed_equals_uninterrupted(setting: Path, distilled: Path) -> None:
+    """In a copy of the experiment's folder: what the command line names is where it is written."""
     out = setting / "resumed"
-    run_well(*distil_command(setting, out))
-    for state in out.glob("states-*.ckpt"):
-        if state.name != "states-2.ckpt":
-            state.unlink()
+    before = sorted(path.name for path in distilled.iterdir())
+    shutil.copytree(distilled, out)
+    leave_step_2(out)
     printed = run_well(*distil_command(setting, out, "-a"))
     assert "Resume from" in printed
     straight, resumed = last_state(distilled), last_state(out)
     assert straight["Step"] == resumed["Step"] == 4
     assert straight["Consumed_Batches"] == resumed["Consumed_Batches"] == 8
-    different = [
-        name
-        for name, tensor in straight["Student"].items()
-        if not torch.equal(tensor, resumed["Student"][name])
-    ]
-    assert different == []
+    assert_same_weights(straight, resumed)
+    assert sorted(path.name for path in distilled.iterdir()) == before
 
 
 def test_another_experiment_is_gone_on_from_at_its_end(
@@ -124,9 +137,7 @@ def test_another_experiment_is_gone_on_from_at_its_end(
     line = distil_badly(setting, tmp_path / "out", "-e", past)
     assert line.startswith(f"error: {past}: no states-*.ckpt in it")
     newest = max(distilled.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
-    state = torch.load(newest, weights_only=True)
-    vars(state["Args"])["expdir"] = str(tmp_path / "out")  # s3prl goes on where the state was made
-    torch.save(state, past / "states-epoch-1.ckpt")
+    shutil.copy(newest, past / "states-epoch-1.ckpt")
     shutil.copy(distilled / "states-2.ckpt", past / "states-2.ckpt")
     (past / "states-9.ckpt").write_bytes(b"torn")
     options = ("-e", past, "-o", "config.runner.total_steps=5,,config.runner.fp16=False")
@@ -138,7 +149,7 @@ def test_another_experiment_is_gone_on_from_at_its_end(
 
 def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
     out = setting / "torn"
-    run_well(*distil_command(setting, out))
+    shutil.copytree(distilled, out)
     whole = (out / "states-2.ckpt").read_bytes()
     (out / "states-3.ckpt").write_bytes(whole[: len(whole) // 2])
     printed = run_well(*distil_command(setting, out, "-a"))
@@ -146,31 +157,29 @@ def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
     assert last_state(out)["Step"] == 4
 
 
-def test_teacher_without_the_target_block_is_refused(setting: Path, tmp_path: Path) -> None:
+def expert(setting: Path, **changes: object) -> UpstreamPretrainExpert:
+    """The expert as s3prl's runner builds it, with changes to the model configuration."""
+    datarc = yaml.safe_load((setting / "run.yaml").read_text())["pretrain_expert"]["datarc"]
+    model = model_config(setting / "teacher.safetensors") | changes
+    return UpstreamPretrainExpert(datarc, model, "cpu")
+
+
+def test_teachers_and_students_that_do_not_fit_are_refused(setting: Path, tmp_path: Path) -> None:
     shallow = EncoderConfig(layers=4, dim=128, ffn=64, heads=4, visual_width=0.125)
     save_model(tmp_path / "shallow.safetensors", AVHubertEncoder(shallow))
-    write_yaml(tmp_path / "model.yaml", model_config(tmp_path / "shallow.safetensors"))
-    command = distil_command(setting, tmp_path / "out")
-    command[command.index("-g") + 1] = tmp_path / "model.yaml"
-    result = run(*command)
-    assert result.returncode != 0
-    line = result.stdout.strip().splitlines()[-1]
-    assert line.startswith("error: ") and "blocks (8, 12)" in line and "has 4" in line
+    with pytest.raises(InputError, match=r"blocks \(8, 12\).*has 4"):
+        expert(setting, teacher=str(tmp_path / "shallow.safetensors"))
+    with pytest.raises(InputError, match=r"nowhere\.safetensors not found"):
+        expert(setting, teacher=str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(InputError, match="student preset 'tiny-99' is unknown: choose one of 1, 2"):
+        expert(setting, student="tiny-99")
+    with pytest.raises(InputError, match="the student cannot start from this teacher"):
+        expert(setting, student={"preset": "tiny-7", "from_teacher": True})
 
 
-def test_missing_teacher_is_named(setting: Path, tmp_path: Path) -> None:
-    write_yaml(tmp_path / "model.yaml", model_config(tmp_path / "nowhere.safetensors"))
-    command = distil_command(setting, tmp_path / "out")
-    command[command.index("-g") + 1] = tmp_path / "model.yaml"
-    result = run(*command)
-    assert result.returncode != 0
-    assert "nowhere.safetensors not found" in result.stdout.strip().splitlines()[-1]
-
-
-def test_several_gpus_are_refused(setting: Path, tmp_path: Path) -> None:
-    result = run(*distil_command(setting, tmp_path / "out", "--multi_gpu"))
-    assert result.returncode != 0
-    assert "one GPU" in result.stdout.strip().splitlines()[-1]
+def test_several_gpus_are_refused() -> None:
+    with pytest.raises(InputError, match="one GPU"):
+        UpstreamPretrainExpert({}, {}, "cpu", multi_gpu=True)
 
 
 def distil_badly(setting: Path, out: Path, *options: object, model: Path | None = None) -> str:
@@ -183,23 +192,11 @@ def distil_badly(setting: Path, out: Path, *options: object, model: Path | None 
     return result.stdout.strip().splitlines()[-1]
 
 
-def test_missing_key_and_missing_file_are_named(setting: Path, tmp_path: Path) -> None:
+def test_a_missing_key_is_named(setting: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.yaml"
     write_yaml(model, {"student": "tiny-7"})
     line = distil_badly(setting, tmp_path / "out", model=model)
     assert line == f"error: {model}: teacher missing; name the teacher's checkpoint"
-    line = distil_badly(setting, tmp_path / "out", model=tmp_path / "nowhere.yaml")
-    assert "nowhere.yaml" in line
-
-
-def test_a_student_that_does_not_fit_its_teacher_is_refused(setting: Path, tmp_path: Path) -> None:
-    student = {"preset": "tiny-7", "from_teacher": True}
-    write_yaml(
-        tmp_path / "model.yaml",
-        {**model_config(setting / "teacher.safetensors"), "student": student},
-    )
-    line = distil_badly(setting, tmp_path / "out", model=tmp_path / "model.yaml")
-    assert line.startswith("error: the student cannot start from this teacher")
 
 
 def test_an_exploding_loss_ends_the_run(setting: Path, tmp_path: Path) -> None:
@@ -218,7 +215,6 @@ def test_good_states_outlive_an_explosion(
     torch.save(good, tmp_path / "states-1.ckpt")
     next(iter(good["Optimizer"]["state"].values()))["exp_avg"].fill_(torch.inf)
     good["Config"]["runner"] |= {"save_step": 3, "max_keep": max_keep}
-    vars(good["Args"])["expdir"] = str(tmp_path)
     torch.save(good, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
     assert line.startswith("error: the student's weights are no longer finite: go on from")
@@ -233,7 +229,6 @@ def test_a_state_of_a_student_with_another_teacher_is_refused(
     wider = replace(TEACHERS["tiny"], dim=64, heads=4, ffn=64)
     save_model(tmp_path / "teacher.safetensors", AVHubertEncoder(wider))
     state["Upstream_Config"]["teacher"] = str(tmp_path / "teacher.safetensors")
-    vars(state["Args"])["expdir"] = str(tmp_path)
     torch.save(state, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
     assert line.startswith("error: the state to go on from is of a student")
@@ -317,42 +312,140 @@ def test_per_block_terms_are_logged_and_validation_is_right(
 
 
 def test_states_hold_nothing_but_tensors_and_containers(distilled: Path) -> None:
-    """So the stock script of s3prl can resume from them with PyTorch's safety on."""
-    code = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
-    for state in distilled.glob("states-*.ckpt"):
-        run_well("python", "-c", code, state)
+    """So the stock script of s3prl can resume from them with PyTorch's safety on.
+
+    Nor what belongs to a run and not to the experiment, which s3prl prefers to the command line.
+    """
+    arguments = vars(last_state(distilled)["Args"])
+    assert arguments["upstream"] == "distiller_av"
+    assert not {"device", "expdir", "expname", "override"} & arguments.keys()
+    code = "import sys, torch; [torch.load(p, weights_only=True) for p in sys.argv[1:]]"
+    run_well("python", "-c", code, *distilled.glob("states-*.ckpt"))
+
+
+# ---- a git checkout of s3prl, with the launcher and without
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """s3prl's package as in a checkout, with the plugin linked into it."""
-    folder = tmp_path_factory.mktemp("checkout") / "s3prl"
-    shutil.copytree(s3prl_package(), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "pretrain/distiller_av").symlink_to(ROOT / "s3prl_upstream/pretrain/distiller_av")
-    return folder
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `run_pretrain.py` of a checkout."""
+    return make_checkout(tmp_path_factory.mktemp("checkout") / "s3prl")
 
 
-def test_the_stock_script_with_a_link_gives_and_resumes_the_same(
-    setting: Path, distilled: Path, checkout: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def no_wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the installed s3prl cannot be used."""
+    spoiled = spoil_installed(tmp_path_factory.mktemp("spoiled"))
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), spoiled])}
+
+
+@pytest.fixture
+def elsewhere(setting: Path, tmp_path: Path) -> Path:
+    """A folder with the configurations that the README names, to start its commands in."""
+    for name in ("model.yaml", "run.yaml"):
+        shutil.copy(setting / name, tmp_path)
+    return tmp_path
+
+
+def test_the_launcher_runs_the_script_of_a_checkout(
+    distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
-    stock = [
-        "python", "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", tmp_path / "out",
-        "-g", setting / "model.yaml", "-c", setting / "run.yaml", "--device", "cpu",
+    """As the README says; started, resumed and finished."""
+    out = elsewhere / "distil"
+    home = {"HOME": str(package.parent.parent), **no_wheel}  # where the README has the checkout
+    play(elsewhere, block("S3PRL=~/s3prl"), **home)
+    assert_same_weights(last_state(distilled), last_state(out))
+    leave_step_2(out)
+    assert "Resume from" in play(elsewhere, block("S3PRL=~/s3prl"), **home)
+    assert_same_weights(last_state(distilled), last_state(out))
+    leave_step_2(out)
+    # S3PRL may be the package, too, and a relative path; -p may be left out with -e.
+    command = ["python", ROOT / "s3prl_upstream/run_pretrain.py", "-u", "distiller_av"]
+    inner = {"S3PRL": os.path.relpath(package, elsewhere), **no_wheel}
+    printed = run_well(*command, "-e", out / "states-2.ckpt", cwd=elsewhere, **inner)
+    assert "Resume from" in printed and last_state(out)["Step"] == 4
+    assert_same_weights(last_state(distilled), last_state(out))
+
+
+def test_the_stock_script_of_a_checkout_with_a_link(
+    distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
+) -> None:
+    """As the README says: linked, started in `s3prl_upstream/`, resumed and finished."""
+    out = elsewhere / "distil"
+    play(elsewhere, block('ln -s "$PWD'), S3PRL=str(package), **no_wheel)
+    assert_same_weights(last_state(distilled), last_state(out))
+    command = [
+        "python", package / "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", out,
+        "-g", elsewhere / "model.yaml", "-c", elsewhere / "run.yaml", "--device", "cpu",
     ]  # fmt: skip
-    run_well(*stock, cwd=checkout)
-    (tmp_path / "out/states-2.ckpt").rename(tmp_path / "kept.ckpt")
-    straight = last_state(distilled)
-    assert_same_weights(straight, last_state(tmp_path / "out"))
-    for state in (tmp_path / "out").glob("states-*.ckpt"):
-        state.unlink()
-    printed = run_well(*stock, "-e", tmp_path / "kept.ckpt", cwd=checkout)
-    assert "Resume from" in printed and last_state(tmp_path / "out")["Step"] == 4
-    assert_same_weights(straight, last_state(tmp_path / "out"))
+    for options in (("-a",), ("-e", out / "states-2.ckpt")):
+        leave_step_2(out)
+        printed = run_well(*command, *options, cwd=ROOT / "s3prl_upstream", **no_wheel)
+        assert "Resume from" in printed and last_state(out)["Step"] == 4
+        assert_same_weights(last_state(distilled), last_state(out))
+    refused = run(*command, cwd=package, **no_wheel)
+    assert "assert len(upstream_dirs) == 1" in refused.stdout, "why it is started elsewhere"
 
 
-def assert_same_weights(one: dict, two: dict) -> None:
-    different = [n for n, t in one["Student"].items() if not torch.equal(t, two["Student"][n])]
-    assert different == []
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere", ROOT):
+        monkeypatch.setenv("S3PRL", str(folder))
+        with pytest.raises(InputError, match=f"S3PRL={folder}: no s3prl/run_pretrain.py in it"):
+            package_to_run()
+    monkeypatch.setenv("S3PRL", "")
+    assert package_to_run() == s3prl_package()
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-p out", "-u missing: this launcher starts -u distiller_av"),
+        ("-u tera -p out", "-u tera: this launcher starts -u distiller_av"),
+        ("-u distiller_av", "the experiment's folder is missing: name it with -p"),
+        ("-u distiller_av -p out -g none.yaml", r"none\.yaml not found: name a configuration"),
+        ("-u distiller_av -p out -c none.yaml", r"none\.yaml not found: name a configuration"),
+        ("-u distiller_av -p out -c torn.yaml", r"torn\.yaml: not YAML"),
+        ("-u distiller_av -p out -c list.yaml", r"list\.yaml: expected a mapping, found list"),
+        ("-u distiller_av -p out --device gpu", "--device gpu: .*use --device cpu"),
+        ("-u distiller_av -p out -e none", "none not found: -e names a state, or a folder"),
+        ("-u distiller_av -p out -e empty", r"empty: no states-\*\.ckpt in it"),
+        ("-u distiller_av -p out -e states-3.ckpt", r"states-3\.ckpt: truncated"),
+    ],
+)
+def test_mistakes_in_options_are_told_before_the_start(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torn.yaml").write_text("a: [")
+    (tmp_path / "list.yaml").write_text("[a, b]")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "states-3.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run_pretrain.main(arguments.split())
+    assert os.getcwd() == str(tmp_path) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_one_line(setting: Path, tmp_path: Path) -> None:
+    line = distil_badly(setting, tmp_path / "out", "--device", "cuda")
+    assert line.startswith("error: --device cuda: ") and line.endswith("use --device cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "statement"),
+    [
+        ("config.runner.total_steps=1", "assert total_steps > self.config['runner']['log_step']"),
+        ("config.optimizer.name=none", "name 'get_none' is not defined"),
+    ],
+)
+def test_where_s3prl_stops_is_one_line(
+    override: str, statement: str, setting: Path, tmp_path: Path
+) -> None:
+    line = distil_badly(setting, tmp_path / "out", "-o", override)
+    assert line.startswith("error: s3prl stops at `") and statement in line
 
 
 def test_the_finished_state_is_the_one_to_go_on_from(tmp_path: Path) -> None:

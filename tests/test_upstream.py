@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchaudio
 import yaml
+from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
 from networks import VARIANTS, randomise
 from s3prl.nn import Featurizer, S3PRLUpstream
@@ -515,30 +516,55 @@ def test_downstream_finetunes_resumes_and_evaluates(
     run_well("python", script, "-m", "evaluate", "-e", out / "states-2.ckpt", "--device", "cpu")
 
 
-def test_stock_script_of_a_checkout_sees_the_linked_folder(
-    files: dict[str, Path], task: Path, tmp_path: Path
+@pytest.fixture
+def package(task: Path, tmp_path: Path) -> Path:
+    """The folder with `run_downstream.py` of a checkout, with a configuration for the task."""
+    package = make_checkout(tmp_path / "checkout")
+    shutil.copy(task, package / "downstream/example/config.yaml")
+    return package
+
+
+def test_the_launcher_runs_the_script_of_a_checkout(
+    files: dict[str, Path], package: Path, tmp_path: Path
 ) -> None:
-    """As the folder's docstring says; s3prl's package stands in for a checkout."""
-    package = tmp_path / "s3prl"
-    shutil.copytree(run_downstream.s3prl_package(), package)
+    """Not the installed one, and with the checkout's configuration of the task."""
+    spoiled = os.pathsep.join([str(ROOT), spoil_installed(tmp_path / "spoiled")])
+    out = tmp_path / "out"
+    command = [
+        "python", ROOT / "s3prl_upstream/run_downstream.py", "-m", "train",
+        "-u", "avhubert_student_local", "-k", files["avhubert_student_local"], "-d", "example",
+        "-p", out, "--device", "cpu",
+    ]  # fmt: skip
+    run_well(*command, cwd=tmp_path, S3PRL="checkout", PYTHONPATH=spoiled)
+    (out / "states-2.ckpt").unlink()
+    printed = run_well(*command, "-a", cwd=tmp_path, S3PRL="checkout/s3prl", PYTHONPATH=spoiled)
+    assert "Resume from" in printed and read_state(out / "states-2.ckpt")["Step"] == 2
+
+
+def test_stock_script_of_a_checkout_sees_the_linked_folder(
+    files: dict[str, Path], task: Path, package: Path, tmp_path: Path
+) -> None:
+    """As the folder's docstring says, where another s3prl is installed, too."""
     (package / "upstream/avhubert_ext").symlink_to(FOLDER)
     with (package / "hub.py").open("a") as hub:
         hub.write("from s3prl.upstream.avhubert_ext.hubconf import *\n")
-    # Newer versions of huggingface_hub lack two names that the script imports.
-    code = f"""
-import runpy, sys
-import huggingface_hub
-for name in {run_downstream.REMOVED}:
-    vars(huggingface_hub).setdefault(name, None)
-from s3prl import hub
-assert hub.__file__ == {str(package / "hub.py")!r}
-assert callable(hub.avhubert_url) and "s3prl_upstream" not in sys.modules
-runpy.run_path("run_downstream.py", run_name="__main__")
-"""
-    path, out = files["avhubert_student_local"], tmp_path / "out"
-    arguments = downstream_command(path, task, out)
-    run_well("python", "-c", code, *arguments, cwd=package, PYTHONPATH=str(tmp_path))
-    assert read_state(out / "states-2.ckpt")["Step"] == 2
+    # Stands in for huggingface_hub<1: newer ones lack two names that the script imports.
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/sitecustomize.py").write_text(
+        f"import huggingface_hub\nfor name in {run_downstream.REMOVED}:\n"
+        "    vars(huggingface_hub).setdefault(name, None)\n"
+    )
+    search = os.pathsep.join([str(package.parent), str(ROOT), str(tmp_path / "old")])
+    out = tmp_path / "out"
+    command = [
+        "python", "run_downstream.py",
+        *downstream_command(files["avhubert_student_local"], task, out),
+    ]  # fmt: skip
+    run_well(*command, cwd=package, PYTHONPATH=search)
+    (out / "states-2.ckpt").unlink()
+    resumed = {"PYTHONPATH": search, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    printed = run_well(*command, "-a", cwd=package, **resumed)
+    assert "Resume from" in printed and read_state(out / "states-2.ckpt")["Step"] == 2
 
 
 def test_downstream_mistakes_are_one_line(task: Path, tmp_path: Path) -> None:
@@ -548,9 +574,23 @@ def test_downstream_mistakes_are_one_line(task: Path, tmp_path: Path) -> None:
     assert result.returncode == 1
     line = result.stdout.strip().splitlines()[-1]
     assert line.startswith("error: ") and "nowhere.pt not found" in line
-    package = run_downstream.s3prl_package()
-    with pytest.raises(InputError, match="name the task's configuration with -c"):
-        run_downstream.parse(["-m", "train", "-d", "example", "-p", "out"], package)
+    unknown = ["python", script, *downstream_command(tmp_path, task, tmp_path, "-u", "none")]
+    line = run(*unknown).stdout.strip().splitlines()[-1]
+    assert line.startswith("error: s3prl stops at `Upstream = getattr(hub, ")
+    assert "no attribute 'none'" in line
+    for arguments, message in (
+        ("-d example", "name the task's configuration with -c"),
+        (f"-d none -c {task}", "-d none: s3prl has no such task"),
+        (f"-d example -c {tmp_path}/none.yaml", r"none\.yaml not found"),
+        (f"-d example -c {task} --device gpu", "--device gpu: .*use --device cpu"),
+        ("-e none", "none not found: -e names a state, or a folder"),
+        (f"-e {tmp_path}", r"no states-\*\.ckpt in it"),
+        (f"-e {task}", "truncated, or not a state of s3prl"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_downstream.main(["-m", "train", "-p", str(tmp_path), *arguments.split()])
+    with pytest.raises(InputError, match="the experiment's folder is missing: name it with -p"):
+        run_downstream.main(["-m", "train", "-d", "example", "-c", str(task)])
 
 
 def test_pushing_needs_the_older_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,20 @@
 """Distillation of an audio-visual student from an AV-HuBERT teacher (paper A).
 
 This project's launcher, `s3prl_upstream/run_pretrain.py`, starts s3prl's script with the expert in
-view. The stock script of an s3prl checkout starts it too, once the folder is linked into it (S3PRL
-is the checkout's folder with `run_pretrain.py` in it, and where the script must be started):
+view: that of the installed s3prl, or with `S3PRL=DIR` that of a git checkout.
+
+The stock script of a checkout starts it, too, once the folder is linked into the checkout, from
+the folder `s3prl_upstream` (S3PRL is the absolute path of the checkout's folder with
+`run_pretrain.py` in it, and so are all other paths):
 
     ln -s "$PWD/s3prl_upstream/pretrain/distiller_av" "$S3PRL/pretrain/distiller_av"
-    cd "$S3PRL"
-    python run_pretrain.py -u distiller_av -n distil -g model.yaml -c run.yaml --device cpu
+    cd s3prl_upstream
+    python "$S3PRL/run_pretrain.py" -u distiller_av -n distil -p DIR -g MODEL.yaml -c RUN.yaml
 
-Paths in the configurations are then relative to that folder, so better absolute. `-e` and `-a` go
-on from a state as with the launcher, which besides copes with a state that was cut short and with
-s3prl's name for the last state of a run.
+From the checkout's own folder that command ends with an AssertionError at
+`assert len(upstream_dirs) == 1`: the script takes the folders in `pretrain/` of the current folder
+for upstreams, and cannot choose between `distiller_av` and its own `distiller`.
+
+Without a GPU add `--device cpu`. `-e` and `-a` resume from a state as with the launcher, which also
+copes with a state that was cut short and with s3prl's name for the last state of a run.
 """

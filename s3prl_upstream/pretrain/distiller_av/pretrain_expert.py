@@ -19,6 +19,7 @@ from avhubert_ext.data.dataset import AVDataset, Batch, collate
 from avhubert_ext.distillation import distil_batch, mean_terms
 from avhubert_ext.errors import InputError, show_input_errors_plainly
 from avhubert_ext.models.checkpoint import load_avhubert, student_states
+from s3prl_upstream.launch import check_device
 
 from .configuration import check_data_keys, data_config, read_model_config, resolve
 from .state import (
@@ -53,6 +54,7 @@ class UpstreamPretrainExpert(nn.Module):
                 "--multi_gpu: distiller_av runs on one GPU; leave the option out, or distil on "
                 "several with fairseq-train --task av_distillation"
             )
+        check_device(device)
         check_data_keys(datarc)
         self.datarc = datarc
         self.device = device

@@ -14,16 +14,18 @@ import torch
 
 SCHEDULE = "schedule"  # an object in each of the optimizer's parameter groups
 CLASS = "class"
+# Options of each run, not of the experiment: settings of `-o` are in the state's configuration by
+# then, and an experiment may resume on another machine or in another folder.
+OWN = ("override", "device", "expdir", "expname")
 
 
 def pack_arguments(arguments: Namespace) -> OrderedDict:
     """s3prl reads attributes, and an OrderedDict is the one safe class that has some.
 
-    Without `override`, whose settings are in the state's configuration by now: kept, it would take
-    the place of the option `-o` of the run that goes on.
+    Without OWN: kept, they would take the place of the same options of the run that resumes.
     """
     packed = OrderedDict()
-    vars(packed).update({n: v for n, v in vars(arguments).items() if n != "override"})
+    vars(packed).update({n: v for n, v in vars(arguments).items() if n not in OWN})
     return packed
 
 
