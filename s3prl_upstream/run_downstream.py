@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> None:
     package = package_to_run()
     options, others = parse(arguments, package)
     check_options(options)
+    if not (options.expdir or options.past_exp or {"-h", "--help"} & {*others}):
+        raise InputError("the experiment's folder is missing: name it with -p")
     fill_in_removed_names(options)
     if options.expdir:
         set_aside_torn_states(Path(options.expdir))

@@ -590,6 +590,8 @@ def test_downstream_mistakes_are_one_line(task: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             run_downstream.main(["-m", "train", "-p", str(tmp_path), *arguments.split()])
+    with pytest.raises(InputError, match="the experiment's folder is missing: name it with -p"):
+        run_downstream.main(["-m", "train", "-d", "example", "-c", str(task)])
 
 
 def test_pushing_needs_the_older_hub(monkeypatch: pytest.MonkeyPatch) -> None:
