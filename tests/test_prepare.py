@@ -404,6 +404,14 @@ def test_picture_and_sound_may_differ_by_two_percent(frames, seconds, passes):
         check_in_step("clip.mp4", frames, round(16000 * seconds))
 
 
+def test_a_difference_of_more_than_a_fifth_of_a_second_is_reported(caplog):
+    for _ in range(2):
+        check_in_step("long.mp4", 1000, 640 * 1005)
+        check_in_step("long.mp4", 1000, 640 * 1010)
+    (record,) = caplog.records
+    assert record.message == "long.mp4: the picture is 40.00 s long, its audio 40.40 s"
+
+
 # ---- audio inside the video
 
 

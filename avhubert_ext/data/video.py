@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 FPS = 25
 RATES = (24.9, 25.1)  # frames a second on average that pass for 25
@@ -80,7 +84,7 @@ def check_in_step(path: Path | str, frames: int, samples: int) -> None:
     """Raise an InputError if picture and sound of one clip differ in length.
 
     frames: of the video at 25 a second; samples: of the audio at 16 kHz. They may differ by 2% of
-    the shorter one (`DRIFT`), and by 0.2 s (`SLACK`) in any case.
+    the shorter one (`DRIFT`), and by 0.2 s (`SLACK`) in any case; beyond 0.2 s there is a warning.
     """
     heard = samples / SAMPLES_PER_FRAME
     if abs(heard - frames) > max(SLACK, DRIFT * min(heard, frames)):
@@ -89,6 +93,14 @@ def check_in_step(path: Path | str, frames: int, samples: int) -> None:
             f"is {heard / FPS:.2f} s; convert a video of another rate with `avhubert-ext "
             "prepare-video`, or cut both to the same length"
         )
+    if abs(heard - frames) > SLACK:
+        _warn(f"{path}: the picture is {frames / FPS:.2f} s long, its audio {heard / FPS:.2f} s")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Log a message once, though a clip is read in every epoch."""
+    logger.warning(message)
 
 
 def _luma(bgr: np.ndarray) -> np.ndarray:

@@ -354,7 +354,7 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
     the file is missing or damaged.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: name a mask, or a pruned model")
+        raise InputError(f"{path} not found: correct the path")
     if path.suffix == ".safetensors":
         return sparse_file.read_masks(path)
     if path.suffix != ".pt":
