@@ -12,7 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Whole recipes, minutes each: first, or one worker still has the last when the other is done.
-LONGEST = ("test_demo", "test_prune_recipe", "test_export", "test_table_1", "test_vsr_recipe")
+LONGEST = (
+    "test_demo",
+    "test_prune_recipe",
+    "test_readme_commands",
+    "test_s3prl",
+    "test_export",
+    "test_table_1",
+    "test_vsr_recipe",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
