@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class InputError(Exception):
-    """Input the user can mend: the message names the file or value and the remedy, in one line."""
+    """Input the user can correct: one line that names the file or value, and the remedy."""
 
 
 def printable(text: object) -> str:

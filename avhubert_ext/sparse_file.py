@@ -159,7 +159,7 @@ def read_tensors(path: Path, ending: str = "") -> tuple[dict[str, Tensor], dict[
     read, for one whose seal is broken.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: mend the path")
+        raise InputError(f"{path} not found: correct the path")
     if any(0xD800 <= ord(char) < 0xE000 for char in str(path)):
         raise InputError(f"{path}: its name is not UTF-8, as safetensors wants it; rename it")
     from safetensors import SafetensorError, safe_open

@@ -6,6 +6,7 @@ That is fairseq's own checkpoints, the official AV-HuBERT's finetuned ones, and 
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.avhubert import FINETUNED, PRETRAINED
 from avhubert_ext.models.checkpoint import (
     effective_batch,
@@ -22,6 +24,7 @@ from avhubert_ext.models.checkpoint import (
     load_recognizer,
     read_origin,
 )
+from avhubert_ext.models.torch_file import check_sums
 
 _load_checkpoint = checkpoint_utils.load_checkpoint_to_cpu
 
@@ -62,8 +65,13 @@ def _own_checkpoint(path: str, *args: Any) -> dict[str, Any] | None:
     if path.endswith(".safetensors"):
         return None
     try:
+        if zipfile.is_zipfile(path):
+            check_sums(Path(path))  # PyTorch itself ignores them
         state = _load_checkpoint(path, *args)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError):
+    except (
+        *(InputError, pickle.UnpicklingError, zipfile.BadZipFile),
+        *(EOFError, RuntimeError, KeyError, ValueError),
+    ):
         return None
     config = state.get("cfg") or {}
     official = config.get("model", {}).get("_name") in (PRETRAINED, FINETUNED)

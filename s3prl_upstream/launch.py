@@ -18,6 +18,7 @@ import yaml
 
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.checkpoint import newest_state
+from avhubert_ext.models.torch_file import read_torch_file
 
 CHECKOUT = "S3PRL"  # environment variable that names a git checkout of s3prl
 # Files of s3prl that read options and configurations: an exception in one of them is about those.
@@ -76,6 +77,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("-p", "--expdir", type=os.path.abspath)
     parser.add_argument("-c", "--config", type=os.path.abspath)
     parser.add_argument("-e", "--past_exp", type=os.path.abspath)
+    parser.add_argument("-a", "--auto_resume", action="store_true")
     parser.add_argument("-u", "--upstream")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
@@ -122,6 +124,19 @@ def check_state(path: Path) -> None:
         raise InputError(f"{path} not found: -e names a state, or a folder with states-*.ckpt")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: truncated, or not a state of s3prl; name another states-*.ckpt")
+
+
+def check_resumed(options: argparse.Namespace) -> None:
+    """Raise an InputError where the state that a run resumes from is damaged, or could run code.
+
+    Call it when torn states are set aside. PyTorch refuses most of them too, with a traceback.
+    """
+    folder = options.expdir if options.auto_resume else None
+    if folder is None or not any(Path(folder).glob("states-*.ckpt")):
+        folder = options.past_exp
+    if folder:
+        path = Path(folder)
+        read_torch_file(newest_state(path) if path.is_dir() else path)
 
 
 def as_arguments(options: argparse.Namespace) -> list[str]:

@@ -22,6 +22,7 @@ from s3prl_upstream.launch import (
     allow_states,
     as_arguments,
     check_options,
+    check_resumed,
     option_parser,
     package_to_run,
     run_script,
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     fill_in_removed_names(options)
     if options.expdir:
         set_aside_torn_states(Path(options.expdir))
+    check_resumed(options)
     allow_states(importlib.import_module("s3prl.optimizers"))
     run_script(package / "run_downstream.py", [*as_arguments(options), *others])
 
@@ -51,7 +53,6 @@ def parse(arguments: list[str], package: Path) -> tuple[argparse.Namespace, list
     Raises InputError if the configuration is missing.
     """
     parser = option_parser()
-    parser.add_argument("-a", "--auto_resume", action="store_true")
     parser.add_argument("-d", "--downstream")
     parser.add_argument("--hub")
     parser.add_argument("--push_to_hf_hub")

@@ -21,6 +21,7 @@ from avhubert_ext.models.torch_file import read_torch_file
 from s3prl_upstream.launch import (
     as_arguments,
     check_options,
+    check_resumed,
     option_parser,
     package_to_run,
     run_script,
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> None:
     for folder in {Path(f) for f in (options.expdir, options.past_exp) if f and Path(f).is_dir()}:
         set_aside_torn_states(folder)
         rename_finished_states(folder)
+    check_resumed(options)
     sys.path.insert(0, str(package))  # s3prl's scripts import their neighbors by bare names
     import pretrain
 

@@ -235,6 +235,20 @@ def test_a_truncated_checkpoint_ends_with_one_line(
     assert result.stdout.strip().splitlines()[-1].startswith(f"error: {torn}: truncated")
 
 
+def test_a_changed_byte_in_a_checkpoint_ends_with_one_line(
+    teacher_data: Path, tmp_path: Path
+) -> None:
+    """Among the weights, where PyTorch does not look for one."""
+    path = tmp_path / "model.pt"
+    save_fairseq(path, load_avhubert_asr(TEACHER / "model.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = run(*generate(teacher_data, path, tmp_path), **ONE_THREAD)
+    assert result.returncode == 1 and "WER" not in result.stdout
+    assert result.stdout.strip().splitlines()[-1].startswith(f"error: {path}: damaged")
+
+
 def test_the_mean_of_checkpoints(teacher_data: Path, tmp_path: Path) -> None:
     """Of two that differ: every weight is the mean, and it decodes."""
     one = load_avhubert_asr(TEACHER / "model.safetensors")

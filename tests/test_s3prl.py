@@ -428,6 +428,29 @@ def test_mistakes_in_options_are_told_before_the_start(
     assert os.getcwd() == str(tmp_path) and not (tmp_path / "out").exists()
 
 
+class Touch:
+    """Creates a file when a pickle of it is opened by a loader that runs what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("options", ["-p out -a", "-p new -e out", "-e out/states-7.ckpt"])
+def test_a_state_that_names_code_is_refused(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    torch.save({"Step": 7, "Args": Touch(tmp_path / "run")}, tmp_path / "out/states-7.ckpt")
+    torch.save({"Step": 6}, tmp_path / "out/states-6.ckpt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"states-7\.ckpt: refused, for it names posix\.mkdir"):
+        run_pretrain.main(["-u", "distiller_av", *options.split()])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_one_line(setting: Path, tmp_path: Path) -> None:
     line = distil_badly(setting, tmp_path / "out", "--device", "cuda")

@@ -514,7 +514,17 @@ def test_downstream_finetunes_resumes_and_evaluates(
     assert "states-2.ckpt was not written to its end" in printed
     assert "Resume from" in printed and "states-1.ckpt" in printed
     assert read_state(out / "states-2.ckpt")["Step"] == 2
-    run_well("python", script, "-m", "evaluate", "-e", out / "states-2.ckpt", "--device", "cpu")
+    evaluate = ("-m", "evaluate", "-e", out / "states-2.ckpt", "--device", "cpu")
+    run_well("python", script, *evaluate, cwd=tmp_path)  # s3prl writes to result/ there
+
+    state = bytearray((out / "states-2.ckpt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (out / "states-2.ckpt").write_bytes(state)
+    for options in ((*command[2:], "-a"), evaluate):
+        refused = run("python", script, *options, cwd=tmp_path)
+        last = refused.stdout.strip().splitlines()[-1]
+        assert refused.returncode == 1 and "Traceback" not in refused.stdout
+        assert last.startswith(f"error: {out / 'states-2.ckpt'}: damaged")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def load_video(path: Path | str) -> np.ndarray:
             stream.thread_type = "NONE"
             # Otherwise FFmpeg paints over damaged parts and says nothing.
             stream.codec_context.options = {"err_detect": "explode"}
-            # One for all frames: the frames' own would set up the conversion anew each time.
+            # One for all frames: the frames' own would set up the conversion again each time.
             convert = av.video.reformatter.VideoReformatter().reformat
             frames, times = [], []
             for frame in container.decode(video=0):

@@ -338,7 +338,7 @@ def digest(*paths: Path) -> str:
     total = hashlib.sha256()
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path} not found: mend the path, or make it anew")
+            raise InputError(f"{path} not found: correct the path, or make it again")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 

@@ -134,7 +134,7 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
         raise InputError(f"{units}: name the sentencepiece model, too: --sentencepiece MODEL")
     for path in (units, model):
         if not path.is_file():
-            raise InputError(f"{path} not found: mend the path; both files are in Auto-AVSR's spm/")
+            raise InputError(f"{path} not found: both files are in Auto-AVSR's spm/")
     try:
         sentencepiece.SentencePieceProcessor().LoadFromSerializedProto(model.read_bytes())
     except RuntimeError:

@@ -150,7 +150,7 @@ def load_model(path: Path | str) -> nn.Module:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} not found: train or convert a model first, or mend the path")
+        raise InputError(f"{path} not found: train or convert a model first, or correct the path")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
     description, state, prefixes = read(path)
     model = build_for(path, description, len(state))

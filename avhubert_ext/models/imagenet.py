@@ -54,7 +54,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Not by `read_torch_file`, which refuses the format before PyTorch 1.6, torchvision's file.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: mend the path, or start from fresh weights")
+        raise InputError(f"{path} not found: correct the path, or start from fresh weights")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

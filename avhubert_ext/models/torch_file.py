@@ -28,6 +28,7 @@ FOREIGN_PACKAGES = {
     "omegaconf",
     "optimizers",  # s3prl's schedules, under the name that its scripts import
     "pathlib",
+    "s3prl",
     "sentencepiece",
 }
 # Types that objects of those hold as values.
@@ -82,7 +83,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     InputError, and so does a truncated file, or one whose bytes are not those that were written.
     """
     if not path.is_file():
-        raise InputError(f"{path} not found: mend the path")
+        raise InputError(f"{path} not found: correct the path")
     allowed_here = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()  # what this process allowed for others is real code
     try:

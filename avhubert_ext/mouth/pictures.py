@@ -258,7 +258,7 @@ class _Upright:
     def __init__(self, stream: av.VideoStream) -> None:
         import av
 
-        # One for all frames: the frames' own would set up the conversion anew each time.
+        # One for all frames: the frames' own would set up the conversion again each time.
         self._reformat = av.video.reformatter.VideoReformatter().reformat
         self._width, self._height = square_size(stream)
         self._last: tuple[av.VideoFrame | None, np.ndarray | None] = None, None

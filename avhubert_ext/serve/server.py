@@ -115,6 +115,6 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             reason = f"port {port} is in use; choose another with --port"
         else:
-            reason = f"{host}:{port}: cannot listen there ({error.strerror}); mend --host or --port"
+            reason = f"{host}:{port}: cannot listen there ({error.strerror}); use another --host"
         raise InputError(reason) from None
     return listener

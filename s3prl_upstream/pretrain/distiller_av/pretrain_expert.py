@@ -32,7 +32,7 @@ from .state import (
 
 REMEDY = (
     "go on from the last state with -a -o config.runner.fp16=False where fp16 was on; else start "
-    "anew in another folder with a lower learning rate"
+    "again in another folder with a lower learning rate"
 )
 
 show_input_errors_plainly()
@@ -151,7 +151,7 @@ class UpstreamPretrainExpert(nn.Module):
             raise InputError(
                 f"the state to go on from is of a student {found}, now it is "
                 f"{own['Student_Description']}: has the teacher's file {self.config.teacher} "
-                "changed? put it back, or start anew in another folder"
+                "changed? put it back, or start again in another folder"
             )
         self.model.load_state_dict(all_states["Student"])
         unpack_schedules(all_states["Optimizer"])

@@ -75,8 +75,8 @@ def read_waveform(waveform: Array, name: str) -> np.ndarray:
         )
     if not np.isfinite(samples).all():
         raise InputError(
-            f"{name}: its waveform has NaN or infinite samples, expected floats in [-1, 1]: mend "
-            "or leave out the recording"
+            f"{name}: its waveform has NaN or infinite samples, expected floats in [-1, 1]: "
+            "correct or leave out the recording"
         )
     loudest = np.abs(samples).max()
     if loudest > LOUDEST:

@@ -61,7 +61,7 @@ def avhubert_url(
         path = _urls_to_filepaths(ckpt, refresh=refresh)
     except (OSError, KeyError, ValueError) as error:  # what urllib, requests and s3prl raise
         raise InputError(
-            f"{ckpt}: download failed ({error!r}); mend the URL or try again"
+            f"{ckpt}: download failed ({error!r}); correct the URL or try again"
         ) from None
     try:
         return avhubert_local(path, model_config)
