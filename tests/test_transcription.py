@@ -497,7 +497,7 @@ def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clip
     assert mean_error(found.words, words) < 0.1
     shown, heard = f"{len(first) / 25:.1f}", f"{len(video) / 25:.1f}"
     assert found.notes == (
-        f"the sound is {heard} s long, the picture {shown} s: there is no picture for the rest",
+        f"the sound ends at {heard} s, the picture at {shown} s: there is no picture for the rest",
         f"no picture of the face from {shown} to {heard} s: sound alone there",
     )
     assert json.loads(subtitles.to_json(found))["notes"] == list(found.notes)
@@ -509,7 +509,7 @@ def test_picture_beyond_the_sound(teacher: Recognizer, clips: Clips) -> None:
     assert found.seconds == pytest.approx(len(video) / 25)
     assert [w.text for w in found.words[: len(words)]] == [w.text for w in words]
     (note,) = found.notes
-    assert note.startswith(f"the sound is {len(audio) / 16000:.1f} s long, the picture ")
+    assert note.startswith(f"the sound ends at {len(audio) / 16000:.1f} s, the picture at ")
     assert note.endswith("silence is filled in")
 
 
