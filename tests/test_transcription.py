@@ -306,6 +306,9 @@ def test_nobody_speaks(teacher: Recognizer) -> None:
         for audio, video in ((hush, None), (0 * hush, None), (None, still), (hush, still)):
             found = transcribe(teacher, audio, video)
             assert (found.text, found.words, found.seconds) == ("", (), seconds)
+        photo = np.clip(rng.normal(90, 36, (1, 96, 96)), 0, 255).repeat(len(still), axis=0)
+        noisy = np.clip(photo + rng.normal(0, 0.4, photo.shape), 0, 255).astype(np.uint8)
+        assert segment(hush, noisy, 1000) == segment(None, noisy, 1000) == [], "a photo"
         assert segment(None, still[:1], 1000) == [], "a single frame"
         moving = rng.integers(0, 256, still.shape, dtype=np.uint8)
         assert segment(0 * hush, moving, 1000), "a sound that was switched off says nothing"
