@@ -136,6 +136,24 @@ def test_picture_that_begins_late(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert f"the picture begins {len(one.frames) / 25:.1f} s after the sound" in notes
 
 
+@pytest.mark.parametrize("seconds", [5000, 200_000])
+def test_picture_that_begins_hours_late(
+    seconds: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Filling in the time between would take all memory; the header gives no length."""
+    count = len(utterance(1).frames)
+    stamps = [1000 * seconds + 40 * t for t in range(count)]
+    whole = clip_of(tmp_path / "whole.mkv", 1, stamps=stamps)
+    path = tmp_path / "live.mkv"
+    head = whole.read_bytes()
+    at = head.index(b"\x44\x89\x88")  # Duration, a float of 8 bytes
+    path.write_bytes(head[:at] + b"\xec\x89" + head[at + 2 :].replace(b"DURATION", b"DURATIOX"))
+    assert transcribe(path) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    reached = round(seconds + count / 25)
+    assert f"{path}: longer than the limit of 3600 s by its time stamps: {reached} s" in line
+
+
 def test_gray_before_the_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The command says what the page says."""
     frames = [np.full((240, 320, 3), 90, np.uint8)] * 40 + list(face_video(30))

@@ -306,6 +306,9 @@ def test_nobody_speaks(teacher: Recognizer) -> None:
         for audio, video in ((hush, None), (0 * hush, None), (None, still), (hush, still)):
             found = transcribe(teacher, audio, video)
             assert (found.text, found.words, found.seconds) == ("", (), seconds)
+        photo = np.clip(rng.normal(90, 36, (1, 96, 96)), 0, 255).repeat(len(still), axis=0)
+        noisy = np.clip(photo + rng.normal(0, 0.4, photo.shape), 0, 255).astype(np.uint8)
+        assert segment(hush, noisy, 1000) == segment(None, noisy, 1000) == [], "a photo"
         assert segment(None, still[:1], 1000) == [], "a single frame"
         moving = rng.integers(0, 256, still.shape, dtype=np.uint8)
         assert segment(0 * hush, moving, 1000), "a sound that was switched off says nothing"
@@ -497,7 +500,7 @@ def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clip
     assert mean_error(found.words, words) < 0.1
     shown, heard = f"{len(first) / 25:.1f}", f"{len(video) / 25:.1f}"
     assert found.notes == (
-        f"the sound is {heard} s long, the picture {shown} s: there is no picture for the rest",
+        f"the sound ends at {heard} s, the picture at {shown} s: there is no picture for the rest",
         f"no picture of the face from {shown} to {heard} s: sound alone there",
     )
     assert json.loads(subtitles.to_json(found))["notes"] == list(found.notes)
@@ -509,7 +512,7 @@ def test_picture_beyond_the_sound(teacher: Recognizer, clips: Clips) -> None:
     assert found.seconds == pytest.approx(len(video) / 25)
     assert [w.text for w in found.words[: len(words)]] == [w.text for w in words]
     (note,) = found.notes
-    assert note.startswith(f"the sound is {len(audio) / 16000:.1f} s long, the picture ")
+    assert note.startswith(f"the sound ends at {len(audio) / 16000:.1f} s, the picture at ")
     assert note.endswith("silence is filled in")
 
 

@@ -376,7 +376,7 @@ def _place(persons: list[Person], number: int) -> str:
     x = [centre[0] for centre in centres]
     order = sorted(range(len(x)), key=x.__getitem__).index(number)
     if 0 < order < len(x) - 1:
-        return f"{order + 1} from the left"
+        return f"number {order + 1} from the left"
     return "right" if order else "left"
 
 

@@ -12,6 +12,7 @@ from avhubert_ext.mouth.container import (
     VideoTrack,
     check_duration,
     probe,
+    too_long,
 )
 from avhubert_ext.mouth.pictures import Damage, video_frames
 from avhubert_ext.mouth.sound import Sound, Soundtrack, beside, read_audio, read_sound
@@ -31,5 +32,6 @@ __all__ = [
     "probe",
     "read_audio",
     "read_sound",
+    "too_long",
     "video_frames",
 ]

@@ -16,6 +16,9 @@ CLEAN_DB = 40.0  # between quiet and loud in a clip without noise
 RANGE_DB = 12.0  # least that the scale of loudness spans
 SILENT_DB = 30.0  # over int16's least step: speech is never as faint
 STILL = 0.1  # of the 256 levels of gray: pictures change by less where nothing moves
+# Of a picture's contrast: a photo changes by up to 0.012 of it from compression and noise, GRID's
+# speaking mouths by 0.06 or more.
+PHOTO = 0.015
 PAUSE = FPS  # frames; a longer pause is left out, but for a margin on either side
 MARGIN = FPS // 3
 OVERLAP = FPS  # frames beyond a cut that is within speech
@@ -137,7 +140,7 @@ def activity(
     usable: see `spans`; where the picture cannot be used, loudness alone counts. Each on a scale
     from its quietest tenth of the frames to its loudest twentieth. Of both, the loudness counts for
     its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth tells of pauses that
-    noise hides.
+    noise hides. In a photo nothing moves: there, too, loudness alone counts.
     """
     frames = usable[-1][1]
     seen = np.repeat([shown for *_, shown in usable], [b - a for a, b, _ in usable])
@@ -153,6 +156,8 @@ def activity(
         motion = _motion(video)[:frames]
         motion = np.pad(motion, (0, frames - len(motion)))
         low, high = np.percentile(motion[seen], (10, 95))
+        if high < PHOTO * np.median([frame.std() for frame in video[::FPS]]):
+            return loudness
         high = max(high, STILL)
         motion = _scaled(motion, min(low, high / 2), high)
     return np.where(seen, weight * loudness + (1 - weight) * motion, loudness)

@@ -21,6 +21,7 @@ from avhubert_ext.mouth.media import (
     check_duration,
     probe,
     read_sound,
+    too_long,
 )
 from avhubert_ext.transcription.transcribe import fitted
 
@@ -100,7 +101,17 @@ def read_streams(
     notes += clip.notes + clip.quality.warnings
     if sound is None or "both" not in modalities:
         return Streams(None, clip.video, clip.seen, notes, clip)
+    _check_span(path, sound, clip, limits)
     return _on_one_clock(sound, clip, notes)
+
+
+def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> None:
+    """Raise an InputError where sound and picture lie so far apart that filling in what is missing
+    between them would exceed the limit."""
+    ends = sound.start + len(sound.samples) / SAMPLE_RATE, clip.start + len(clip.video) / FPS
+    seconds = max(ends) - min(sound.start, clip.start)
+    if seconds > limits.seconds + SLACK / FPS:
+        raise too_long(path, limits, f" by its time stamps: {seconds:.0f} s")
 
 
 def _sound(

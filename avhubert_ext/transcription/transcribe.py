@@ -107,7 +107,8 @@ def _timeline(
     notes = []
     if abs(heard - shown) > SLACK:
         rest = "silence is filled in" if heard < shown else "there is no picture for the rest"
-        notes = [f"the sound is {heard / FPS:.1f} s long, the picture {shown / FPS:.1f} s: {rest}"]
+        ends = f"the sound ends at {heard / FPS:.1f} s, the picture at {shown / FPS:.1f} s"
+        notes = [f"{ends}: {rest}"]
     return fitted(audio, len(seen)), seen, notes
 
 
