@@ -130,13 +130,28 @@ def masks_in(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], where: 
     return unpack(packed, where)
 
 
-def save_masks(path: Path, masks: Masks) -> None:
-    """Write masks alone."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a `.safetensors` file: the same bytes for the same content.
+
+    safetensors writes metadata in an order that differs from call to call, so it is sorted here.
+    """
     from safetensors.torch import save
 
-    bits, metadata = _packed(masks)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(save(bits, metadata))
+    content = memoryview(save(dict(tensors), dict(metadata)))
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:begin]))
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(content[begin:])
+
+
+def save_masks(path: Path, masks: Masks) -> None:
+    """Write masks alone."""
+    write_tensors(path, *_packed(masks))
 
 
 def read_masks(path: Path) -> Masks:

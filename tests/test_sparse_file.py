@@ -131,6 +131,17 @@ def test_the_layout_is_that_of_the_docstring(files: dict[str, Path]) -> None:
         assert file.metadata()["trained_with"] == "nothing"
 
 
+def test_the_same_model_is_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
+    """Recipes compare files by their content."""
+    model = load_model(next(iter(files.values())))
+    for number in range(12):
+        save_model(tmp_path / f"{number}.safetensors", model, origin={"b": "2", "a": "\u2581"})
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
+    with safe_open(tmp_path / "0.safetensors", framework="pt") as file:
+        assert {"a": "\u2581", "b": "2"}.items() <= file.metadata().items()
+    assert different(load_model(tmp_path / "0.safetensors"), model) == []
+
+
 def test_sizes(files: dict[str, Path]) -> None:
     """In bytes a weight: 4 dense, 1 in 8 bits; a bit more, and a fifth of either, when pruned."""
     model = load_model(files["dense"])

@@ -118,8 +118,6 @@ def save_model(
     stored in a byte a weight. Raises InputError if its tensors are not those of its
     configuration, as after `fuse`.
     """
-    from safetensors.torch import save
-
     if isinstance(model, Student):
         raise InputError(f"{path}: a student is not stored whole: store its encoder")
     tensors = {
@@ -136,8 +134,7 @@ def save_model(
     tensors, metadata = sparse_file.to_sparse(tensors, masks, codebooks)
     metadata |= {METADATA_KEY: json.dumps(description), **origin}
     metadata[sparse_file.SEAL] = sparse_file.seal(tensors, metadata)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+    sparse_file.write_tensors(path, tensors, metadata)
 
 
 def load_model(path: Path | str) -> nn.Module:
