@@ -97,7 +97,9 @@ def folder(corpus: Path, manifests: Path, tmp_path_factory: pytest.TempPathFacto
     (subwords,) = manifests.glob("spm_*.model")
     (folder / "unigram5000.model").write_bytes(subwords.read_bytes())
     processor = sentencepiece.SentencePieceProcessor(model_file=str(subwords))
-    pieces = ["<unk>", *(processor.id_to_piece(i) for i in range(3, processor.get_piece_size()))]
+    ids = range(processor.get_piece_size())
+    spoken = [i for i in ids if not (processor.is_control(i) or processor.is_unknown(i))]
+    pieces = ["<unk>", *map(processor.id_to_piece, spoken)]
     units = "".join(f"{piece} {number}\n" for number, piece in enumerate(pieces, start=1))
     (folder / "unigram5000_units.txt").write_text(units)
     frontend = build_vsr("tiny").encoder.video.frontend.state_dict()
