@@ -594,7 +594,7 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
         ({}, "what to prune. Give a --mask, or a target --sparsity"),
         ({"sparsity": 1.0}, r"sparsity 1\.0: expected at least 0 and less than 1"),
         ({"sparsity": -0.1}, r"sparsity -0\.1: expected at least 0"),
-        ({"mask": "gone"}, "gone.safetensors not found: name a mask"),
+        ({"mask": "gone"}, "gone.safetensors not found: correct the path"),
         ({"mask": "torn"}, "torn.safetensors: truncated or not safetensors"),
         ({"mask": "torn_pt"}, "torn.pt: truncated"),
         ({"mask": "dense"}, "dense.safetensors: a dense model; name a mask"),

@@ -16,7 +16,7 @@ from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.text import Vocabulary, check_dictionary, dictionary_digest
 from avhubert_ext.decoding import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
-from avhubert_ext.models.checkpoint import build_for, load_recognizer, read_origin
+from avhubert_ext.models.checkpoint import build_for, choose_device, load_recognizer, read_origin
 from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.runtime import load_exported
@@ -112,15 +112,15 @@ def load_family(
 ) -> Family:
     """The recogniser in a file that `load_model` reads, or whose `model.json` it is.
 
-    modalities, beam: for AV-HuBERT's family; joint: how SparseVSR's is searched. Raises InputError
-    if its vocabulary is not that of the `dictionary`.
+    modalities, beam: for AV-HuBERT's family; joint: how SparseVSR's is searched; device: see
+    `choose_device`. Raises InputError if its vocabulary is not that of the `dictionary`.
     """
     if path.name == MODEL_FILE:
         family = ExportedFamily(path.parent, dictionary, modalities, beam, joint)
         symbols = family.recognizer.model.symbols
         outputs, trained_with = len(symbols), dictionary_digest(symbols)
     else:
-        model = load_recognizer(path, device)
+        model = load_recognizer(path, choose_device(device))
         outputs = model.decoder.config.vocabulary
         trained_with = origin_of(path).get("dictionary")
         if isinstance(model, CTCAttentionRecognizer):
