@@ -14,7 +14,7 @@ _train_step, _build_optimizer = Trainer.train_step, Trainer._build_optimizer
 
 
 def train_step(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
-    """An update, and word of it to the task: of a skipped one fairseq tells nobody."""
+    """Do an update and report it to the task; fairseq itself reports no skipped ones."""
     output = _train_step(trainer, *args, **kwargs)
     if isinstance(trainer.task, AVTask):
         trainer.task.end_update(trainer.optimizer, trainer.get_num_updates())

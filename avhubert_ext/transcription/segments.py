@@ -139,7 +139,7 @@ def activity(
 
     usable: see `spans`; where the picture cannot be used, loudness alone counts. Each on a scale
     from its quietest tenth of the frames to its loudest twentieth. Of both, the loudness counts for
-    its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth tells of pauses that
+    its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth shows pauses that
     noise hides. In a photo nothing moves: there, too, loudness alone counts.
     """
     frames = usable[-1][1]
