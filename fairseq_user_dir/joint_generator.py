@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from avhubert_ext.decoding.joint import JointConfig, joint_beam_search
 from avhubert_ext.errors import InputError
-from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
 
 from .models.vsr_ctc_attention import VSRCTCAttention
 

@@ -16,15 +16,15 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.avhubert import FINETUNED, PRETRAINED
-from avhubert_ext.models.checkpoint import (
+from avhubert_ext.checkpoints.avhubert import FINETUNED, PRETRAINED
+from avhubert_ext.checkpoints.files import (
     effective_batch,
     fairseq_state,
     load_recognizer,
     read_origin,
 )
-from avhubert_ext.models.torch_file import check_sums
+from avhubert_ext.checkpoints.torch_file import check_sums
+from avhubert_ext.errors import InputError
 
 _load_checkpoint = checkpoint_utils.load_checkpoint_to_cpu
 

@@ -14,9 +14,9 @@ from fairseq.optim import FairseqOptimizer
 from omegaconf import II
 from torch import nn
 
-from avhubert_ext import pruning
+from avhubert_ext.checkpoints.files import read_masks, to_fairseq_names
+from avhubert_ext.compression import pruning
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import read_masks, to_fairseq_names
 
 from .precision import master_copies
 

@@ -16,9 +16,9 @@ from types import ModuleType
 import torch
 import yaml
 
+from avhubert_ext.checkpoints.files import newest_state
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import newest_state
-from avhubert_ext.models.torch_file import read_torch_file
 
 CHECKOUT = "S3PRL"  # environment variable that names a git checkout of s3prl
 # Files of s3prl that read options and configurations: an exception in one of them is about those.

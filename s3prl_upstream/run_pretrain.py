@@ -16,8 +16,8 @@ import os
 import sys
 from pathlib import Path
 
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.errors import InputError, show_input_errors_plainly
-from avhubert_ext.models.torch_file import read_torch_file
 from s3prl_upstream.launch import (
     as_arguments,
     check_options,

@@ -22,15 +22,15 @@ from safetensors.torch import load_file
 
 import avhubert_ext
 from avhubert_ext import load_avhubert, load_avhubert_asr
+from avhubert_ext.checkpoints import avhubert
+from avhubert_ext.checkpoints.conversion import convert
+from avhubert_ext.checkpoints.files import build, describe, load_model, read_masks, read_origin
+from avhubert_ext.checkpoints.torch_file import FOREIGN_PACKAGES, FOREIGN_TYPES, read_torch_file
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.errors import InputError
-from avhubert_ext.models import avhubert
-from avhubert_ext.models.checkpoint import build, describe, load_model, read_masks, read_origin
-from avhubert_ext.models.conversion import convert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.torch_file import FOREIGN_PACKAGES, FOREIGN_TYPES, read_torch_file
 
 BASE, BASE_DECODER = EncoderConfig(), DecoderConfig()
 LARGE = EncoderConfig(layers=24, dim=1024, ffn=4096, heads=16)
@@ -345,7 +345,7 @@ from pathlib import Path
 from avhubert_ext import load_avhubert, load_avhubert_asr
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
-from avhubert_ext.models.checkpoint import save_model
+from avhubert_ext.checkpoints.files import save_model
 pretrained, finetuned, out = map(Path, sys.argv[1:])
 save_model(out / "pretrained.safetensors", load_avhubert(pretrained))
 save_model(out / "nested.safetensors", load_avhubert(str(finetuned)))

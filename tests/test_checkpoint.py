@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import (
+from avhubert_ext.checkpoints.conversion import convert
+from avhubert_ext.checkpoints.files import (
     FAIRSEQ_STUDENT,
     METADATA_KEY,
     build,
@@ -28,7 +28,7 @@ from avhubert_ext.models.checkpoint import (
     student_states,
     to_fairseq_names,
 )
-from avhubert_ext.models.conversion import convert
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student

@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+from avhubert_ext.checkpoints.files import choose_device
 from avhubert_ext.cli import build_parser, main
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import choose_device
 
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 

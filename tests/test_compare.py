@@ -11,14 +11,14 @@ import torch
 from conftest import run_well
 from networks import SMALL, clip, randomise
 
+from avhubert_ext.benchmarks.distillation import benchmark_distillation, plain_loss
+from avhubert_ext.benchmarks.encoder import plain_hidden_states
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark import plain_hidden_states
-from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, plain_loss
-from avhubert_ext.evaluation.compare import compare, read_metrics
-from avhubert_ext.evaluation.report import CONDITIONS
-from avhubert_ext.losses import distillation_loss
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.student import HeadsConfig, Student
+from avhubert_ext.reports.compare import compare, read_metrics
+from avhubert_ext.reports.decoded import CONDITIONS
+from avhubert_ext.training.losses import distillation_loss
 
 
 def decode(folder: Path, wrong: int) -> Path:

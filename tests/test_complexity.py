@@ -12,6 +12,7 @@ from conftest import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from avhubert_ext.checkpoints.files import read_masks, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.evaluation.complexity import (
     FRAMES,
@@ -24,7 +25,6 @@ from avhubert_ext.evaluation.complexity import (
     flops_per_frame,
     preset_cost,
 )
-from avhubert_ext.models.checkpoint import read_masks, save_model
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from avhubert_ext.ctc import CTCPrefixScorer
 from avhubert_ext.data.text import BLANK
+from avhubert_ext.decoding.ctc import CTCPrefixScorer
 
 FRAMES, VOCABULARY = 5, 4
 END = VOCABULARY - 1

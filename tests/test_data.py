@@ -13,6 +13,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
+from avhubert_ext.benchmarks.data import plain_sample
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import audio_features, audio_length, load_audio
 from avhubert_ext.data.augment import mask_time, random_crop_and_flip
@@ -32,7 +33,6 @@ from avhubert_ext.data.video import (
 )
 from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark_data import plain_sample
 
 # ---- audio features
 

@@ -17,10 +17,10 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.utils import import_user_module
 from networks import VARIANTS, clip, randomise
 
+from avhubert_ext.checkpoints.files import load_avhubert_asr
 from avhubert_ext.cli import main
-from avhubert_ext.decoding import EOS, PAD, BeamConfig, Hypothesis, beam_search, search
+from avhubert_ext.decoding.attention import EOS, PAD, BeamConfig, Hypothesis, beam_search, search
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_avhubert_asr
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig, TransformerDecoder
 
 # As fairseq's command lines import it, so that its names are registered once in a process.
@@ -285,7 +285,7 @@ def test_benchmark_decodes_every_token_of_the_clip(tmp_path, monkeypatch):
     """By default as many as LRS3 has in that time, and no fewer."""
     found = []
     monkeypatch.setattr(
-        "avhubert_ext.evaluation.benchmark_decoding.search",
+        "avhubert_ext.benchmarks.decoding.search",
         lambda *inputs: found.append(search(*inputs)),
     )
     assert benchmark(tmp_path / "b.json", "--preset", "tiny-7", "--seconds", 2) == 0

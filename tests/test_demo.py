@@ -13,8 +13,8 @@ from pathlib import Path
 
 from conftest import ROOT, run_well
 
-from avhubert_ext.models.checkpoint import read_masks
-from avhubert_ext.pruning import mask_sparsity
+from avhubert_ext.checkpoints.files import read_masks
+from avhubert_ext.compression.pruning import mask_sparsity
 
 KEYS = [
     "model",

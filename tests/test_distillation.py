@@ -11,17 +11,17 @@ from networks import SMALL, clip, randomise
 from torch import nn
 
 from avhubert_ext.data.dataset import Batch
-from avhubert_ext.distillation import (
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.presets import STUDENTS
+from avhubert_ext.models.student import HeadsConfig, Student
+from avhubert_ext.training.distillation import (
     DistillationConfig,
     Teacher,
     autocast_dtype,
     distil_batch,
     mean_terms,
 )
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import STUDENTS
-from avhubert_ext.models.student import HeadsConfig, Student
 
 DEEP = replace(SMALL, layers=4)
 BASIC = DistillationConfig("teacher.pt", teacher_precision="float32")

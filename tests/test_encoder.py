@@ -10,7 +10,6 @@ from networks import SMALL, clip, randomise, variants
 from torch import nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import distillation_loss
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.blocks import (
     ConformerBlock,
@@ -22,6 +21,7 @@ from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import BasicBlock, ShuffleUnit, Stem3d
 from avhubert_ext.models.presets import encoder_preset
 from avhubert_ext.models.student import HeadsConfig, Student
+from avhubert_ext.training.losses import distillation_loss
 
 
 def layer_norm(x: torch.Tensor, module: nn.LayerNorm) -> torch.Tensor:

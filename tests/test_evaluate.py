@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from conftest import ROOT
 
+from avhubert_ext.checkpoints.files import load_avhubert_asr, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.corrupt import scored_note
@@ -22,11 +23,10 @@ from avhubert_ext.data.manifest import read_manifest
 from avhubert_ext.data.normalization import TextConfig, write_text_config
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation import noise_report
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, Evaluator, evaluate
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
-from avhubert_ext.evaluation.report import read_hypotheses
-from avhubert_ext.models.checkpoint import load_avhubert_asr, save_model
+from avhubert_ext.reports import noise as noise_report
+from avhubert_ext.reports.decoded import read_hypotheses
 from avhubert_ext.transcription.recognizers import load
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"

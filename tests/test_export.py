@@ -22,10 +22,14 @@ from portrait import write_clip
 from test_runtime import MODEL
 from torch import Tensor
 
-from avhubert_ext.beam import BeamConfig, JointConfig
+from avhubert_ext.checkpoints.files import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.cli import main
+from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
+from avhubert_ext.compression.quantization import quantize
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
+from avhubert_ext.decoding.beam import BeamConfig, JointConfig
+from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.evaluate import describe_model
 from avhubert_ext.evaluation.families import load_family
@@ -33,12 +37,8 @@ from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.export.folder import ExportConfig, export_recognizer, write_graph
 from avhubert_ext.export.graphs import Graph, decoder_graph
 from avhubert_ext.export.openvino import compress_linear
-from avhubert_ext.models.checkpoint import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.pruning import apply_masks, global_magnitude_mask
-from avhubert_ext.quantization import quantize
-from avhubert_ext.recognition import Recognition
 from avhubert_ext.runtime import load_exported
 from avhubert_ext.runtime.backends import import_openvino, open_openvino
 from avhubert_ext.runtime.folder import digest, open_graph, read_model, write_model

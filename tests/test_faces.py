@@ -14,11 +14,11 @@ from portrait import MOUTH, moved, movement, tone, write_clip
 from serving import utterance
 from skimage import data
 
+from avhubert_ext.data.media import Limits, video_frames
 from avhubert_ext.mouth import align, clip
 from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, shrink_of
 from avhubert_ext.mouth.landmarks import Landmarker, open_landmarker
-from avhubert_ext.mouth.media import Limits, video_frames
 from avhubert_ext.mouth.quality import Quality
 from avhubert_ext.mouth.region import lips_move
 from avhubert_ext.mouth.sheet import sample_times

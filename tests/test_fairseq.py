@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import ROOT, run, run_well
 
-from avhubert_ext.evaluation.report import read_hypotheses
+from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.evaluation.wer import word_error_rate
-from avhubert_ext.models.checkpoint import load_model
-from avhubert_ext.models.torch_file import read_torch_file
+from avhubert_ext.reports.decoded import read_hypotheses
 
 UPDATES = 4
 TEACHER = ROOT / "scripts/models/tiny-teacher"

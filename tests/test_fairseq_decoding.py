@@ -16,15 +16,15 @@ from fairseq.data import Dictionary
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import load_avhubert_asr
+from avhubert_ext.checkpoints.files import read_origin, save_fairseq
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, Vocabulary
 from avhubert_ext.data.video import load_video
-from avhubert_ext.decoding import BeamConfig, beam_search
+from avhubert_ext.decoding.attention import BeamConfig, beam_search
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded
 from avhubert_ext.evaluation.wer import word_edits
-from avhubert_ext.models.checkpoint import read_origin, save_fairseq
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig
 from avhubert_ext.transcription.recognizers import load

@@ -17,14 +17,14 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 
+from avhubert_ext.checkpoints.files import build, load_avhubert, load_model, save_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import collate
-from avhubert_ext.distillation import DistillationConfig, distil_batch
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import distillation_loss
-from avhubert_ext.models.checkpoint import build, load_avhubert, load_model, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import TEACHERS
-from avhubert_ext.models.torch_file import read_torch_file
+from avhubert_ext.training.distillation import DistillationConfig, distil_batch
+from avhubert_ext.training.losses import distillation_loss
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.base import batch_seed  # noqa: E402

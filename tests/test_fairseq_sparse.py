@@ -20,14 +20,14 @@ from omegaconf import OmegaConf
 from test_fairseq_training import INTERPOLATED, TWO_PROCESSES
 from torch import Tensor, nn
 
-from avhubert_ext import pruning
+from avhubert_ext.checkpoints.conversion import average, prune
+from avhubert_ext.checkpoints.files import from_fairseq_names, load_model, read_masks, save_model
+from avhubert_ext.checkpoints.sparse_file import save_masks
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.cli import main
+from avhubert_ext.compression import pruning
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import from_fairseq_names, load_model, read_masks, save_model
-from avhubert_ext.models.conversion import average, prune
 from avhubert_ext.models.presets import build_vsr
-from avhubert_ext.models.torch_file import read_torch_file
-from avhubert_ext.sparse_file import save_masks
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.criterions.ctc_attention import CTCAttentionCriterion  # noqa: E402

@@ -19,10 +19,10 @@ from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 from test_fairseq import train_command
 
+from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_model
-from avhubert_ext.models.torch_file import read_torch_file
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.models.av_asr_seq2seq import (  # noqa: E402

@@ -20,15 +20,15 @@ from test_fairseq_training import INTERPOLATED
 from test_fairseq_training import new_task as av_asr_task
 
 from avhubert_ext import build_vsr, load_auto_avsr
+from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.cli import main
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.text import Vocabulary
 from avhubert_ext.data.visual_noise import TRAINING_TYPES, VisualNoiseConfig
+from avhubert_ext.decoding.joint import JointConfig, joint_beam_search
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
-from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
-from avhubert_ext.models.checkpoint import save_model
-from avhubert_ext.models.torch_file import read_torch_file
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir import schedule  # noqa: E402

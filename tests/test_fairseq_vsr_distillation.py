@@ -20,11 +20,11 @@ from test_fairseq_vsr import new_task, train
 from torch import Tensor
 
 from avhubert_ext import build_vsr, load_auto_avsr
+from avhubert_ext.checkpoints.files import save_fairseq, save_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
+from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.data.text import dictionary_digest
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import save_fairseq, save_model
-from avhubert_ext.models.torch_file import read_torch_file
-from avhubert_ext.pruning import apply_masks, global_magnitude_mask
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.criterions.ctc_attention import CTCAttentionCriterion  # noqa: E402

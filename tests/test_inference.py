@@ -11,11 +11,11 @@ from networks import SMALL, VARIANTS, clip, parts, randomise, variants
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avhubert_ext.benchmarks.encoder import Clip, plain_forward
+from avhubert_ext.checkpoints.files import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark import Clip, plain_forward
 from avhubert_ext.export.onnx import export_encoder
-from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
@@ -295,7 +295,7 @@ def run(out: Path, *options: str) -> int:
 def test_benchmark(tmp_path, capsys, monkeypatch):
     """Every cell is there, and the figures fit each other."""
     # The tiny teacher in place of the base one; "teacher-tiny" and "tiny-7" are full and short.
-    monkeypatch.setattr("avhubert_ext.evaluation.benchmark.TEACHER", "teacher-tiny")
+    monkeypatch.setattr("avhubert_ext.benchmarks.encoder.TEACHER", "teacher-tiny")
     threads = torch.get_num_threads()
     out = tmp_path / "folder" / "b.json"
     names, backends = ("teacher-tiny", "tiny-7"), ("eager", "fused")

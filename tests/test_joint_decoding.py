@@ -12,9 +12,9 @@ import torch
 from test_ctc import random_log_probs, transcripts
 from torch import Tensor
 
-from avhubert_ext.decoding import Hypothesis
+from avhubert_ext.decoding.attention import Hypothesis
+from avhubert_ext.decoding.joint import JointConfig, joint_search, settled
 from avhubert_ext.errors import InputError
-from avhubert_ext.joint_decoding import JointConfig, joint_search, settled
 from avhubert_ext.models.decoder import DecoderConfig, TransformerDecoder
 
 LOG_ZERO = -1e10

@@ -19,11 +19,8 @@ from safetensors import safe_open
 from test_checkpoint import make
 from test_vsr import peer_state, small
 
-from avhubert_ext.data.cache import load_features_cached
-from avhubert_ext.data.text import Subwords
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.auto_avsr import load_frontend
-from avhubert_ext.models.checkpoint import (
+from avhubert_ext.checkpoints.auto_avsr import load_frontend
+from avhubert_ext.checkpoints.files import (
     FAIRSEQ_STUDENT,
     describe,
     load_model,
@@ -34,13 +31,16 @@ from avhubert_ext.models.checkpoint import (
     save_model,
     student_states,
 )
+from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
+from avhubert_ext.checkpoints.sparse_file import save_masks
+from avhubert_ext.checkpoints.subwords import find_subwords
+from avhubert_ext.compression.pruning import global_magnitude_mask
+from avhubert_ext.data.cache import load_features_cached
+from avhubert_ext.data.text import Subwords
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.frontends import ShuffleNetV2
-from avhubert_ext.models.imagenet import load_imagenet_shufflenet
 from avhubert_ext.models.student import HeadsConfig, Student
-from avhubert_ext.models.subwords import find_subwords
 from avhubert_ext.mouth.landmark_files import read_landmarks
-from avhubert_ext.pruning import global_magnitude_mask
-from avhubert_ext.sparse_file import save_masks
 
 SUBWORDS = ROOT / "scripts/models/tiny-teacher"
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import (
+from avhubert_ext.training.losses import (
     IGNORED,
     ctc_attention_distillation_loss,
     ctc_attention_loss,

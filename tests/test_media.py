@@ -14,8 +14,7 @@ import soundfile
 from portrait import tone, write_clip
 
 from avhubert_ext.data.audio import load_audio, write_wav
-from avhubert_ext.errors import InputError
-from avhubert_ext.mouth.media import (
+from avhubert_ext.data.media import (
     Damage,
     Limits,
     PictureError,
@@ -25,6 +24,7 @@ from avhubert_ext.mouth.media import (
     read_sound,
     video_frames,
 )
+from avhubert_ext.errors import InputError
 
 BITS = 9
 SOME = 40  # frames

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from portrait import MOUTH, STABLE, moved, movement, tone, write_clip
 
+from avhubert_ext.data.media import video_frames
 from avhubert_ext.data.video import load_video, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.clip import MouthClip, mouth_clips
 from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
-from avhubert_ext.mouth.media import video_frames
 from avhubert_ext.mouth.tracks import follow_faces
 
 SIZE = (320, 240)

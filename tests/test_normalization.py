@@ -19,8 +19,8 @@ from avhubert_ext.data.normalization import (
     write_text_config,
 )
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.report import read_hypotheses
 from avhubert_ext.evaluation.wer import word_error_rate
+from avhubert_ext.reports.decoded import read_hypotheses
 
 KEEP = TextConfig("keep", "keep", "")
 

@@ -23,10 +23,10 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.normalization import TextConfig, read_text_config
-from avhubert_ext.data.prepare import check_failures, extract_audio
 from avhubert_ext.data.text import Subwords
 from avhubert_ext.data.video import check_in_step, load_video, write_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.preparation.manifests import check_failures, extract_audio
 
 OUTPUTS = {
     *(f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("tsv", "wrd")),

@@ -18,10 +18,10 @@ from portrait import moved, movement, tone, write_clip
 
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
-from avhubert_ext.data.corpora import Source, corpus_sources, pieces, plain_videos
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import mouth_clips
+from avhubert_ext.preparation.corpora import Source, corpus_sources, pieces, plain_videos
 
 SIZE = (200, 160)
 FRAMES = 12

@@ -10,9 +10,9 @@ import torch
 from conftest import run, run_well
 from torch import Tensor
 
+from avhubert_ext.checkpoints.files import load_model, read_masks
+from avhubert_ext.compression.pruning import count_pruned, prunable_weights, same
 from avhubert_ext.data.visual_noise import PAPER_TYPES
-from avhubert_ext.models.checkpoint import load_model, read_masks
-from avhubert_ext.pruning import count_pruned, prunable_weights, same
 
 QUICK = ("scripts/prune_sweep.sh", "--preset", "quick")
 

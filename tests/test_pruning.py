@@ -9,12 +9,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from avhubert_ext import build_vsr
+from avhubert_ext.checkpoints.files import load_model, read_masks, save_fairseq, save_model
+from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.cli import main
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_model, read_masks, save_fairseq, save_model
-from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.models.encoder import EncoderConfig
-from avhubert_ext.pruning import (
+from avhubert_ext.compression.pruning import (
     apply_masks,
     count_pruned,
     global_magnitude_mask,
@@ -27,7 +25,9 @@ from avhubert_ext.pruning import (
     same,
     unpack,
 )
-from avhubert_ext.sparse_file import save_masks
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
+from avhubert_ext.models.encoder import EncoderConfig
 
 
 class Mixed(nn.Module):

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from avhubert_ext.checkpoints.files import save_model
 from avhubert_ext.cli import main
+from avhubert_ext.compression.pruning import global_magnitude_mask, kept_parameters
 from avhubert_ext.data.text import Vocabulary
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation import pruning_report
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, begin_model, pass_file
 from avhubert_ext.evaluation.families import load_family
-from avhubert_ext.evaluation.frontier import frontier, pareto_front
 from avhubert_ext.evaluation.hypotheses import Decoded, write_decoded
-from avhubert_ext.evaluation.pruning_report import Pruned, mark_best, parse_name, scale_rates
-from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import VSR
-from avhubert_ext.pruning import global_magnitude_mask, kept_parameters
+from avhubert_ext.reports import pruning as pruning_report
+from avhubert_ext.reports.frontier import frontier, pareto_front
+from avhubert_ext.reports.pruning import Pruned, mark_best, parse_name, scale_rates
 
 Rates = dict[str, int]  # condition -> WER in %
 WORDS = 10  # of each utterance

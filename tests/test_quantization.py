@@ -19,11 +19,10 @@ from omegaconf import OmegaConf
 from test_fairseq_vsr import new_task, train
 from torch import nn
 
-from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_model
-from avhubert_ext.models.torch_file import read_torch_file
-from avhubert_ext.pruning import global_magnitude_mask
-from avhubert_ext.quantization import (
+from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
+from avhubert_ext.compression.pruning import global_magnitude_mask
+from avhubert_ext.compression.quantization import (
     ADMM,
     fit_codebook,
     look_up,
@@ -32,6 +31,7 @@ from avhubert_ext.quantization import (
     quantizable_weights,
     quantize,
 )
+from avhubert_ext.errors import InputError
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.models.vsr_ctc_attention import VSRConfig, VSRCTCAttention  # noqa: E402

@@ -17,11 +17,11 @@ from readme import BLOCKS, block, commands, play
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import build_student
-from avhubert_ext.models.checkpoint import load_avhubert, read_masks, save_model
+from avhubert_ext.checkpoints.files import load_avhubert, read_masks, save_model
+from avhubert_ext.compression.pruning import mask_sparsity
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig
 from avhubert_ext.models.presets import build_vsr
-from avhubert_ext.pruning import mask_sparsity
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 OFFICIAL = "base_noise_pt_noise_ft_433h.pt"

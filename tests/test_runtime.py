@@ -18,13 +18,13 @@ from python_speech_features import logfbank
 from test_joint_decoding import CASES, WEIGHTS, clips
 from torch import Tensor
 
-from avhubert_ext.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.benchmarks.runtime import benchmark_runtime
 from avhubert_ext.data.audio import log_filter_bank
 from avhubert_ext.data.text import EOS, PAD
-from avhubert_ext.decoding import DecoderRows, search
+from avhubert_ext.decoding.attention import DecoderRows, search
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.decoding.joint import joint_search
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark_runtime import benchmark_runtime
-from avhubert_ext.joint_decoding import joint_search
 from avhubert_ext.models.decoder import DecoderConfig, TransformerDecoder
 from avhubert_ext.runtime.folder import ExportedModel, read_model, write_model
 from avhubert_ext.runtime.joint_search import joint_search as numpy_joint_search

@@ -17,14 +17,14 @@ from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
 from readme import block, play
 
+from avhubert_ext.checkpoints.files import build, load_avhubert, save_model
+from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import build, load_avhubert, save_model
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, encoder_preset
-from avhubert_ext.models.torch_file import read_torch_file
 from s3prl_upstream import run_pretrain
 from s3prl_upstream.launch import package_to_run, s3prl_package
 from s3prl_upstream.pretrain.distiller_av import configuration

@@ -14,15 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from avhubert_ext.checkpoints.conversion import convert, export_sparse, prune
+from avhubert_ext.checkpoints.files import load_model, read_masks, save_model
+from avhubert_ext.checkpoints.sparse_file import METADATA_KEY, read_codebooks, to_dense, to_sparse
 from avhubert_ext.cli import main
+from avhubert_ext.compression.pruning import prunable_weights, same
+from avhubert_ext.compression.quantization import quantizable_weights, quantize
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_model, read_masks, save_model
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
-from avhubert_ext.models.conversion import convert, export_sparse, prune
 from avhubert_ext.models.decoder import DecoderConfig
-from avhubert_ext.pruning import prunable_weights, same
-from avhubert_ext.quantization import quantizable_weights, quantize
-from avhubert_ext.sparse_file import METADATA_KEY, read_codebooks, to_dense, to_sparse
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
 from fairseq_user_dir.loading import load_any_checkpoint  # noqa: E402

@@ -11,9 +11,7 @@ import torch
 from torch import nn
 
 from avhubert_ext import build_vsr
-from avhubert_ext.cli import main
-from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark_sparse import (
+from avhubert_ext.benchmarks.sparsity import (
     CsrLinear,
     Shape,
     check_outputs,
@@ -23,7 +21,20 @@ from avhubert_ext.evaluation.benchmark_sparse import (
     two_of_four,
     with_csr,
 )
-from avhubert_ext.evaluation.sparse_report import (
+from avhubert_ext.checkpoints.files import save_fairseq, save_model
+from avhubert_ext.checkpoints.sparse_file import save_masks
+from avhubert_ext.cli import main
+from avhubert_ext.compression.pruning import (
+    apply_masks,
+    count_pruned,
+    global_magnitude_mask,
+    prunable_weights,
+)
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.decoder import AVRecognizer
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.presets import DECODERS, STUDENTS, TEACHERS
+from avhubert_ext.reports.sparsity import (
     OTHER,
     grids,
     layers_of,
@@ -31,12 +42,6 @@ from avhubert_ext.evaluation.sparse_report import (
     place,
     sparse_report,
 )
-from avhubert_ext.models.checkpoint import save_fairseq, save_model
-from avhubert_ext.models.decoder import AVRecognizer
-from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import DECODERS, STUDENTS, TEACHERS
-from avhubert_ext.pruning import apply_masks, count_pruned, global_magnitude_mask, prunable_weights
-from avhubert_ext.sparse_file import save_masks
 from tests.conftest import ROOT
 from tests.networks import VARIANTS, clip, randomise
 
@@ -306,7 +311,7 @@ def test_benchmark_errors_are_one_line(options, words, tmp_path, capsys):
 
 
 def test_a_pytorch_without_mkl_is_an_input_error(monkeypatch):
-    from avhubert_ext.evaluation.benchmark_sparse import benchmark_sparse
+    from avhubert_ext.benchmarks.sparsity import benchmark_sparse
 
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     with pytest.raises(InputError, match="without MKL"):
@@ -314,7 +319,7 @@ def test_a_pytorch_without_mkl_is_an_input_error(monkeypatch):
 
 
 def test_backends_that_are_not_installed_are_named(monkeypatch):
-    from avhubert_ext.evaluation import benchmark_sparse as module
+    from avhubert_ext.benchmarks import sparsity as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else object())
     assert module.unavailable()["openvino"] == "not installed: openvino"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from avhubert_ext.checkpoints.files import load_model, save_model
+from avhubert_ext.checkpoints.start import start_file
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_model, save_model
 from avhubert_ext.models.presets import build_vsr
-from avhubert_ext.models.start import start_file
 
 
 @pytest.fixture

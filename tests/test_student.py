@@ -10,8 +10,8 @@ import torch
 from networks import SMALL, clip, randomise
 from safetensors.torch import save_file
 
+from avhubert_ext.checkpoints.files import save_model
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ShuffleNetV2
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset, student_preset

@@ -8,6 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from avhubert_ext.checkpoints.conversion import convert, prune
+from avhubert_ext.checkpoints.files import (
+    fairseq_state,
+    load_avhubert_asr,
+    load_model,
+    read_origin,
+    save_model,
+)
+from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import (
     SPECIAL_SYMBOLS,
@@ -17,16 +26,7 @@ from avhubert_ext.data.text import (
     join_symbols,
 )
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import (
-    fairseq_state,
-    load_avhubert_asr,
-    load_model,
-    read_origin,
-    save_model,
-)
-from avhubert_ext.models.conversion import convert, prune
 from avhubert_ext.models.presets import build_vsr
-from avhubert_ext.models.subwords import find_subwords
 
 ROOT = Path(__file__).parent.parent
 TEACHER = ROOT / "scripts/models/tiny-teacher"

@@ -13,9 +13,9 @@ import pytest
 from portrait import tone, write_clip
 from serving import face_video, utterance
 
+from avhubert_ext.checkpoints.files import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio, write_wav
-from avhubert_ext.models.checkpoint import save_model
 from avhubert_ext.models.presets import build_vsr
 
 ROOT = Path(__file__).parent.parent

@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from avhubert_ext.data.audio import load_audio
-from avhubert_ext.data.video import load_video
-from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.benchmark_transcription import (
+from avhubert_ext.benchmarks.transcription import (
     Said,
     benchmark_transcription,
     join,
     text_table,
     time_errors,
 )
+from avhubert_ext.checkpoints.conversion import prune
+from avhubert_ext.checkpoints.files import load_avhubert_asr, save_fairseq, save_model
+from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.video import load_video
+from avhubert_ext.decoding.recognition import Recognition, Recognizer
+from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.models.attention import MultiheadAttention
-from avhubert_ext.models.checkpoint import load_avhubert_asr, save_fairseq, save_model
-from avhubert_ext.models.conversion import prune
 from avhubert_ext.models.presets import build_vsr
-from avhubert_ext.recognition import Recognition, Recognizer
 from avhubert_ext.transcription import alignment, subtitles
 from avhubert_ext.transcription.alignment import Word, best_path, words_of
 from avhubert_ext.transcription.recognizers import load

@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 from networks import randomise
 
+from avhubert_ext.checkpoints.files import load_auto_avsr, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.data.noise import NoiseConfig
@@ -25,15 +26,14 @@ from avhubert_ext.data.visual_noise import (
     VisualNoiseConfig,
     add_visual_noise,
 )
-from avhubert_ext.decoding import BeamConfig
+from avhubert_ext.decoding.attention import BeamConfig
+from avhubert_ext.decoding.joint import JointConfig, joint_search
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation import noise_report
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
-from avhubert_ext.joint_decoding import JointConfig, joint_search
-from avhubert_ext.models.checkpoint import load_auto_avsr, save_model
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import VSR
+from avhubert_ext.reports import noise as noise_report
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 JOINT = JointConfig(beam=2, ctc_weight=0.3)
@@ -315,7 +315,7 @@ def test_the_command_line(
     monkeypatch.setattr(
         "avhubert_ext.evaluation.evaluate.evaluate", lambda models, config, out: seen.append(config)
     )
-    monkeypatch.setattr("avhubert_ext.evaluation.noise_report.report", lambda out: "")
+    monkeypatch.setattr("avhubert_ext.reports.noise.report", lambda out: "")
     command = ["evaluate", "--data", str(teacher_data), "--out", str(tmp_path)]
     assert main([*command, "--ctc-weight", "0.2", *options]) == 0
     (config,) = seen

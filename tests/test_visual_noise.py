@@ -25,7 +25,7 @@ from avhubert_ext.data.visual_noise import (
     line_kernel,
 )
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation import noise_preview
+from avhubert_ext.reports import noise_preview
 from avhubert_ext.synth.mouth import Face, render
 from avhubert_ext.synth.visemes import PARAMETERS
 

@@ -12,15 +12,9 @@ from networks import randomise
 from torch import Tensor
 
 from avhubert_ext import build_vsr, load_auto_avsr
-from avhubert_ext.cli import main
-from avhubert_ext.data.text import Subwords, Vocabulary
-from avhubert_ext.errors import InputError
-from avhubert_ext.joint_decoding import JointConfig, joint_beam_search
-from avhubert_ext.losses import IGNORED, ctc_attention_loss, ctc_loss, label_smoothed_kl
-from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
-from avhubert_ext.models.auto_avsr import load_frontend
-from avhubert_ext.models.blocks import interleaved_positions
-from avhubert_ext.models.checkpoint import (
+from avhubert_ext.checkpoints.auto_avsr import load_frontend
+from avhubert_ext.checkpoints.conversion import export_sparse, prune
+from avhubert_ext.checkpoints.files import (
     describe,
     load_avhubert_asr,
     load_model,
@@ -28,11 +22,17 @@ from avhubert_ext.models.checkpoint import (
     save_fairseq,
     save_model,
 )
+from avhubert_ext.cli import main
+from avhubert_ext.compression.pruning import global_magnitude_mask, prunable_weights, same
+from avhubert_ext.data.text import Subwords, Vocabulary
+from avhubert_ext.decoding.joint import JointConfig, joint_beam_search
+from avhubert_ext.errors import InputError
+from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
+from avhubert_ext.models.blocks import interleaved_positions
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
-from avhubert_ext.models.conversion import export_sparse, prune
 from avhubert_ext.models.decoder import DecoderCache
 from avhubert_ext.models.presets import VSR
-from avhubert_ext.pruning import global_magnitude_mask, prunable_weights, same
+from avhubert_ext.training.losses import IGNORED, ctc_attention_loss, ctc_loss, label_smoothed_kl
 
 VOCABULARY = 13
 

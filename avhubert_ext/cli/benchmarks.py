@@ -74,7 +74,7 @@ def _show(text: str, report: dict[str, Any], out: Path) -> None:
 def _benchmark(args: argparse.Namespace) -> None:
     import torch
 
-    from avhubert_ext.evaluation.benchmark import BACKENDS, benchmark, text_table
+    from avhubert_ext.benchmarks.encoder import BACKENDS, benchmark, text_table
     from avhubert_ext.models.presets import TABLE_1
 
     single = args.dtype == "float32"
@@ -122,7 +122,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_distillation(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.benchmark_distillation import benchmark_distillation, text_table
+    from avhubert_ext.benchmarks.distillation import benchmark_distillation, text_table
 
     report = benchmark_distillation(
         args.student,
@@ -165,7 +165,7 @@ def _add_benchmark_distillation(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_decoding(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.benchmark_decoding import benchmark_decoding, text_table
+    from avhubert_ext.benchmarks.decoding import benchmark_decoding, text_table
 
     report = benchmark_decoding(
         args.preset,
@@ -209,7 +209,7 @@ def _add_benchmark_decoding(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_data(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.benchmark_data import benchmark_data, text_table
+    from avhubert_ext.benchmarks.data import benchmark_data, text_table
 
     noise = tuple(map(Path, args.noise_manifests.split(","))) if args.noise_manifests else ()
     report = benchmark_data(args.data, args.split, noise, args.rounds)
@@ -237,7 +237,7 @@ def _add_benchmark_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_sparse(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.benchmark_sparse import benchmark_sparse, text_table
+    from avhubert_ext.benchmarks.sparsity import benchmark_sparse, text_table
 
     report = benchmark_sparse(args.preset, args.sparsity, args.threads, args.frames, args.rounds)
     _show(text_table(report), report, args.out)
@@ -284,7 +284,7 @@ def _add_benchmark_sparse(commands: argparse._SubParsersAction) -> None:
 def _benchmark_transcription(args: argparse.Namespace) -> None:
     import sys
 
-    from avhubert_ext.evaluation.benchmark_transcription import benchmark_transcription, text_table
+    from avhubert_ext.benchmarks.transcription import benchmark_transcription, text_table
     from avhubert_ext.transcription.recognizers import load
 
     recognizer = load(args.model, dictionary=args.dictionary, threads=args.threads)
@@ -313,7 +313,7 @@ def _add_benchmark_transcription(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark_runtime(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.benchmark_runtime import FORMS, benchmark_runtime, text_table
+    from avhubert_ext.benchmarks.runtime import FORMS, benchmark_runtime, text_table
 
     report = benchmark_runtime(
         args.model,

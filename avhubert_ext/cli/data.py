@@ -63,9 +63,9 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from avhubert_ext.data.normalization import TextConfig
-    from avhubert_ext.data.prepare import prepare
     from avhubert_ext.data.text import SubwordConfig
     from avhubert_ext.errors import InputError
+    from avhubert_ext.preparation.manifests import prepare
 
     done = prepare(
         args.corpus,
@@ -155,8 +155,8 @@ def _add_allow_unreadable(parser: argparse.ArgumentParser) -> None:
 
 
 def _noise(args: argparse.Namespace) -> None:
-    from avhubert_ext.data.prepare_noise import prepare_noise
     from avhubert_ext.errors import InputError
+    from avhubert_ext.preparation.noise import prepare_noise
 
     files = prepare_noise(args.musan, args.out, args.seed, args.manifests, args.allow_unreadable)
     print(f"noise manifests written to {args.out}")
@@ -190,7 +190,7 @@ def _add_noise(commands: argparse._SubParsersAction) -> None:
 
 
 def _noise_preview(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.noise_preview import noise_preview
+    from avhubert_ext.reports.noise_preview import noise_preview
 
     noise_preview(args.video, args.out, args.frame, args.seed)
     print(f"written: {args.out}")
@@ -214,8 +214,8 @@ def _add_noise_preview(commands: argparse._SubParsersAction) -> None:
 
 
 def _subwords(args: argparse.Namespace) -> None:
+    from avhubert_ext.checkpoints import auto_avsr, avhubert
     from avhubert_ext.data.text import write_subwords
-    from avhubert_ext.models import auto_avsr, avhubert
 
     if args.source.suffix == ".txt":
         pieces, model = auto_avsr.subwords(args.source, args.sentencepiece)

@@ -21,9 +21,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     import torch
 
     from avhubert_ext.data.visual_noise import PAPER_TYPES
-    from avhubert_ext.decoding import BeamConfig
-    from avhubert_ext.evaluation import noise_report
+    from avhubert_ext.decoding.attention import BeamConfig
     from avhubert_ext.evaluation.evaluate import EvaluationConfig, evaluate
+    from avhubert_ext.reports import noise as noise_report
 
     torch.set_num_threads(args.threads)
     visual_noise = PAPER_TYPES if args.visual_noise == [] else tuple(args.visual_noise or ())
@@ -163,7 +163,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.report import report
+    from avhubert_ext.reports.decoded import report
 
     models = [(name, Path(checkpoint), Path(decoded)) for name, checkpoint, decoded in args.model]
     print(report(models, args.out))
@@ -190,7 +190,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.compare import compare
+    from avhubert_ext.reports.compare import compare
 
     decoded = [(name, Path(folder)) for name, folder in args.model]
     print(compare(decoded, args.distillation, args.out))
@@ -222,7 +222,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
 
 
 def _pruning_report(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.pruning_report import report
+    from avhubert_ext.reports.pruning import report
 
     print(report(args.evaluation, args.out, args.last))
     print(f"\nwritten: {args.out}/pruning.md, .csv, pruning_*.png")
@@ -253,7 +253,7 @@ def _add_pruning_report(commands: argparse._SubParsersAction) -> None:
 
 
 def _frontier(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.frontier import frontier
+    from avhubert_ext.reports.frontier import frontier
 
     print(frontier(args.evaluation, args.out, args.condition))
     print(f"\nwritten: {args.out}/frontier.md, .csv, .png")

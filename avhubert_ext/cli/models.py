@@ -20,7 +20,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.conversion import convert
+    from avhubert_ext.checkpoints.conversion import convert
 
     print(convert(args.input, args.output, half=args.half))
 
@@ -40,7 +40,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _average(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.conversion import average
+    from avhubert_ext.checkpoints.conversion import average
 
     print(average(args.inputs, args.output))
 
@@ -54,7 +54,7 @@ def _add_average(commands: argparse._SubParsersAction) -> None:
 
 
 def _init(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.start import start_file
+    from avhubert_ext.checkpoints.start import start_file
 
     print(
         start_file(
@@ -100,7 +100,7 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
 
 
 def _prune(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.conversion import prune
+    from avhubert_ext.checkpoints.conversion import prune
 
     print(prune(args.input, args.output, args.sparsity, args.weights))
 
@@ -125,7 +125,7 @@ def _add_prune(commands: argparse._SubParsersAction) -> None:
 
 
 def _export_sparse(args: argparse.Namespace) -> None:
-    from avhubert_ext.models.conversion import export_sparse
+    from avhubert_ext.checkpoints.conversion import export_sparse
 
     print(export_sparse(args.input, args.output, args.codebook))
 
@@ -146,7 +146,7 @@ def _add_export_sparse(commands: argparse._SubParsersAction) -> None:
 
 
 def _sparse_report(args: argparse.Namespace) -> None:
-    from avhubert_ext.evaluation.sparse_report import sparse_report
+    from avhubert_ext.reports.sparsity import sparse_report
 
     print(sparse_report(args.model, args.out))
     if args.out:

@@ -23,7 +23,7 @@ from avhubert_ext.errors import InputError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from avhubert_ext.recognition import Recognizer
+    from avhubert_ext.decoding.recognition import Recognizer
 
 FORMATS = ("txt", "json", "srt", "vtt")
 LONG = 300  # seconds; for a longer file it is reported how long it took
@@ -114,7 +114,7 @@ def _one(
 ) -> str:
     """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
     from avhubert_ext.data.files import write_text
-    from avhubert_ext.mouth.media import Limits
+    from avhubert_ext.data.media import Limits
     from avhubert_ext.transcription import subtitles
     from avhubert_ext.transcription.streams import read_streams
     from avhubert_ext.transcription.transcribe import transcribe

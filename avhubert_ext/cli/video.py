@@ -14,10 +14,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare_video(args: argparse.Namespace) -> None:
-    from avhubert_ext.data.corpora import corpus_sources, plain_videos
+    from avhubert_ext.data.media import Limits
     from avhubert_ext.errors import InputError
-    from avhubert_ext.mouth.media import Limits
-    from avhubert_ext.mouth.prepare_video import Settings, prepare_video
+    from avhubert_ext.preparation.corpora import corpus_sources, plain_videos
+    from avhubert_ext.preparation.video import Settings, prepare_video
 
     if args.layout is None:
         sources = plain_videos(args.inputs)

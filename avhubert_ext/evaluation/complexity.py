@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avhubert_ext.checkpoints.files import load_model, read_masks
+from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
-from avhubert_ext.models.checkpoint import load_model, read_masks
 from avhubert_ext.models.conformer import (
     Conformer,
     ConformerConfig,
@@ -29,7 +30,6 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfi
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import DECODERS, STUDENTS, VSR, encoder_preset, full_name, preset
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
-from avhubert_ext.pruning import count_pruned
 
 FRAMES = 100  # length of the clip that is counted
 ATTENTION = ("bmm", "scaled_dot_product")  # the operators of attention's matrix products

@@ -16,6 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from avhubert_ext.checkpoints.files import choose_device, read_masks, strip_prefix
+from avhubert_ext.compression.pruning import kept_parameters
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.corrupt import check_scored
 from avhubert_ext.data.dataset import (
@@ -31,7 +33,8 @@ from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
 from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
-from avhubert_ext.decoding import BeamConfig, Hypothesis
+from avhubert_ext.decoding.attention import BeamConfig, Hypothesis
+from avhubert_ext.decoding.joint import JointConfig
 from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.families import (
@@ -42,10 +45,7 @@ from avhubert_ext.evaluation.families import (
     origin_of,
 )
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
-from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import choose_device, read_masks, strip_prefix
 from avhubert_ext.models.conformer import ConformerEncoder
-from avhubert_ext.pruning import kept_parameters
 
 CLEAN = "clean"
 

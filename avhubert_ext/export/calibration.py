@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from avhubert_ext.checkpoints.files import Recognizer
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample
-from avhubert_ext.models.checkpoint import Recognizer
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 
 CLIPS = 32

@@ -11,15 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from avhubert_ext.beam import BeamConfig, JointConfig
-from avhubert_ext.data.files import whole_folder
-from avhubert_ext.errors import InputError
-from avhubert_ext.export.calibration import calibration_clips
-from avhubert_ext.export.graphs import Graph, recognizer_graphs
-from avhubert_ext.export.onnx import write_onnx
-from avhubert_ext.export.onnx_int8 import quantize_frontend, quantize_linear
-from avhubert_ext.export.openvino import write_openvino
-from avhubert_ext.models.checkpoint import (
+from avhubert_ext.checkpoints.files import (
     Recognizer,
     describe,
     load_recognizer,
@@ -27,9 +19,17 @@ from avhubert_ext.models.checkpoint import (
     read_origin,
     strip_prefix,
 )
+from avhubert_ext.checkpoints.subwords import find_subwords
+from avhubert_ext.compression.pruning import Masks, kept_parameters
+from avhubert_ext.data.files import whole_folder
+from avhubert_ext.decoding.beam import BeamConfig, JointConfig
+from avhubert_ext.errors import InputError
+from avhubert_ext.export.calibration import calibration_clips
+from avhubert_ext.export.graphs import Graph, recognizer_graphs
+from avhubert_ext.export.onnx import write_onnx
+from avhubert_ext.export.onnx_int8 import quantize_frontend, quantize_linear
+from avhubert_ext.export.openvino import write_openvino
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
-from avhubert_ext.models.subwords import find_subwords
-from avhubert_ext.pruning import Masks, kept_parameters
 from avhubert_ext.runtime.backends import BACKENDS
 from avhubert_ext.runtime.folder import ExportedModel, digest, write_model
 

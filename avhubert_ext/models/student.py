@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
-from avhubert_ext.models.imagenet import load_imagenet_shufflenet
 from avhubert_ext.models.presets import STUDENTS, StudentPreset, preset
 
 

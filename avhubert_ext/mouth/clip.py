@@ -9,13 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avhubert_ext.data.video import FPS, SLACK
-from avhubert_ext.errors import InputError
-from avhubert_ext.mouth import align
-from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
-from avhubert_ext.mouth.landmark_files import check_count, read_any_landmarks
-from avhubert_ext.mouth.landmarks import open_landmarker
-from avhubert_ext.mouth.media import (
+from avhubert_ext.data.media import (
     LIMITS,
     Damage,
     Limits,
@@ -28,6 +22,12 @@ from avhubert_ext.mouth.media import (
     read_sound,
     video_frames,
 )
+from avhubert_ext.data.video import FPS, SLACK
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth import align
+from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
+from avhubert_ext.mouth.landmark_files import check_count, read_any_landmarks
+from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.quality import Quality, measure
 from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times

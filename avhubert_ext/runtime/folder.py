@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from avhubert_ext.beam import BeamConfig, JointConfig
 from avhubert_ext.data.files import write_text
+from avhubert_ext.decoding.beam import BeamConfig, JointConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.runtime.backends import BACKENDS, Run
 

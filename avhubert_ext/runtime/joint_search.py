@@ -1,4 +1,4 @@
-"""Joint search over one clip in numpy: what `avhubert_ext.joint_decoding.joint_search` finds."""
+"""Joint search over one clip in numpy: what `avhubert_ext.decoding.joint.joint_search` finds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from avhubert_ext.beam import LOWEST, Hypothesis, JointConfig, settled, sort_hypotheses
 from avhubert_ext.data.text import BLANK
+from avhubert_ext.decoding.beam import LOWEST, Hypothesis, JointConfig, settled, sort_hypotheses
 from avhubert_ext.runtime.search import Rows, top
 
 
@@ -89,7 +89,7 @@ class _JointScorer:
 
 
 class CTCPrefixScorer:
-    """`avhubert_ext.ctc.CTCPrefixScorer` for one clip: there are the definitions."""
+    """`avhubert_ext.decoding.ctc.CTCPrefixScorer` for one clip: there are the definitions."""
 
     def __init__(self, log_probs: np.ndarray) -> None:
         """log_probs: [T, V]."""

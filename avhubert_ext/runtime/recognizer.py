@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.decoding.recognition import Recognition, network_inputs
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognition, network_inputs
 from avhubert_ext.runtime.backends import Arrays, Run
 from avhubert_ext.runtime.folder import ExportedModel, open_graph, read_model
 from avhubert_ext.runtime.joint_search import joint_search
@@ -76,7 +76,7 @@ class ExportedRecognizer(ABC):
         """The hypotheses, best first."""
 
     def recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
-        """See `avhubert_ext.recognition.Recognizer`."""
+        """See `avhubert_ext.decoding.recognition.Recognizer`."""
         encoded = self.encode(*network_inputs(audio, video, self.modalities, self.waveform))
         best = self.search(encoded)[0]
         tokens = np.array([best.tokens])

@@ -1,4 +1,4 @@
-"""Beam search over one clip in numpy; it finds what `avhubert_ext.decoding.search` finds."""
+"""Beam search over one clip in numpy; it finds what `decoding.attention.search` finds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from avhubert_ext.beam import BeamConfig, Hypothesis, sort_hypotheses
 from avhubert_ext.data.text import EOS, PAD
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, sort_hypotheses
 
 
 class Rows(Protocol):

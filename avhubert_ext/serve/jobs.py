@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
@@ -64,7 +64,7 @@ def make_reader(
 
 
 def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell) -> Clip:
-    from avhubert_ext.mouth.media import Limits as MediaLimits
+    from avhubert_ext.data.media import Limits as MediaLimits
     from avhubert_ext.transcription.streams import read_streams
 
     streams = read_streams(

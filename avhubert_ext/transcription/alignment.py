@@ -8,7 +8,7 @@ import numpy as np
 
 from avhubert_ext.data.text import BLANK
 from avhubert_ext.data.video import FPS
-from avhubert_ext.recognition import Recognition
+from avhubert_ext.decoding.recognition import Recognition
 
 WORD_START = "\u2581"  # sentencepiece's mark of a subword that begins a word
 LEAST_ATTENTION = 1e-4  # to a frame; less than that says nothing

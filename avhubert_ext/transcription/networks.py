@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avhubert_ext.beam import BeamConfig, Hypothesis, JointConfig
-from avhubert_ext.decoding import search
-from avhubert_ext.joint_decoding import joint_search
+from avhubert_ext.decoding.attention import search
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig
+from avhubert_ext.decoding.joint import joint_search
+from avhubert_ext.decoding.recognition import Recognition, network_inputs
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
-from avhubert_ext.recognition import Recognition, network_inputs
 
 
 class AVHubert:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avhubert_ext.beam import BeamConfig, JointConfig
+from avhubert_ext.decoding.beam import BeamConfig, JointConfig
+from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognizer
 
 
 def load(
@@ -37,9 +37,9 @@ def load(
         return load_exported(model, threads=threads, beam=beam, ctc_weight=ctc_weight)
     import torch
 
-    from avhubert_ext.models.checkpoint import choose_device, load_recognizer
+    from avhubert_ext.checkpoints.files import choose_device, load_recognizer
+    from avhubert_ext.checkpoints.subwords import find_subwords
     from avhubert_ext.models.conformer import CTCAttentionRecognizer
-    from avhubert_ext.models.subwords import find_subwords
     from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 
     if threads is not None:

@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
-from avhubert_ext.data.video import FPS, SLACK
-from avhubert_ext.errors import InputError
-from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
-from avhubert_ext.mouth.media import (
+from avhubert_ext.data.media import (
     LIMITS,
     Limits,
     MediaInfo,
@@ -23,6 +20,9 @@ from avhubert_ext.mouth.media import (
     read_sound,
     too_long,
 )
+from avhubert_ext.data.video import FPS, SLACK
+from avhubert_ext.errors import InputError
+from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.transcription.transcribe import fitted
 
 QUIET = 30  # root mean square of int16 samples below which no one is heard

@@ -9,8 +9,8 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS, SLACK
+from avhubert_ext.decoding.recognition import Recognizer, check_clip
 from avhubert_ext.errors import InputError
-from avhubert_ext.recognition import Recognizer, check_clip
 from avhubert_ext.transcription.alignment import Word, words_of
 from avhubert_ext.transcription.segments import Segment, segment, spans
 

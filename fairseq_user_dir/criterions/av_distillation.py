@@ -7,7 +7,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from avhubert_ext.distillation import distil_batch
+from avhubert_ext.training.distillation import distil_batch
 
 COUNTS = ("ntokens", "nsentences", "sample_size")
 

@@ -10,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import IGNORED, ctc_attention_loss
+from avhubert_ext.training.losses import IGNORED, ctc_attention_loss
 
 
 @dataclass

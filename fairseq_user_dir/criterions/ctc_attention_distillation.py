@@ -12,11 +12,11 @@ from fairseq.criterions import register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from avhubert_ext.checkpoints.files import load_auto_avsr, read_origin
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
-from avhubert_ext.losses import ctc_attention_distillation_loss
-from avhubert_ext.models.checkpoint import load_auto_avsr, read_origin
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.training.losses import ctc_attention_distillation_loss
 
 from ..dictionary import CTCDictionary
 from ..models.vsr_ctc_attention import VSRCTCAttention

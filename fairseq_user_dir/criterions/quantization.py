@@ -14,8 +14,8 @@ from typing import Any
 from fairseq.criterions import register_criterion
 from torch import Tensor, nn
 
-from avhubert_ext.pruning import Masks
-from avhubert_ext.quantization import ADMM
+from avhubert_ext.compression.pruning import Masks
+from avhubert_ext.compression.quantization import ADMM
 
 from ..sparse import SparseMask
 from .wrapper import Logs, Wrapper, WrapperConfig, log_means, without

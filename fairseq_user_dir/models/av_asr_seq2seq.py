@@ -16,9 +16,9 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from avhubert_ext.checkpoints.files import build, describe, load_avhubert
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import build, describe, load_avhubert
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset

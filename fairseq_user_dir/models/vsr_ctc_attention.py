@@ -9,10 +9,10 @@ from fairseq.models import BaseFairseqModel, register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from avhubert_ext.checkpoints.auto_avsr import load_frontend
+from avhubert_ext.checkpoints.files import FAIRSEQ_VSR, build, describe
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.auto_avsr import load_frontend
-from avhubert_ext.models.checkpoint import FAIRSEQ_VSR, build, describe
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import build_vsr
 

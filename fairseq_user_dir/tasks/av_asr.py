@@ -26,7 +26,7 @@ from avhubert_ext.data.text import (
     join_symbols,
     read_dictionary,
 )
-from avhubert_ext.decoding import BeamConfig
+from avhubert_ext.decoding.attention import BeamConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 

@@ -8,10 +8,10 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
+from avhubert_ext.checkpoints.files import FAIRSEQ_VSR
 from avhubert_ext.data.dataset import DataConfig
+from avhubert_ext.decoding.joint import JointConfig
 from avhubert_ext.errors import InputError
-from avhubert_ext.joint_decoding import JointConfig
-from avhubert_ext.models.checkpoint import FAIRSEQ_VSR
 
 from ..dictionary import CTCDictionary
 from ..joint_generator import JointGenerator

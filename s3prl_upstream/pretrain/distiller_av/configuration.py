@@ -11,8 +11,8 @@ import yaml
 
 from avhubert_ext.data.dataset import DataConfig
 from avhubert_ext.data.noise import NoiseConfig
-from avhubert_ext.distillation import RECEIVERS, DistillationConfig
 from avhubert_ext.errors import InputError
+from avhubert_ext.training.distillation import RECEIVERS, DistillationConfig
 
 HERE = Path(__file__).parent
 DATARC = "pretrain_expert.datarc of the run configuration"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from avhubert_ext.checkpoints.files import load_avhubert, student_states
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
-from avhubert_ext.distillation import distil_batch, mean_terms
 from avhubert_ext.errors import InputError, show_input_errors_plainly
-from avhubert_ext.models.checkpoint import load_avhubert, student_states
+from avhubert_ext.training.distillation import distil_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
 from .configuration import check_data_keys, data_config, read_model_config, resolve

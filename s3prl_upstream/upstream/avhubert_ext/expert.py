@@ -11,10 +11,10 @@ from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from avhubert_ext.checkpoints.files import load_avhubert
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch, collate
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.checkpoint import load_avhubert
 from s3prl_upstream.upstream.avhubert_ext.clips import Clip, by_streams, read_clips
 
 

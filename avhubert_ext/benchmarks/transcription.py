@@ -1,0 +1,159 @@
+"""How exact the times of words are, and what cutting long clips costs, on a corpus that tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avhubert_ext.benchmarks.encoder import machine
+from avhubert_ext.data.audio import load_audio
+from avhubert_ext.data.video import FPS, load_video
+from avhubert_ext.decoding.recognition import Recognizer
+from avhubert_ext.errors import InputError
+from avhubert_ext.evaluation.wer import word_error_rate
+from avhubert_ext.preparation.corpora import timed_words
+from avhubert_ext.transcription.alignment import Word
+from avhubert_ext.transcription.transcribe import transcribe
+
+
+@dataclass(frozen=True)
+class Said:
+    """A clip, and its words with their true times."""
+
+    audio: np.ndarray
+    video: np.ndarray
+    words: tuple[tuple[str, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of one modality, with each utterance as a clip or all of a speaker's as one.
+
+    Errors are the means of what starts and ends are off, in seconds, of the `timed` words, those
+    recognised right.
+    """
+
+    clips: str
+    modality: str
+    wer: float
+    words: int
+    timed: int
+    start_error: float
+    end_error: float
+
+
+def benchmark_transcription(
+    recognizer: Recognizer, corpus: Path, longest: float, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Transcribe the utterances in `corpus/test`, each alone and all of a speaker as one long clip.
+
+    corpus: LRS3's layout, with word times in its transcripts and a WAV beside each clip. longest:
+    see `transcribe`. progress: called with a line on what is done next.
+    """
+    single = read_utterances(corpus)
+    forms = {
+        "utterances": [clip for clips in single for clip in clips],
+        "speakers": [join(clips) for clips in single],
+    }
+    results = []
+    for modality in recognizer.modalities:
+        for name, clips in forms.items():
+            progress(f"{modality}, {len(clips)} {name}")
+            results.append(asdict(measure(recognizer, clips, name, modality, longest)))
+    return {"longest": longest, "results": results, "machine": machine()}
+
+
+def read_utterances(corpus: Path) -> list[list[Said]]:
+    """Those of each test speaker."""
+    files = sorted(corpus.glob("test/*/*.mp4"))
+    if not files:
+        raise InputError(f"{corpus}: no test/SPEAKER/CLIP.mp4 in it; name a corpus as of `synth`")
+    return [
+        [
+            Said(
+                load_audio(file.with_suffix(".wav")),
+                load_video(file),
+                tuple(timed_words(file.with_suffix(".txt"))),
+            )
+            for file in group
+        ]
+        for _, group in groupby(files, lambda file: file.parent)
+    ]
+
+
+def join(clips: list[Said]) -> Said:
+    """One after another."""
+    starts = np.cumsum([0, *(len(clip.video) for clip in clips)]) / FPS
+    later = [
+        (word, float(start + from_), float(end + from_))
+        for clip, from_ in zip(clips, starts[:-1], strict=True)
+        for word, start, end in clip.words
+    ]
+    audio = np.concatenate([clip.audio for clip in clips])
+    return Said(audio, np.concatenate([clip.video for clip in clips]), tuple(later))
+
+
+def measure(
+    recognizer: Recognizer, clips: list[Said], name: str, modality: str, longest: float
+) -> Accuracy:
+    texts, errors = [], []
+    for clip in clips:
+        audio = None if modality == "video" else clip.audio
+        video = None if modality == "audio" else clip.video
+        found = transcribe(recognizer, audio, video, longest=longest)
+        texts.append((" ".join(word for word, _, _ in clip.words).lower(), found.text.lower()))
+        errors += time_errors(clip.words, found.words)
+    words = sum(len(clip.words) for clip in clips)
+    if not errors:
+        raise InputError(f"{modality}: not a word of {words} is right; name a model of the corpus")
+    start_error, end_error = np.mean(errors, axis=0)
+    return Accuracy(
+        name,
+        modality,
+        word_error_rate(texts),
+        words,
+        len(errors),
+        float(start_error),
+        float(end_error),
+    )
+
+
+def time_errors(
+    spoken: tuple[tuple[str, float, float], ...], found: tuple[Word, ...]
+) -> list[tuple[float, float]]:
+    """How far start and end of each word that was recognised are off, in seconds."""
+    pairs = SequenceMatcher(
+        None, [word.lower() for word, _, _ in spoken], [w.text.lower() for w in found], False
+    ).get_matching_blocks()
+    return [
+        (abs(found[j + k].start - spoken[i + k][1]), abs(found[j + k].end - spoken[i + k][2]))
+        for i, j, length in pairs
+        for k in range(length)
+    ]
+
+
+def text_table(report: dict[str, Any]) -> str:
+    """The report for a terminal: a line a modality and kind of clip."""
+    header = (
+        f"{'modality':<10}{'clips':<12}{'WER %':>8}{'words':>8}{'right':>8}"
+        f"{'start ms':>10}{'end ms':>8}"
+    )
+    lines = [
+        f"segments of at most {report['longest']:g} s; starts and ends of the words that are right "
+        "are off by (mean):",
+        "",
+        header,
+        "-" * len(header),
+    ]
+    for r in report["results"]:
+        lines.append(
+            f"{r['modality']:<10}{r['clips']:<12}{r['wer']:>8.2f}{r['words']:>8}{r['timed']:>8}"
+            f"{1000 * r['start_error']:>10.0f}{1000 * r['end_error']:>8.0f}"
+        )
+    return "\n".join(lines)

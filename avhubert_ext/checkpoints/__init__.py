@@ -1,0 +1,1 @@
+"""Files of models: reading, writing and converting them."""

@@ -1,0 +1,282 @@
+"""The moving picture of any video: upright RGB frames, 25 a second, around damage."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from avhubert_ext.data.container import (
+    CONVERT,
+    DAMAGED,
+    LIMITS,
+    Clock,
+    Limits,
+    Packets,
+    PictureError,
+    container_seconds,
+    cut_short,
+    described,
+    opened,
+    orientation,
+    square_size,
+    too_long,
+    video_stream,
+)
+from avhubert_ext.data.video import FPS
+
+if TYPE_CHECKING:
+    import av
+
+JUMP = 1.0  # s; time stamps that go back, or beyond the file's length, by more are wrong
+EARLY = 0.25  # s; no frame is shown earlier than this, however long the one before was frozen
+
+
+@dataclass
+class Damage:
+    """What decoding has met, updated by `video_frames` while it runs.
+
+    frames: in the file, at its own rate; damaged: those that were lost or did not decode whole,
+    each replaced by the nearest whole frame; affected: those predicted from a damaged frame, which
+    are shown and may be smeared; start: of the first frame, in seconds on the file's clock.
+    """
+
+    frames: int = 0
+    damaged: int = 0
+    affected: int = 0
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A frame between two times in seconds on the file's clock.
+
+    frame: None where there is none: the one before is repeated, or one is lost.
+    """
+
+    start: float
+    end: float
+    frame: av.VideoFrame | None
+    is_key: bool = False
+    lost: bool = False
+
+
+def video_frames(
+    path: Path, limits: Limits = LIMITS, damage: Damage | None = None
+) -> Iterator[np.ndarray]:
+    """Frames as RGB, uint8 [H, W, 3], upright, with square pixels, 25 a second.
+
+    Any rate, constant or not, becomes 25 by the frames' time stamps: number k is the frame whose
+    stamp is nearest to k/25 s after the first one (the earlier of two; a frame after a freeze is
+    shown at most 0.25 s early). Their number is the video's length times 25, rounded. Successive
+    frames may share memory: copy one before writing to it.
+
+    A damaged frame is replaced by the nearest whole one, and counted in `damage`. Raises
+    PictureError for a video track that is missing, cut short, in an unknown codec, of frames over
+    the limit, or with more than a tenth of its frames damaged; InputError for a file that is not a
+    media file, or is over the limit of seconds.
+    """
+    import av
+
+    damage = Damage() if damage is None else damage
+    with opened(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise PictureError(f"{path}: no video track; give a file with a moving picture")
+        if stream.codec_context is None:
+            raise PictureError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
+        if stream.width * stream.height > limits.pixels:
+            raise PictureError(
+                f"{path}: frames are {stream.width}x{stream.height}, over the limit of "
+                f"{limits.pixels} pixels; make a smaller copy"
+            )
+        stream.thread_type = "NONE"  # workers fill the cores
+        stream.codec_context.options = {
+            "max_pixels": str(limits.pixels),
+            "err_detect": "crccheck",  # with "explode" more would be lost, and no more found
+        }
+        upright = _Upright(stream)
+        decoded = _checked(path, container, stream, limits, damage)
+        for frame in _at_25_fps(decoded):
+            try:
+                image = upright.rgb(frame)
+            except (av.error.FFmpegError, ValueError) as error:
+                raise PictureError(
+                    f"{path}: {described(stream)} does not convert to RGB ({error}); {CONVERT}"
+                ) from None
+            yield image
+
+
+def _at_25_fps(decoded: Iterator[_Shown]) -> Iterator[av.VideoFrame]:
+    """For each 25th of a second from the first frame on the whole frame that is nearest."""
+    due: deque[av.VideoFrame] = deque()  # chosen; dropped if the video ends before their slot does
+    chosen = passed = 0
+    first = before = None
+    end = 0.0
+    for shown in decoded:
+        end = max(end, shown.end)
+        if shown.frame is None:
+            continue
+        if before is None:
+            first, before = shown.start, shown
+            continue
+        gap = max(0.0, shown.start - before.start)
+        change = before.start - first + max(gap / 2, gap - EARLY)
+        while chosen <= change * FPS + 1e-6:
+            due.append(before.frame)
+            chosen += 1
+        while due and (passed + 0.5) / FPS < shown.start - first:
+            yield due.popleft()
+            passed += 1
+        before = shown
+    if before is None:
+        return
+    total = max(1, math.ceil((end - first) * FPS - 0.5 - 1e-6))
+    due.extend([before.frame] * (total - chosen))
+    for _ in range(passed, total):
+        yield due.popleft()
+
+
+def _checked(
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    limits: Limits,
+    damage: Damage,
+) -> Iterator[_Shown]:
+    """The frames of a track; raises PictureError for one with much damage, or cut short."""
+    packets = Packets(container, stream)
+    latest = container_seconds(container) or limits.seconds
+    first = end = None
+    for shown in _assessed(_decoded(packets, stream, container), damage):
+        first = shown.start if first is None else first
+        end = shown.end if end is None else end
+        if shown.frame is None and abs(shown.start - end) > JUMP:
+            continue  # its stamp is damaged, too
+        if shown.start - first > limits.seconds:
+            raise too_long(path, limits)
+        if shown.start < end - JUMP or shown.start > max(end, latest) + JUMP:
+            raise PictureError(
+                f"{path}: its time stamps jump from {end:.1f} to {shown.start:.1f} s; convert it, "
+                "or cut it there"
+            )
+        end = max(end, shown.end)
+        yield shown
+    if damage.frames == damage.damaged:
+        raise PictureError(
+            f"{path}: no frame decodes ({described(stream)}); copy it again, or {CONVERT}"
+        )
+    if damage.damaged > max(1, DAMAGED * damage.frames):
+        raise PictureError(
+            f"{path}: {damage.damaged} of {damage.frames} frames are damaged, "
+            f"{damage.damaged / damage.frames:.0%}, over the limit of {DAMAGED:.0%}; copy it again"
+        )
+    cut = cut_short(container, stream, end - first, packets.end)
+    if cut is not None:
+        raise PictureError(f"{path}: {cut}; copy it again")
+
+
+def _assessed(shown: Iterator[_Shown], damage: Damage) -> Iterator[_Shown]:
+    """The same without damaged frames; counts what passes in `damage`."""
+    no_key = True  # frames before the first key frame, or after a lost one, lack their reference
+    smeared = False
+    for item in shown:
+        if item.frame is None and not item.lost:
+            yield item
+            continue
+        if item.is_key:
+            no_key, smeared = item.lost, False
+        damaged = item.lost or item.frame.is_corrupt or no_key
+        damage.frames += 1
+        damage.damaged += damaged
+        damage.affected += smeared and not damaged
+        smeared = smeared or damaged
+        if not damaged and damage.frames - damage.damaged == 1:
+            damage.start = item.start
+        yield replace(item, frame=None) if damaged else item
+
+
+def _decoded(
+    packets: Packets, stream: av.VideoStream, container: av.container.InputContainer
+) -> Iterator[_Shown]:
+    """What a decoder makes of the packets of a track, in order of time.
+
+    A packet that gives no frame is a lost frame, whether the decoder reports an error or not,
+    except at the beginning, where decoders wait for a key frame.
+    """
+    import av
+
+    clock = Clock(container, stream)
+    duration = 1 / float(stream.average_rate or stream.guessed_rate or FPS)
+    in_order = container.format.name != "avi"  # its stamps are those of decoding
+    waiting: list[tuple[int, bool, bool]] = []  # heap: stamp, whether key, whether it failed
+    began = False
+    end = 0.0
+    for packet in packets:
+        if packet is not None and not packet.size:  # repeats the frame before, as in Theora
+            start, end = clock.span(packet.pts, packet.duration, end, duration)
+            yield _Shown(start, end, None)
+            continue
+        failed, frames = False, []
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.error.FFmpegError:
+            failed = True
+        if packet is not None and not packet.is_discard:
+            if clock.at(packet.pts) is not None and (in_order or not failed):
+                heapq.heappush(waiting, (packet.pts, packet.is_keyframe, failed))
+            elif failed:
+                start, end = clock.span(packet.pts, packet.duration, end, duration)
+                yield _Shown(start, end, None, packet.is_keyframe, lost=True)
+        for frame in frames:
+            stamp = frame.pts
+            if not in_order and waiting:
+                stamp = waiting[0][0]  # frames come in the order of time
+            while waiting and stamp is not None and waiting[0][0] <= stamp:
+                at, is_key, failed = heapq.heappop(waiting)
+                if at < stamp and (began or failed):
+                    start, end = clock.span(at, 0, end, duration)
+                    yield _Shown(start, end, None, is_key, lost=True)
+            began = True
+            start, end = clock.span(stamp, frame.duration, end, duration)
+            yield _Shown(start, end, frame, frame.key_frame)
+    for at, is_key, _ in sorted(waiting):
+        start, end = clock.span(at, 0, end, duration)
+        yield _Shown(start, end, None, is_key, lost=True)
+
+
+class _Upright:
+    """Frames of a stream as RGB with square pixels, turned as the file says."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        import av
+
+        # One for all frames: the frames' own would set up the conversion again each time.
+        self._reformat = av.video.reformatter.VideoReformatter().reformat
+        self._width, self._height = square_size(stream)
+        self._last: tuple[av.VideoFrame | None, np.ndarray | None] = None, None
+
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame is not self._last[0]:
+            self._last = frame, self._convert(frame)
+        return self._last[1]
+
+    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
+        # All frames of one size, even if the stream changes its own on the way.
+        image = self._reformat(
+            frame, width=self._width, height=self._height, format="rgb24", threads=1
+        ).to_ndarray()
+        a, b, c, d = orientation(frame)
+        if b:
+            image = cv2.transpose(image)
+            a, d = c, b
+        if a > 0 and d > 0:
+            return image
+        return cv2.flip(image, -1 if a < 0 and d < 0 else 1 if a < 0 else 0)

@@ -1,0 +1,1 @@
+"""Beam searches over the networks, and what they return."""

@@ -1,0 +1,1 @@
+"""From raw corpora to manifests, mouth regions and noise."""
