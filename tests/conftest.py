@@ -23,7 +23,19 @@ LONGEST = (
 )
 
 
+# Folder or file -> marker of all its tests.
+MARKED = {
+    "recipes": "recipe",
+    "fairseq_plugin": "fairseq",
+    "s3prl_plugin": "s3prl",
+    "test_serve_browser": "browser",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in {item.path.stem, item.path.parent.name} & MARKED.keys():
+            item.add_marker(MARKED[name])
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from portrait import tone, write_clip
 from serving import face_video, utterance
 
@@ -18,7 +19,6 @@ from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio, write_wav
 from avhubert_ext.models.presets import build_vsr
 
-ROOT = Path(__file__).parent.parent
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 
 

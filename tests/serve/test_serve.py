@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import run
+from conftest import ROOT, run
 from fastapi import Request
 from fragile import make_worker
 from serving import MODEL, Server, face_video, form, serving, utterance, write_clip
@@ -66,7 +66,7 @@ def test_page_is_whole_and_asks_nobody_else(server: Server):
     assert status == 200
     assert "script-src 'self'" in headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
-    folder = Path(__file__).parent.parent / "avhubert_ext/serve/page"
+    folder = ROOT / "avhubert_ext/serve/page"
     for file in folder.iterdir():
         status, body, headers = server.request("GET", f"/{file.name}")
         assert status == 200 and body == file.read_bytes()

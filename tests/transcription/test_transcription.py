@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from avhubert_ext.benchmarks.transcription import (
     Said,
@@ -34,7 +35,6 @@ from avhubert_ext.transcription.recognizers import load
 from avhubert_ext.transcription.segments import Segment, segment
 from avhubert_ext.transcription.transcribe import Transcript, joined, transcribe
 
-ROOT = Path(__file__).parent.parent
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from avhubert_ext.checkpoints.conversion import convert, prune
 from avhubert_ext.checkpoints.files import (
@@ -28,7 +29,6 @@ from avhubert_ext.data.text import (
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.presets import build_vsr
 
-ROOT = Path(__file__).parent.parent
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 LINES = (TEACHER / "dict.wrd.txt").read_text().splitlines()
 SYMBOLS = [*SPECIAL_SYMBOLS, *(line.split()[0] for line in LINES)]

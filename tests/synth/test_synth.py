@@ -19,6 +19,8 @@ import soundfile
 av = pytest.importorskip("av")
 pytest.importorskip("espeakng_loader")
 
+from conftest import ROOT  # noqa: E402
+
 from avhubert_ext.data.files import whole_file  # noqa: E402
 from avhubert_ext.errors import InputError  # noqa: E402
 from avhubert_ext.synth import corpus, grammar, noise, speakers  # noqa: E402
@@ -34,7 +36,7 @@ from avhubert_ext.synth.visemes import (  # noqa: E402
 
 OPENING = PARAMETERS.index("opening")
 STILL_FACE = Face(noise=0.0, motion=0.0)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 PLAN = {"speakers": 6, "utterances": 2, "seed": 3, "domain": "commands"}
 
 
