@@ -86,7 +86,7 @@ class AVTaskConfig(FairseqDataclass):
 
 @dataclass
 class RecognizerConfig(FairseqDataclass):
-    """What the checkpoint of a recogniser says of it."""
+    """What the checkpoint of a recognizer says of it."""
 
     description: Optional[str] = field(
         default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}

@@ -1,4 +1,4 @@
-"""fairseq's dictionary in the order of a CTC/attention recogniser's outputs."""
+"""fairseq's dictionary in the order of a CTC/attention recognizer's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--path` and `--finetune-from-model` with any file of a recogniser that the library reads.
+"""`--path` and `--finetune-from-model` with any file of a recognizer that the library reads.
 
 That is fairseq's own checkpoints, the official AV-HuBERT's finetuned ones, and safetensors.
 """

@@ -30,8 +30,8 @@ fail() { echo "error: $*" >&2; exit 1; }
 # step NAME COMMAND...: run one resumable step of the recipe that works in $work.
 step() { python scripts/step.py "$work" "$@"; }
 
-# distil NAME OVERRIDES OPTIONS...: s3prl, teacher -> student; OVERRIDES as for its option -o.
-distil() {
+# distill NAME OVERRIDES OPTIONS...: s3prl, teacher -> student; OVERRIDES as for its option -o.
+distill() {
   local name=$1 overrides=$2
   local folders="config.pretrain_expert.datarc.data=$work/data"
   folders+=",,config.pretrain_expert.datarc.cache_dir=$work/cache"
@@ -58,7 +58,7 @@ evaluate_all() {
   evaluate --out "$1" "${@:3}"
 }
 
-# A few updates only, to see that everything runs: as OVERRIDES of distil and OPTIONS of train.
+# A few updates only, to see that everything runs: as OVERRIDES of distill and OPTIONS of train.
 quick_distillation=",,config.pretrain_expert.datarc.train_batch_size=4"
 quick_distillation+=",,config.runner.total_steps=4,,config.runner.log_step=2"
 quick_distillation+=",,config.runner.save_step=2"

@@ -21,7 +21,7 @@ step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 from_scratch=(--encoder student-tiny-7 --freeze-encoder-updates 0)
 models=() reported=() curves=()
 for seed in $seeds; do
-  distil "distill-$seed" ",,config.pretrain_expert.datarc.seed=$seed" --seed "$seed"
+  distill "distill-$seed" ",,config.pretrain_expert.datarc.seed=$seed" --seed "$seed"
   avhubert-ext convert "$work/distill-$seed" "$work/encoder-$seed.safetensors"
   train "distilled-$seed" av_asr $(options $config/finetune.args) --seed "$seed" \
     --encoder-checkpoint "$work/encoder-$seed.safetensors"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way on the embedded corpus, every step a stock command line: distil a student from the
+# The whole way on the embedded corpus, every step a stock command line: distill a student from the
 # tiny task-specific teacher (scripts/teacher.sh made it), finetune it with a decoder, prune it to
 # 50%, decode all three clean and in babble. Results: runs/demo/results.{json,png}.
 #
@@ -33,7 +33,7 @@ step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
 step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 
 # Teacher -> student, in s3prl.
-distil distill "$distill_quickly"
+distill distill "$distill_quickly"
 avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 
 # Student + decoder, then half of it, in fairseq.

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# WER of recognisers in babble, against a second talker and clean, as paper A's Figures 3 and 4: each
+# WER of recognizers in babble, against a second talker and clean, as paper A's Figures 3 and 4: each
 # SNR in ten passes with other noise snippets. Results: WORK/evaluation/table_1.{md,html},
 # results.{json,csv}, wer_{babble,talker}.png.
 #
-#   scripts/evaluate_noise.sh WORK NAME=FILE...    FILE: a recogniser of any kind; models one by one
+#   scripts/evaluate_noise.sh WORK NAME=FILE...    FILE: a recognizer of any kind; models one by one
 #
 # WORK holds the recipes' data/ and noise/. PASSES=10, SNR="-10 -5 0 5 10", BEAM=50 and MAX_FRAMES=2000
 # can be set, JOBS=2 models be decoded at once (a thread each). Killed? Run it again: it goes on; so it

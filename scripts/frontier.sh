@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How small a recogniser gets at which WER: the demo's distilled student, pruned in rounds (iterative
+# How small a recognizer gets at which WER: the demo's distilled student, pruned in rounds (iterative
 # LRR) and stored in 8 bits, on the accuracy/size frontier beside its teacher. The papers leave this
 # combination to future work.
 #

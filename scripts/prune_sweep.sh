@@ -55,7 +55,7 @@ if [ "$2" = lrs3 ]; then
   step prepare avhubert-ext prepare --corpus "${LRS3:?name the folder of LRS3}" \
     --out "$work/data" --reuse-subwords "$work/subwords"
   step start avhubert-ext init base-s "$work/start.safetensors" --data "$work/data" \
-    --frontend-checkpoint "${FRONTEND:?name the checkpoint of the LRW recogniser}"
+    --frontend-checkpoint "${FRONTEND:?name the checkpoint of the LRW recognizer}"
   dense="$(options scripts/config/lrs3/vsr.args) $(options scripts/config/lrs3/vsr_base_s.args)
     $(options scripts/config/lrs3/vsr_dense.args) --keep-last-epochs -1"
 else

@@ -73,15 +73,15 @@ else
   make_teacher() { :; }
 fi
 
-# student N: distil and finetune it.
+# student N: distill and finetune it.
 student() {
   local its_teacher=$teacher
   if [ "$1" = 1 ]; then make_generic; its_teacher=$generic; else make_teacher; fi
   sed -e "s|^student: [^ ]*|student: $prefix$1|" -e "s|^teacher: [^ ]*|teacher: $its_teacher|" \
     $distill_model > "$work/model-$1.yaml"
-  distill_model=$work/model-$1.yaml teacher=$its_teacher distil "distil-$1" \
+  distill_model=$work/model-$1.yaml teacher=$its_teacher distill "distill-$1" \
     "$distill_quickly${SEED:+,,config.pretrain_expert.datarc.seed=$SEED}" ${SEED:+--seed "$SEED"}
-  avhubert-ext convert "$work/distil-$1" "$work/student-$1.safetensors"
+  avhubert-ext convert "$work/distill-$1" "$work/student-$1.safetensors"
   train "finetuned-$1" av_asr $(options $config/finetune.args) \
     --encoder-checkpoint "$work/student-$1.safetensors" ${SEED:+--seed "$SEED"} \
     ${train_quickly[@]+"${train_quickly[@]}"}

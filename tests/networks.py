@@ -22,7 +22,7 @@ PARTS = ("transformer-resnet", "conformer-shufflenet")
 parts = pytest.mark.parametrize("config", [VARIANTS[name] for name in PARTS], ids=PARTS)
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """Random values everywhere, so that no scale of one and no bias of zero hides a mistake."""
     torch.manual_seed(seed)
     for name, tensor in module.state_dict().items():

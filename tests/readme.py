@@ -25,7 +25,7 @@ SHORTER = {
     "--task av_distillation": TRAIN + " --student tiny-7",
     "--encoder-checkpoint student.safetensors": TRAIN + " --decoder tiny",
     "fairseq-generate": GENERATE,
-    "-n distil ": " --device cpu",
+    "-n distill ": " --device cpu",
     "evaluate --data data ": " --snr 0 --passes 1 --beam 2 --threads 1",
     "evaluate --data data_vsr": " --levels 5 --passes 1 --beam 2 --threads 1",
     "--save-dir vsr ": VSR,

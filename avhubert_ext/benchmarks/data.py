@@ -1,7 +1,7 @@
 """How fast training data is read: utterances a second, from the second epoch on, on one core.
 
 `AVDataset` with a cache is timed against the plain way, that of AV-HuBERT's own data set: in every
-epoch OpenCV decodes every video, pixels are normalised in float64, and filter banks are computed of
+epoch OpenCV decodes every video, pixels are normalized in float64, and filter banks are computed of
 every wav. Both read the same utterances with the same draws of crop, flip and noise (mixed by the
 same code), in one process and in turn. OMP_NUM_THREADS=1 keeps numpy to one core too.
 """

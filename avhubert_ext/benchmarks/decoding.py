@@ -1,6 +1,6 @@
 """How long recognition takes, from features to hypotheses: encoder and beam search, on the CPU.
 
-All recognisers run in one process, in rounds: each round times every one once, see `benchmark.py`.
+All recognizers run in one process, in rounds: each round times every one once, see `benchmark.py`.
 Random weights do not know when to stop, so that the number of tokens is fixed.
 """
 
@@ -32,7 +32,7 @@ BACKENDS = ("eager", "fused")  # of the encoder; `.fuse()` leaves the decoder as
 
 @dataclass(frozen=True)
 class Timing:
-    """One recogniser: medians over the rounds, each part's own and the whole's, in seconds."""
+    """One recognizer: medians over the rounds, each part's own and the whole's, in seconds."""
 
     model: str
     backend: str
@@ -40,7 +40,7 @@ class Timing:
     decoder_seconds: float  # the bridge's too
     median_seconds: float
     fastest_seconds: float
-    real_time_factor: float  # time to recognise a clip over the clip's own time
+    real_time_factor: float  # time to recognize a clip over the clip's own time
 
 
 @dataclass
@@ -60,7 +60,7 @@ def benchmark_decoding(
     rounds: int = 5,
     decoder: str = "base",
 ) -> dict[str, Any]:
-    """Time recognisers with random weights on one clip; all times in seconds.
+    """Time recognizers with random weights on one clip; all times in seconds.
 
     models: encoder presets, see `full_name`; seconds: of the clip; tokens: decoded, the end of the
     sentence not counted, by default as many as LRS3 has in that time; decoder: preset for all.
@@ -105,11 +105,11 @@ def _make_runs(
         model = AVRecognizer(encoder, preset(DECODERS, decoder, "decoder")).eval()
         for backend in BACKENDS:
             form = model.encoder if backend == "eager" else model.encoder.fuse()
-            runs[name, backend] = partial(_recognise, model, form, clip, config)
+            runs[name, backend] = partial(_recognize, model, form, clip, config)
     return runs
 
 
-def _recognise(
+def _recognize(
     model: AVRecognizer, encoder: AVHubertEncoder, clip: Clip, config: BeamConfig, times: Times
 ) -> None:
     """What `beam_search` does, with a clock between its two parts."""

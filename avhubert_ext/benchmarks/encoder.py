@@ -137,7 +137,7 @@ def plain_forward(encoder: Encoder, clip: Clip) -> Tensor:
 def plain_hidden_states(encoder: AVHubertEncoder, audio: Tensor, video: Tensor) -> list[Tensor]:
     """As `AVHubertEncoder.hidden_states`, each [B, T, D]; without padding.
 
-    3D convolution, normalisation and pooling in the stem, attention by softmax, time first: what a
+    3D convolution, normalization and pooling in the stem, attention by softmax, time first: what a
     research implementation does, and what this library's encoder must not be slower than.
     """
     frontend = encoder.feature_extractor_video

@@ -1,4 +1,4 @@
-"""Size of a recogniser in each form that it can have, and how long it takes, on the CPU.
+"""Size of a recognizer in each form that it can have, and how long it takes, on the CPU.
 
 From features to hypotheses: frontends, encoder, beam search, of one clip. PyTorch eager and fused,
 and what `avhubert_ext.export` writes, run by `avhubert_ext.runtime`. All forms of all models run in
@@ -51,7 +51,7 @@ Parts = tuple[float, float]  # seconds until the decoder's memory is there, and 
 class Timing:
     """A form of a model: its files' size, medians over the rounds in seconds.
 
-    real_time_factor: time to recognise a clip over the clip's own time.
+    real_time_factor: time to recognize a clip over the clip's own time.
     """
 
     model: str
@@ -127,7 +127,7 @@ def benchmark_runtime(
 
 @dataclass(frozen=True)
 class _Model:
-    """A recogniser, and the files or folders of its forms."""
+    """A recognizer, and the files or folders of its forms."""
 
     network: AVRecognizer
     forms: dict[str, Path]

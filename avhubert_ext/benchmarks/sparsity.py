@@ -117,7 +117,7 @@ ENCODERS = {
 
 
 def onnx_model(linear: nn.Linear, x: Tensor) -> bytes:
-    """A linear layer for inputs `x` [T, I] as a serialised ONNX model: `x` -> `y` [T, O]."""
+    """A linear layer for inputs `x` [T, I] as a serialized ONNX model: `x` -> `y` [T, O]."""
     from onnx import TensorProto, helper, numpy_helper
 
     weights = {"weight": linear.weight, "bias": linear.bias}

@@ -36,7 +36,7 @@ class Accuracy:
     """Of one modality, with each utterance as a clip or all of a speaker's as one.
 
     Errors are the means of what starts and ends are off, in seconds, of the `timed` words, those
-    recognised right.
+    recognized right.
     """
 
     clips: str
@@ -127,7 +127,7 @@ def measure(
 def time_errors(
     spoken: tuple[tuple[str, float, float], ...], found: tuple[Word, ...]
 ) -> list[tuple[float, float]]:
-    """How far start and end of each word that was recognised are off, in seconds."""
+    """How far start and end of each word that was recognized are off, in seconds."""
     pairs = SequenceMatcher(
         None, [word.lower() for word, _, _ in spoken], [w.text.lower() for w in found], False
     ).get_matching_blocks()

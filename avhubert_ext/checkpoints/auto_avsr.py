@@ -25,7 +25,7 @@ from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
 
 MARK = "ctc.ctc_lo.weight"  # in every checkpoint, and in no other project's
 PREFIXES = ("module.", "model.")  # that training left before the names
-# Where a file of the peer, of ours, or of a recogniser of words has the visual frontend.
+# Where a file of the peer, of ours, or of a recognizer of words has the visual frontend.
 FRONTEND_PREFIXES = ("encoder.frontend.", "encoder.video.frontend.", "frontend.", "")
 
 # Parts of names, one after another: theirs -> ours. The encoder of an audio model is called as
@@ -180,7 +180,7 @@ def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
     if misfits:
         raise InputError(
             f"{path}: not a ResNet-18 with SiLU of {len(own)} tensors: {len(misfits)} differ, "
-            f"e.g. {misfits[0]}; name a checkpoint of Auto-AVSR or of its word recogniser on LRW"
+            f"e.g. {misfits[0]}; name a checkpoint of Auto-AVSR or of its word recognizer on LRW"
         )
     check_finite(path, given)
     frontend.load_state_dict(given)

@@ -58,7 +58,7 @@ def _save(
         save_fairseq(target, model, origin, masks)
     else:
         raise InputError(
-            f"{target}: expected .safetensors, or .pt for a whole recogniser in float32"
+            f"{target}: expected .safetensors, or .pt for a whole recognizer in float32"
         )
     parameters = kept_parameters(model, masks)
     sparsity = f", sparsity {mask_sparsity(masks):.4f}" if masks else ""

@@ -39,7 +39,7 @@ from avhubert_ext.models.student import HeadsConfig, Student
 METADATA_KEY = "avhubert_ext"
 Recognizer = AVRecognizer | CTCAttentionRecognizer
 
-# What else is known of a recogniser, in safetensors' metadata and in fairseq's cfg.model:
+# What else is known of a recognizer, in safetensors' metadata and in fairseq's cfg.model:
 # `effective_batch` of its training, `dictionary_digest` of its outputs' symbols, and these
 # themselves as `join_symbols` writes them.
 ORIGIN = ("trained_with", "dictionary", "subwords")
@@ -55,7 +55,7 @@ SPARSE_TASKS = {
     FAIRSEQ_STUDENT: "SparseDistillationTask",
     FAIRSEQ_VSR: "SparseVSRTask",
 }
-# Their prefixes of names -> ours. The first nests the parts of a recogniser in fairseq's encoder
+# Their prefixes of names -> ours. The first nests the parts of a recognizer in fairseq's encoder
 # and decoder classes, the others hold the library's model whole.
 FAIRSEQ_PREFIXES = {
     FAIRSEQ_ASR: {
@@ -69,7 +69,7 @@ FAIRSEQ_PREFIXES = {
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an encoder, recogniser or student."""
+    """The configuration that rebuilds an encoder, recognizer or student."""
     if isinstance(model, Recognizer):
         return {
             "kind": "recognizer" if isinstance(model, AVRecognizer) else "ctc_attention",
@@ -110,7 +110,7 @@ def save_model(
     masks: Masks = NOTHING,
     codebooks: Codebooks = NOTHING,
 ) -> None:
-    """Write an encoder or recogniser as `.safetensors`; `half` stores weights as float16.
+    """Write an encoder or recognizer as `.safetensors`; `half` stores weights as float16.
 
     origin: as `read_origin` gives it. masks: of a pruned model, which is stored without its zeros
     (`checkpoints/sparse_file.py`). codebooks: of a model that is on them (`quantize`), which is
@@ -161,7 +161,7 @@ def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") ->
     """
     model = load_model(path)
     if isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds a CTC/attention recogniser: load it with load_auto_avsr")
+        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
     encoder = model.encoder if isinstance(model, AVRecognizer) else model
     return encoder.to(map_location)
 
@@ -170,28 +170,28 @@ def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu"
     """The encoder and decoder in a file that `load_model` reads; InputError without a decoder."""
     model = load_recognizer(path, map_location)
     if isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds a CTC/attention recogniser: load it with load_auto_avsr")
+        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
     return model
 
 
 def load_auto_avsr(
     path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool | None = None
 ) -> CTCAttentionRecognizer:
-    """A CTC/attention recogniser in a file that `load_model` reads, Auto-AVSR's own for one.
+    """A CTC/attention recognizer in a file that `load_model` reads, Auto-AVSR's own for one.
 
     mask_padding: False lets padding leak into the clips of a batch, as in Auto-AVSR's own code;
         None is what the file says, True for Auto-AVSR's own.
     """
     model = load_model(path)
     if not isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds no CTC/attention recogniser: name another file")
+        raise InputError(f"{path} holds no CTC/attention recognizer: name another file")
     if mask_padding is not None:
         model.set_mask_padding(mask_padding)
     return model.to(map_location)
 
 
 def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") -> Recognizer:
-    """The recogniser in a file that `load_model` reads, of either family."""
+    """The recognizer in a file that `load_model` reads, of either family."""
     model = load_model(path)
     if isinstance(model, AVHubertEncoder):
         raise InputError(f"{path} holds an encoder only: finetune it, or name a finetuned model")
@@ -281,7 +281,7 @@ def _tensors(path: Path, state: object) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: object) -> bool:
-    """Whether it is a tensor with real numbers in memory, not sparse, nested, quantised or meta."""
+    """Whether it is a tensor with real numbers in memory, not sparse, nested, quantized or meta."""
     return (
         isinstance(tensor, Tensor)
         and tensor.layout == torch.strided
@@ -433,7 +433,7 @@ def _some(names: set[str]) -> str:
 def fairseq_state(
     model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
 ) -> dict[str, Any]:
-    """A recogniser, perhaps pruned, as the content of a fairseq checkpoint."""
+    """A recognizer, perhaps pruned, as the content of a fairseq checkpoint."""
     lip_reader = isinstance(model, CTCAttentionRecognizer)
     name, task = (FAIRSEQ_VSR, "vsr") if lip_reader else (FAIRSEQ_ASR, "av_asr")
     sparse = {}
@@ -458,7 +458,7 @@ def fairseq_state(
 def save_fairseq(
     path: Path, model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
 ) -> None:
-    """Write a recogniser as a fairseq checkpoint that `fairseq-generate --path` reads."""
+    """Write a recognizer as a fairseq checkpoint that `fairseq-generate --path` reads."""
     # By way of memory: torch.save would write the temporary file's name into the file.
     buffer = io.BytesIO()
     torch.save(fairseq_state(model, origin, masks), buffer)
@@ -478,7 +478,7 @@ def newest_state(folder: Path) -> Path:
 
     states = sorted(folder.glob("states-*.ckpt"), key=step)
     if not states:
-        raise InputError(f"{folder}: no states-*.ckpt in it; distil first, or name a file")
+        raise InputError(f"{folder}: no states-*.ckpt in it; distill first, or name a file")
     return states[-1]
 
 

@@ -21,7 +21,7 @@ SHOWN = 5  # misfits named in an error
 def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
     """Copy stages 2 to 4 of torchvision's `shufflenetv2_x1_0` into a trunk of width 1.0.
 
-    path: its state dict, `.pth` or `.safetensors`. The stem (2D on RGB there, 3D on grey here),
+    path: its state dict, `.pth` or `.safetensors`. The stem (2D on RGB there, 3D on gray here),
     the last convolution (1024 channels there, 512 here) and the classifier do not fit: the trunk's
     own stay as they are. Raises InputError if the file is missing or damaged, holds anything but
     tensors, or has other names or shapes than the stages.

@@ -26,14 +26,14 @@ def start_file(
 ) -> str:
     """Write fresh weights for the subwords of a manifest folder; returns a line about them.
 
-    frontend: checkpoint that the visual frontend comes from (paper B: of an LRW recogniser).
-    recognizer: checkpoint of a whole recogniser, perhaps with other subwords, that all but the
+    frontend: checkpoint that the visual frontend comes from (paper B: of an LRW recognizer).
+    recognizer: checkpoint of a whole recognizer, perhaps with other subwords, that all but the
         embedding and the output layers come from. Raises InputError where it does not fit.
     """
     if target.suffix != ".safetensors":
         raise InputError(f"{target}: expected .safetensors")
     if frontend is not None and recognizer is not None:
-        raise InputError("a recogniser brings its own frontend: name one of the two checkpoints")
+        raise InputError("a recognizer brings its own frontend: name one of the two checkpoints")
     vocabulary = Vocabulary(data / "dict.wrd.txt", ctc=True)
     torch.manual_seed(seed)
     model = build_vsr(network, modality, len(vocabulary))
@@ -48,7 +48,7 @@ def start_file(
 
 
 def take_over(model: CTCAttentionRecognizer, path: Path) -> None:
-    """Give a model the weights of another recogniser, except what belongs to its subwords."""
+    """Give a model the weights of another recognizer, except what belongs to its subwords."""
     other = load_auto_avsr(path)
     vocabulary = model.decoder.config.vocabulary
     same_but_outputs = replace(other.decoder.config, vocabulary=vocabulary)

@@ -23,7 +23,7 @@ UNITS = "unigram5000_units.txt"  # Auto-AVSR's
 
 
 def find_subwords(model: Path, given: Path | None = None) -> list[str]:
-    """The symbols of all outputs of the recogniser in a file, special ones included, by their ids.
+    """The symbols of all outputs of the recognizer in a file, special ones included, by their ids.
 
     From the file itself, else the dictionary of the data folder that it was trained on, else one
     beside the file; or nowhere but from `given`: a dictionary file, Auto-AVSR's units, or a folder
@@ -73,7 +73,7 @@ def whole_origin(path: Path) -> dict[str, str]:
 def read_symbols(file: Path, ctc: bool) -> list[str]:
     """All outputs' symbols for the subwords in a dictionary file or in Auto-AVSR's units.
 
-    ctc: of a CTC/attention recogniser, as Auto-AVSR's are.
+    ctc: of a CTC/attention recognizer, as Auto-AVSR's are.
     """
     if read_lines(file)[:1] == [f"{CTC_FIRST[1]} 1"]:
         return ctc_symbols(auto_avsr.read_units(file))

@@ -1,4 +1,4 @@
-"""`serve`: the page to try a recogniser on."""
+"""`serve`: the page to try a recognizer on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _serve(args: argparse.Namespace) -> None:
     from avhubert_ext.transcription.recognizers import load
 
     limits = Limits(args.max_mb, args.max_seconds, args.timeout)
-    recogniser = partial(
+    recognizer = partial(
         load,
         args.model,
         dictionary=args.dictionary,
@@ -43,7 +43,7 @@ def _serve(args: argparse.Namespace) -> None:
     try:
         model = "/".join(args.model.resolve().parts[-2:])
         serve(
-            recogniser,
+            recognizer,
             model,
             host=args.host,
             port=args.port,

@@ -38,14 +38,14 @@ def fit_codebook(values: Tensor, size: int = SIZE) -> Tensor:
     """The `size` values that are near to all others: sorted, float32, where `values` are.
 
     Lloyd's algorithm, at most 20 iterations, exact and with sums in float64: the values that are
-    nearest to one centre lie side by side once they are sorted. It ends, as ATMC's, when the square
+    nearest to one center lie side by side once they are sorted. It ends, as ATMC's, when the square
     of all shifts' sum is below 1e-4, here in standard deviations of the values: in absolute units
     the small weights of a network would end it at once. Where no more than `size` values differ the
     codebook holds just these. Raises InputError for values that are not finite.
     """
     ordered = _sorted(values.flatten().float())
     if len(ordered) and not ordered[[0, -1]].isfinite().all():  # NaN comes last
-        raise InputError("NaN or infinite values: quantise a checkpoint from before")
+        raise InputError("NaN or infinite values: quantize a checkpoint from before")
     if int(torch.count_nonzero(ordered.diff())) < size:
         return ordered.unique_consecutive()
     sums = F.pad(ordered.double().cumsum(0), (1, 0))
@@ -73,7 +73,7 @@ def _sorted(values: Tensor) -> Tensor:
 def _start(ordered: Tensor, size: int) -> Tensor:
     """Values of a sorted tensor that lie as dense as the cube root of its density.
 
-    For many centres that is the best they can be (Panter and Dite, 1951). Random values or
+    For many centers that is the best they can be (Panter and Dite, 1951). Random values or
     quantiles are as dense as the values: 20 iterations spread them too little to the tails.
     """
     parts = ordered.diff() ** (2 / 3)  # the density there is 1 / gap: its cube root over the gap

@@ -102,7 +102,7 @@ def audio_features(
 
     waveform: int16 [samples] (int16 scale matters: the filter banks are log energies).
     Returns float32 [T, 104]: 26 log filter banks at 100 Hz, four frames stacked, cut or padded
-    with zeros to `n_frames` if given, then each frame normalised to zero mean, unit variance.
+    with zeros to `n_frames` if given, then each frame normalized to zero mean, unit variance.
     Raises InputError for another sample rate or another kind of array.
     """
     if sample_rate != SAMPLE_RATE:
@@ -132,10 +132,10 @@ def log_filter_bank(samples: np.ndarray) -> np.ndarray:
     Those of python_speech_features.logfbank, which AV-HuBERT uses, to the last bit: pre-emphasis
     of 0.97, windows of 25 ms without a taper, the last one filled up with zeros, 512 bins.
     """
-    emphasised = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
-    count = 1 + max(0, math.ceil((len(emphasised) - WINDOW) / SHIFT))
+    emphasized = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
+    count = 1 + max(0, math.ceil((len(emphasized) - WINDOW) / SHIFT))
     padded = np.zeros((count - 1) * SHIFT + WINDOW)
-    padded[: len(emphasised)] = emphasised
+    padded[: len(emphasized)] = emphasized
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::SHIFT]
     power = 1.0 / BINS * np.square(np.absolute(np.fft.rfft(frames, BINS)))
     energies = power @ _triangles().T
@@ -160,7 +160,7 @@ def waveform_input(samples: np.ndarray, n_frames: int) -> np.ndarray:
     """
     check_samples(samples, "samples")
     values = samples.astype(np.float32) / 32768
-    normalised = (values - values.mean()) / np.sqrt(values.var() + 1e-8)
+    normalized = (values - values.mean()) / np.sqrt(values.var() + 1e-8)
     fitted = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
-    fitted[: len(normalised)] = normalised[: len(fitted)]
+    fitted[: len(normalized)] = normalized[: len(fitted)]
     return fitted.reshape(n_frames, SAMPLES_PER_FRAME)

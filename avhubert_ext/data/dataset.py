@@ -28,7 +28,7 @@ from avhubert_ext.data.files import make_folder
 from avhubert_ext.data.manifest import Utterance, read_lines, read_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseDraw, NoiseMixer, hashed_generator
 from avhubert_ext.data.normalization import changes, normalize, read_text_config
-from avhubert_ext.data.video import CROP, FPS, centre_crop, check_in_step, normalise
+from avhubert_ext.data.video import CROP, FPS, center_crop, check_in_step, normalize_pixels
 from avhubert_ext.data.visual_noise import (
     VisualNoiseConfig,
     VisualNoiseDraw,
@@ -282,9 +282,9 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
 
     def _video(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         c = self.config
-        cropped = random_crop_and_flip(frames, rng) if c.augment else centre_crop(frames)
+        cropped = random_crop_and_flip(frames, rng) if c.augment else center_crop(frames)
         masked = mask_time(cropped, rng, FPS) if c.augment and c.time_mask else cropped
-        return torch.from_numpy(normalise(masked))[None]
+        return torch.from_numpy(normalize_pixels(masked))[None]
 
 
 def _cut(features: np.ndarray | None, window: slice) -> Tensor | None:
@@ -296,7 +296,7 @@ def _cut(features: np.ndarray | None, window: slice) -> Tensor | None:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Pad with zeros (in normalised space) to the longest utterance."""
+    """Pad with zeros (in normalized space) to the longest utterance."""
     frames = torch.tensor([s.frames for s in samples])
     longest = int(frames.max())
 

@@ -16,7 +16,7 @@ from avhubert_ext.errors import InputError
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")  # the first ids, as in fairseq
 SPECIALS = len(SPECIAL_SYMBOLS)
 PAD, EOS = 1, 2
-# Around the subwords of a CTC/attention recogniser, as in Auto-AVSR: the first ids, and the last.
+# Around the subwords of a CTC/attention recognizer, as in Auto-AVSR: the first ids, and the last.
 CTC_FIRST, CTC_LAST = ("<blank>", "<unk>"), "<eos>"
 BLANK = 0
 
@@ -124,7 +124,7 @@ class Vocabulary:
     """The subwords of fairseq's dictionary file, one a line with its count, as ids.
 
     `pieces` of a transformer decoder: fairseq's special symbols, then the subwords. Of a
-    CTC/attention recogniser (`ctc`): blank, unknown, the subwords, and the end of a sentence.
+    CTC/attention recognizer (`ctc`): blank, unknown, the subwords, and the end of a sentence.
     """
 
     def __init__(self, path: Path, ctc: bool = False) -> None:
@@ -176,7 +176,7 @@ def read_dictionary(path: Path) -> list[str]:
 
 
 def ctc_symbols(subwords: list[str]) -> list[str]:
-    """All outputs of a CTC/attention recogniser in the order of their ids."""
+    """All outputs of a CTC/attention recognizer in the order of their ids."""
     return [*CTC_FIRST, *subwords, CTC_LAST]
 
 

@@ -1,4 +1,4 @@
-"""Mouth-region video: decoding, encoding, cropping, normalising."""
+"""Mouth-region video: decoding, encoding, cropping, normalizing."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ def crop(frames: np.ndarray, top: int, left: int, flip: bool = False) -> np.ndar
     return window[:, :, ::-1] if flip else window
 
 
-def centre_crop(frames: np.ndarray) -> np.ndarray:
+def center_crop(frames: np.ndarray) -> np.ndarray:
     """The middle 88x88 window."""
     height, width = frames.shape[1:]
     return crop(frames, (height - CROP) // 2, (width - CROP) // 2)
 
 
-def normalise(frames: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W] -> float32, normalised."""
+def normalize_pixels(frames: np.ndarray) -> np.ndarray:
+    """uint8 [T, H, W] -> float32, normalized."""
     return (frames.astype(np.float32) / 255.0 - MEAN) / STD

@@ -51,7 +51,7 @@ def _check_frames(frames: np.ndarray) -> None:
     if not isinstance(frames, np.ndarray) or found.dtype != np.uint8 or found.ndim != 3:
         raise InputError(
             f"frames are {type(frames).__name__} of {found.dtype} {list(found.shape)}, expected an "
-            "array of uint8 [T, H, W]: add visual noise before `normalise`"
+            "array of uint8 [T, H, W]: add visual noise before `normalize_pixels`"
         )
     if not found.size:
         raise InputError(f"frames of shape {list(found.shape)} have no pixels")
@@ -97,7 +97,7 @@ def _motion_blur(frames: np.ndarray, length: int, rng: np.random.Generator) -> n
 def line_kernel(length: int, degrees: float) -> np.ndarray:
     """A line through the middle of a float32 [length, length] that sums to 1.
 
-    It is `length` (odd) points a pixel apart, each shared out among its four neighbours.
+    It is `length` (odd) points a pixel apart, each shared out among its four neighbors.
     """
     places = np.arange(length) - length // 2
     radians = np.deg2rad(degrees)

@@ -1,4 +1,4 @@
-"""Beam search over a recogniser: batched, with cached keys and values, on any device.
+"""Beam search over a recognizer: batched, with cached keys and values, on any device.
 
 It finds what fairseq 0.12's SequenceGenerator finds, but for the limit of the length: here each
 utterance has its own, so that its result does not depend on what else is in the batch.

@@ -1,4 +1,4 @@
-"""What every recogniser here looks like from outside, with PyTorch or without."""
+"""What every recognizer here looks like from outside, with PyTorch or without."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from avhubert_ext.data.audio import (
     waveform_input,
 )
 from avhubert_ext.data.text import join_pieces
-from avhubert_ext.data.video import CROP, FPS, SLACK, centre_crop, normalise
+from avhubert_ext.data.video import CROP, FPS, SLACK, center_crop, normalize_pixels
 from avhubert_ext.errors import InputError
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was recognised in a clip of T frames, and what its words are timed by.
+    """What was recognized in a clip of T frames, and what its words are timed by.
 
     pieces: the U subwords, without the end of the sentence; tokens: their ids.
     score: of the hypothesis, by which the search ranked it.
@@ -122,7 +122,7 @@ def network_inputs(
     _, frames = check_clip(audio, video, modalities)
     if audio is not None and video is not None:
         _check_lengths(len(audio), len(video))
-    pixels = None if video is None else normalise(centre_crop(video))
+    pixels = None if video is None else normalize_pixels(center_crop(video))
     if audio is None:
         return None, pixels
     to_features = waveform_input if waveform else audio_features

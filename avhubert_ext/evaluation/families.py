@@ -110,7 +110,7 @@ Family = AVHubertFamily | CTCAttentionFamily | ExportedFamily
 def load_family(
     path: Path, dictionary: Path, modalities: str, beam: BeamConfig, joint: JointConfig, device: str
 ) -> Family:
-    """The recogniser in a file that `load_model` reads, or whose `model.json` it is.
+    """The recognizer in a file that `load_model` reads, or whose `model.json` it is.
 
     modalities, beam: for AV-HuBERT's family; joint: how SparseVSR's is searched; device: see
     `choose_device`. Raises InputError if its vocabulary is not that of the `dictionary`.

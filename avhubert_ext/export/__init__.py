@@ -1,1 +1,1 @@
-"""Recognisers as files for a device: graphs that `avhubert_ext.runtime` runs."""
+"""Recognizers as files for a device: graphs that `avhubert_ext.runtime` runs."""

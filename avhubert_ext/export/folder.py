@@ -40,7 +40,7 @@ NONE: Clips = MappingProxyType({})
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What a recogniser is written as.
+    """What a recognizer is written as.
 
     format: onnx or openvino. int8: the linear layers in 8 bits. calibrate: manifest folder
     from whose `split` clips are taken, for frontends in 8 bits too (onnx).
@@ -60,7 +60,7 @@ class ExportConfig:
 
 
 def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | None = None) -> str:
-    """Write the recogniser in a file of any kind; returns a line about it.
+    """Write the recognizer in a file of any kind; returns a line about it.
 
     dictionary: where its subwords are, see `find_subwords`. Raises InputError if `folder` is there.
     """
@@ -82,7 +82,7 @@ def export_recognizer(
     clips: Clips = NONE,
     masks: Masks = NONE,
 ) -> str:
-    """Write a recogniser; symbols: of its outputs; origin: as `read_origin`; clips: for 8 bits;
+    """Write a recognizer; symbols: of its outputs; origin: as `read_origin`; clips: for 8 bits;
     masks: of a pruned model, as `read_masks`."""
     search = JointConfig() if isinstance(model, CTCAttentionRecognizer) else BeamConfig()
     with whole_folder(folder) as temporary:

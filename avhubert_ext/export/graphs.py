@@ -1,4 +1,4 @@
-"""What is exported: parts of a recogniser that map tensors of one clip to tensors.
+"""What is exported: parts of a recognizer that map tensors of one clip to tensors.
 
 A graph for the frontend of each stream, so that one which is missing costs nothing; the encoder
 behind them; a step of the decoder. A clip has T frames and no padding. Its memory is what the
@@ -39,7 +39,7 @@ class Graph:
 
 
 def recognizer_graphs(model: AVRecognizer | CTCAttentionRecognizer) -> dict[str, Graph]:
-    """The graphs of a recogniser by name, of its fused form. It is left as it is."""
+    """The graphs of a recognizer by name, of its fused form. It is left as it is."""
     if isinstance(model, CTCAttentionRecognizer):
         return ctc_attention_graphs(model)
     return avhubert_graphs(model)
@@ -177,7 +177,7 @@ class WaveformTrunk(nn.Module):
 
 
 class CTCEncoder(nn.Module):
-    """The encoder of a CTC/attention recogniser behind its frontends, CTC layer, the memory."""
+    """The encoder of a CTC/attention recognizer behind its frontends, CTC layer, the memory."""
 
     def __init__(self, encoder: ConformerEncoder, ctc: nn.Module, memory: nn.Module) -> None:
         super().__init__()

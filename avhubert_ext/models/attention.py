@@ -77,7 +77,7 @@ class RelativeAttention(MultiheadAttention):
     """Self-attention with relative positions (Dai et al. 2019, section 3.3).
 
     The score of a query q at i and a key k at j is ((q + u) k + (q + v) W p[i - j]) / sqrt(d), with
-    d = D / heads, the sinusoid p of the distance, and u and v learnt for each head.
+    d = D / heads, the sinusoid p of the distance, and u and v learned for each head.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:

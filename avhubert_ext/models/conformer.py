@@ -1,4 +1,4 @@
-"""Auto-AVSR's recogniser, which SparseVSR prunes: conformer encoder, CTC layer, decoder.
+"""Auto-AVSR's recognizer, which SparseVSR prunes: conformer encoder, CTC layer, decoder.
 
 Ma et al. 2021 and 2023; paper B, section 3.3. Lip reading, and the same on audio or on both.
 """

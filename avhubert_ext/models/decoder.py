@@ -1,4 +1,4 @@
-"""Transformer decoder over subwords, and the whole recogniser: encoder, bridge, decoder."""
+"""Transformer decoder over subwords, and the whole recognizer: encoder, bridge, decoder."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class UntiedDecoder(TransformerDecoder):
 
 
 class AVRecognizer(nn.Module):
-    """Audio-visual speech recogniser: encoder, bridge between the widths, decoder."""
+    """Audio-visual speech recognizer: encoder, bridge between the widths, decoder."""
 
     def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig) -> None:
         super().__init__()

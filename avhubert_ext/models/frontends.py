@@ -28,7 +28,7 @@ class Stem3d(nn.Sequential):
     """Convolution 5x7x7 over (time, height, width), batch norm, activation, max pooling.
 
     [B, 1, T, 88, 88] -> [B*T, C, 22, 22]: the frame rate is kept. The input has one channel, so the
-    3D convolution is computed as a 2D one whose channels are five neighbouring frames.
+    3D convolution is computed as a 2D one whose channels are five neighboring frames.
     """
 
     def __init__(self, channels: int, activation: nn.Module) -> None:

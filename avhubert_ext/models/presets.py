@@ -87,7 +87,7 @@ AUTO_AVSR_OUTPUTS = 5049
 
 @dataclass(frozen=True)
 class VSRPreset:
-    """A recogniser of paper B, section 3.3: conformer encoder and decoder of the same widths."""
+    """A recognizer of paper B, section 3.3: conformer encoder and decoder of the same widths."""
 
     encoder: ConformerConfig
     decoder: DecoderConfig
@@ -122,7 +122,7 @@ def build_vsr(
     vocabulary: int = AUTO_AVSR_OUTPUTS,
     mask_padding: bool = True,
 ) -> CTCAttentionRecognizer:
-    """A recogniser of paper B with fresh weights: "base-s" or "base-l".
+    """A recognizer of paper B with fresh weights: "base-s" or "base-l".
 
     For two CPU cores there are "tiny" and, to learn from it, "tiny-s" with a third of its size.
     modality: video, audio (a ResNet-18 over the waveform), or both (a conformer each).

@@ -104,7 +104,7 @@ def build_student(
 ) -> Student:
     """A student of paper A, Table 1 by name, "1" ... "7", or any other by a preset of your own.
 
-    teacher: the predictions get its width (768 without one), and a student that is initialised by
+    teacher: the predictions get its width (768 without one), and a student that is initialized by
         its teacher gets its weights (fresh ones without one).
     imagenet: a file of torchvision's `shufflenetv2_x1_0` for the visual frontend.
     Raises InputError if the name is unknown, or teacher or file do not fit the student.

@@ -2,7 +2,7 @@
 
 The recipe is that of AV-HuBERT and Auto-AVSR, whose models expect its scale and position: landmarks
 smoothed over 13 frames, a similarity transform of points that speech does not move onto a mean face
-in 256x256 pixels, 96x96 pixels about the centre of the mouth points. It differs where that makes
+in 256x256 pixels, 96x96 pixels about the center of the mouth points. It differs where that makes
 the crop steadier: the transform is the least squares one, not that of the least median, and the
 window is not rounded to whole pixels (on a portrait in motion the crop's corners move by 0.31
 pixels from frame to frame, by 0.64 otherwise); and a frame with a face of more than twice the mean
@@ -46,7 +46,7 @@ class Scheme:
     """How faces with so many landmarks are aligned.
 
     stable: the points that the similarity transform is estimated from; mouth: those whose mean is
-    the centre of the crop; reference: float [K, 2], where all points lie in the mean face.
+    the center of the crop; reference: float [K, 2], where all points lie in the mean face.
     """
 
     stable: tuple[int, ...]
@@ -87,7 +87,7 @@ def fill_gaps(points: dict[int, np.ndarray], frames: int) -> np.ndarray:
 
 
 def smooth(points: np.ndarray) -> np.ndarray:
-    """Shapes [T, K, 2] averaged over up to 6 frames on both sides, each kept at its own centre."""
+    """Shapes [T, K, 2] averaged over up to 6 frames on both sides, each kept at its own center."""
     frames = len(points)
     sums = np.concatenate([np.zeros((1, *points.shape[1:])), np.cumsum(points, axis=0)])
     reach = np.minimum(np.minimum(np.arange(frames), frames - 1 - np.arange(frames)), HALF_WINDOW)
@@ -105,9 +105,9 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     z = source[..., 0] + 1j * source[..., 1]
     w = target[..., 0] + 1j * target[..., 1]
     z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
-    z_centred, w_centred = z - z_mean, w - w_mean
+    z_centered, w_centered = z - z_mean, w - w_mean
     with np.errstate(divide="ignore", invalid="ignore"):  # all points in one spot: not finite
-        turn = (z_centred.conj() * w_centred).sum(-1) / (abs(z_centred) ** 2).sum(-1)
+        turn = (z_centered.conj() * w_centered).sum(-1) / (abs(z_centered) ** 2).sum(-1)
     shift = w_mean[..., 0] - turn * z_mean[..., 0]
     return np.stack(
         [
@@ -130,8 +130,8 @@ def mouth_transforms(points: np.ndarray) -> np.ndarray:
     scheme = scheme_of(points)
     transforms = similarity(points[:, scheme.stable], scheme.reference[list(scheme.stable)])
     mouth = points[:, scheme.mouth].mean(axis=1)
-    centre = np.einsum("tij,tj->ti", transforms[:, :, :2], mouth) + transforms[:, :, 2]
-    transforms[:, :, 2] += SIZE / 2 - centre
+    center = np.einsum("tij,tj->ti", transforms[:, :, :2], mouth) + transforms[:, :, 2]
+    transforms[:, :, 2] += SIZE / 2 - center
     return transforms
 
 
@@ -152,7 +152,7 @@ def warp(image: np.ndarray, transform: np.ndarray, shrink: int = 1) -> np.ndarra
             (width, height),
             interpolation=cv2.INTER_AREA,
         )
-        # The centre of the small image's first pixel lies at (shrink - 1) / 2.
+        # The center of the small image's first pixel lies at (shrink - 1) / 2.
         offset = transform[:, :2] @ np.full(2, (shrink - 1) / 2)
         transform = np.column_stack([transform[:, :2] * shrink, transform[:, 2] + offset])
     return cv2.warpAffine(image, transform, (SIZE, SIZE), flags=cv2.INTER_LINEAR)

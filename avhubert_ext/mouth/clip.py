@@ -372,8 +372,8 @@ def _chosen(
 
 def _place(persons: list[Person], number: int) -> str:
     """Where a face is beside the others, in a word."""
-    centres = [np.median([p.mean(0) for p in q.points.values()], axis=0) for q in persons]
-    x = [centre[0] for centre in centres]
+    centers = [np.median([p.mean(0) for p in q.points.values()], axis=0) for q in persons]
+    x = [center[0] for center in centers]
     order = sorted(range(len(x)), key=x.__getitem__).index(number)
     if 0 < order < len(x) - 1:
         return f"number {order + 1} from the left"

@@ -19,7 +19,7 @@ from avhubert_ext.errors import InputError
 # Of mediapipe's 468 points of a face those nearest to iBUG's 68: jaw, brows, bridge and foot of the
 # nose, eyes, outer and inner lips. Chosen by measurement beside dlib's landmarks, of which
 # AV-HuBERT's crops are made, on six portraits: the crops' scale is 1.004 +- 0.030 of that of
-# dlib's, their centres lie within 2.3 pixels. (Points 33 and 263 for the outer corners of the eyes
+# dlib's, their centers lie within 2.3 pixels. (Points 33 and 263 for the outer corners of the eyes
 # lie further out than dlib's: faces come out 3% too small.)
 IBUG_68 = np.array([
     127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,

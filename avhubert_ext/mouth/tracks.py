@@ -43,7 +43,7 @@ class Square:
     side: float
 
     @property
-    def centre(self) -> np.ndarray:
+    def center(self) -> np.ndarray:
         return self.corner + self.side / 2
 
 
@@ -215,7 +215,7 @@ def _steady(square: Square | None, face: np.ndarray, side: float) -> Square:
     middle = (face.min(0) + face.max(0)) / 2
     if (
         square is not None
-        and abs(square.centre - middle).max() < STEADY * box_side(face)
+        and abs(square.center - middle).max() < STEADY * box_side(face)
         and abs(side / square.side - 1) < STEADY
     ):
         return square

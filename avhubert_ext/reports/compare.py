@@ -16,7 +16,7 @@ from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.reports.decoded import CONDITIONS, measured_under, read_hypotheses
 
 LABELS = ("clean", "babble 0 dB", "babble 0 dB, no video")
-COLOURS = ("#2a6f97", "#e09f3e", "#9e2a2b")
+COLORS = ("#2a6f97", "#e09f3e", "#9e2a2b")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         except (ValueError, TypeError, KeyError):
             continue  # cut short by a kill: the resumed run has logged that step again
     if not by_step:
-        raise InputError(f"{path}: nothing was logged; distil for `log_step` updates or more")
+        raise InputError(f"{path}: nothing was logged; distill for `log_step` updates or more")
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -92,10 +92,10 @@ def plot(models: list[Runs], distillations: list[list[dict[str, float]]], path: 
 
     figure, (bars, losses, cosines) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     width = 0.26
-    for i, (condition, label, colour) in enumerate(zip(CONDITIONS, LABELS, COLOURS, strict=True)):
+    for i, (condition, label, color) in enumerate(zip(CONDITIONS, LABELS, COLORS, strict=True)):
         places = [n + (i - 1) * width for n in range(len(models))]
         means = [m.mean(condition) for m in models]
-        bars.bar(places, means, width * 0.94, label=label, color=colour, alpha=0.8)
+        bars.bar(places, means, width * 0.94, label=label, color=color, alpha=0.8)
         for place, mean, model in zip(places, means, models, strict=True):
             values = model.wers[condition]
             bars.plot([place] * len(values), values, ".", color="black", markersize=5)
@@ -106,15 +106,15 @@ def plot(models: list[Runs], distillations: list[list[dict[str, float]]], path: 
     bars.set_title("Mean over the runs (dots: each run)", loc="left", fontsize=11)
     bars.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.07))
     for number, metrics in enumerate(distillations):
-        losses.plot(*curve(metrics, "train-loss"), color=COLOURS[0], alpha=0.5,
+        losses.plot(*curve(metrics, "train-loss"), color=COLORS[0], alpha=0.5,
                     label="training" if not number else None)  # fmt: skip
-        losses.plot(*curve(metrics, "valid-loss"), "o-", color=COLOURS[1], markersize=3,
+        losses.plot(*curve(metrics, "valid-loss"), "o-", color=COLORS[1], markersize=3,
                     label="validation" if not number else None)  # fmt: skip
         logged = dict.fromkeys(name for entry in metrics for name in entry)
         names = [name for name in logged if name.startswith("valid-cosine_similarity_")]
-        for name, colour in zip(names, (COLOURS[0], COLOURS[2], COLOURS[1]), strict=False):
+        for name, color in zip(names, (COLORS[0], COLORS[2], COLORS[1]), strict=False):
             label = f"teacher block {name.rpartition('_')[2]}" if not number else None
-            cosines.plot(*curve(metrics, name), "o-", color=colour, markersize=3, label=label)
+            cosines.plot(*curve(metrics, name), "o-", color=color, markersize=3, label=label)
     losses.set_title("Distillation: loss", loc="left", fontsize=11)
     cosines.set_title("Validation: cosine similarity", loc="left", fontsize=11)
     for axes in (losses, cosines):

@@ -104,15 +104,15 @@ def plot(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     labels = ("clean", "babble 0 dB", "babble 0 dB, no video")
-    colours = ("#2a6f97", "#e09f3e", "#9e2a2b")
+    colors = ("#2a6f97", "#e09f3e", "#9e2a2b")
     figure, (bars, sizes) = plt.subplots(
         1, 2, figsize=(11, 4.2), width_ratios=(1.7, 1), layout="constrained"
     )
     width = 0.26
-    for i, (condition, label, colour) in enumerate(zip(CONDITIONS, labels, colours, strict=True)):
+    for i, (condition, label, color) in enumerate(zip(CONDITIONS, labels, colors, strict=True)):
         values = [getattr(r, f"wer_{condition}") for r in rows]
         positions = [n + (i - 1) * width for n in range(len(rows))]
-        drawn = bars.bar(positions, values, width * 0.94, label=label, color=colour)
+        drawn = bars.bar(positions, values, width * 0.94, label=label, color=color)
         bars.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
     bars.set_xticks(range(len(rows)), [r.model for r in rows])
     bars.set_ylabel("WER (%)")
@@ -120,8 +120,8 @@ def plot(rows: list[Row], path: Path) -> None:
     bars.legend(frameon=False, fontsize=9)
     for r in rows:
         size = r.parameters / 1e6
-        sizes.plot(size, r.wer_babble_0db, "o", markersize=9, color=colours[1])
-        sizes.plot(size, r.wer_clean, "o", markersize=9, color=colours[0])
+        sizes.plot(size, r.wer_babble_0db, "o", markersize=9, color=colors[1])
+        sizes.plot(size, r.wer_clean, "o", markersize=9, color=colors[0])
         sizes.annotate(r.model, (size, r.wer_babble_0db), (8, 0), textcoords="offset points",
                        va="center", fontsize=8)  # fmt: skip
     sizes.set_xlim(0, 1.25 * max(r.parameters for r in rows) / 1e6)

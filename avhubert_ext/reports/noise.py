@@ -89,7 +89,7 @@ def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list
 
 
 def recipe(model: str) -> list[str]:
-    """Table 1's teacher, initialisation and targets of the students that go by its names."""
+    """Table 1's teacher, initialization and targets of the students that go by its names."""
     student = STUDENTS.get(model)
     if student is None:
         return ["-", "-", "-"]
@@ -147,7 +147,7 @@ def plot(results: list[Result], kind: str, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     levels = sorted({snr for r in results for snr in r.curve(kind)})
     places = {snr: place for place, snr in enumerate(levels)}
-    colours = plt.get_cmap("viridis")
+    colors = plt.get_cmap("viridis")
     for number, result in enumerate(results):
         curve = result.curve(kind)
         if not curve:
@@ -163,7 +163,7 @@ def plot(results: list[Result], kind: str, path: Path) -> None:
             markersize=4,
             capsize=2,
             linestyle="--" if teacher else "-",
-            color="black" if teacher else colours(0.92 * number / max(1, len(results) - 1)),
+            color="black" if teacher else colors(0.92 * number / max(1, len(results) - 1)),
         )
     axes.set_xticks(range(len(levels) + 1), [*(f"{snr:g}" for snr in levels), CLEAN])
     axes.set_xlabel("SNR (dB)")

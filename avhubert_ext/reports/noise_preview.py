@@ -39,7 +39,7 @@ def noise_preview(video: Path, out: Path, frame: int | None = None, seed: int = 
 
 
 def _plot(frames: np.ndarray, title: str, path: Path) -> None:
-    """Frames uint8 [types, levels, H, W] as a labelled sheet."""
+    """Frames uint8 [types, levels, H, W] as a labeled sheet."""
     import cv2
 
     plt = pyplot()
@@ -48,7 +48,7 @@ def _plot(frames: np.ndarray, title: str, path: Path) -> None:
     whole = np.array([LEFT + width, TOP + height])
     figure = plt.figure(figsize=whole / DPI, dpi=DPI)
     axes = figure.add_axes((LEFT / whole[0], 0, width / whole[0], height / whole[1]))
-    # As RGB: a colour map would round.
+    # As RGB: a color map would round.
     axes.imshow(np.stack([sheet] * 3, axis=-1), interpolation="nearest")
     rows, columns = (
         (np.arange(number) + 0.5) * (side + GAP)

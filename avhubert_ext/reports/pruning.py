@@ -61,7 +61,7 @@ PAPER = {
     90: "100.0 100.0 141.00 68.45 64.40 57.69 53.12",
 }
 METHODS_PICTURE, REWINDING_PICTURE = "pruning_methods.png", "pruning_rewinding.png"
-# LTH and LRR have the same colour in one shot, dashed, and iteratively; told apart with red-green
+# LTH and LRR have the same color in one shot, dashed, and iteratively; told apart with red-green
 # blindness too.
 STYLES = {
     "naive": ("0.55", ":", "x"),
@@ -335,9 +335,9 @@ def plot_methods(sweep: Sweep, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8.6, 5.2), layout="constrained")
     curves = {method: curve for method in METHODS if (curve := sweep.curve(method))}
     for method, curve in curves.items():
-        colour, line, marker = STYLES[method]
+        color, line, marker = STYLES[method]
         axes.plot(
-            list(curve), list(curve.values()), color=colour, linestyle=line, marker=marker,
+            list(curve), list(curve.values()), color=color, linestyle=line, marker=marker,
             markersize=5, label=METHODS[method],
         )  # fmt: skip
     rates = [rate for curve in curves.values() for rate in curve.values()]
@@ -353,11 +353,11 @@ def plot_rewinding(sweep: Sweep, path: Path) -> None:
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
     curves = sweep.rewinding()
-    colours = plt.get_cmap("viridis")
+    colors = plt.get_cmap("viridis")
     for number, (sparsity, curve) in enumerate(curves.items()):
         axes.plot(
             list(curve), list(curve.values()), marker="o", markersize=5,
-            color=colours(0.85 * number / max(1, len(curves) - 1)), label=told_sparsity(sparsity),
+            color=colors(0.85 * number / max(1, len(curves) - 1)), label=told_sparsity(sparsity),
         )  # fmt: skip
     _finish(axes, sweep, [rate for curve in curves.values() for rate in curve.values()])
     axes.set_xlabel("T: checkpoint that the weights are rewound to")

@@ -85,12 +85,12 @@ KINDS = {
 }
 COLUMNS = ("name", "part", "kind", "block", "shape", "weights", "kept", "sparsity")
 
-COLOURS = "viridis"
-BRIGHT = 0.6  # sparsity from which on a colour is so bright that text on it must be black
+COLORS = "viridis"
+BRIGHT = 0.6  # sparsity from which on a color is so bright that text on it must be black
 # Of the picture, in inches.
 CELL_WIDTH, CELL_HEIGHT = 0.5, 0.28
 LABELS, TITLE, TICKS, MARGIN = 2.05, 0.35, 0.45, 0.2
-COLOUR_BAR = (0.15, 0.75)  # the bar, and its room with the labels
+COLOR_BAR = (0.15, 0.75)  # the bar, and its room with the labels
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def plot(layers: list[Layer], model: str, path: Path) -> None:
     columns = [column for column in (left, right) if column]
     sizes = [(max(map(_width, column)), sum(map(_height, column))) for column in columns]
     height = max(size for _, size in sizes) + TITLE + MARGIN
-    width = sum(size for size, _ in sizes) + COLOUR_BAR[1] + MARGIN
+    width = sum(size for size, _ in sizes) + COLOR_BAR[1] + MARGIN
     figure = plt.figure(figsize=(width, height))
 
     def add_axes(x: float, y: float, w: float, h: float) -> Axes:
@@ -334,8 +334,8 @@ def plot(layers: list[Layer], model: str, path: Path) -> None:
     )
     title += f"({percent(total)}%)"
     figure.text(MARGIN / width, 1 - MARGIN / height, title, va="top", fontsize=12)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, 100), COLOURS)
-    bar = add_axes(x + MARGIN, 2 * TITLE + MARGIN, COLOUR_BAR[0], 8 * CELL_HEIGHT)
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, 100), COLORS)
+    bar = add_axes(x + MARGIN, 2 * TITLE + MARGIN, COLOR_BAR[0], 8 * CELL_HEIGHT)
     figure.colorbar(scale, cax=bar).set_label("sparsity (%)")
     save_picture(figure, path)
 
@@ -353,9 +353,9 @@ def _draw(axes: Axes, grid: Grid) -> None:
     for (kind, block), layer in grid.cells.items():
         row, column = grid.rows.index(kind), grid.columns.index(block)
         values[row, column] = layer.sparsity
-        colour = "black" if layer.sparsity > BRIGHT else "white"
-        axes.text(column, row, percent(layer), ha="center", va="center", fontsize=8, color=colour)
-    axes.imshow(values, COLOURS, vmin=0, vmax=1, aspect="auto")
+        color = "black" if layer.sparsity > BRIGHT else "white"
+        axes.text(column, row, percent(layer), ha="center", va="center", fontsize=8, color=color)
+    axes.imshow(values, COLORS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, fontsize=8)
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=9)
     axes.set_xlabel(grid.axis, fontsize=8)

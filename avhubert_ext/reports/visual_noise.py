@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SEEN, UNSEEN = "visual_noise_seen.png", "visual_noise_unseen.png"
 # Of the types, the same in every report: four a picture, told apart with red-green blindness too.
-COLOURS = dict(zip(TYPES, cycle(("#0072b2", "#d55e00", "#009e73", "#cc79a7")), strict=False))
+COLORS = dict(zip(TYPES, cycle(("#0072b2", "#d55e00", "#009e73", "#cc79a7")), strict=False))
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))  # of models, then again
 
 
@@ -82,7 +82,7 @@ def span(levels: list[int]) -> str:
 
 
 def plot(results: list[Result], types: list[str], title: str, path: Path) -> None:
-    """WER against the level, 0 being clean: a colour a type, a style of line a model."""
+    """WER against the level, 0 being clean: a color a type, a style of line a model."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
     for number, result in enumerate(results):
@@ -95,7 +95,7 @@ def plot(results: list[Result], types: list[str], title: str, path: Path) -> Non
                 list(conditions),
                 [result.mean(c) for c in conditions.values()],
                 spreads if any(spreads) else None,
-                color=COLOURS[kind],
+                color=COLORS[kind],
                 linestyle=STYLES[number % len(STYLES)],
                 marker="o",
                 markersize=3,
@@ -117,13 +117,13 @@ def plot(results: list[Result], types: list[str], title: str, path: Path) -> Non
 
 
 def _legend(models: list[str], types: list[str]) -> list[Line2D]:
-    """The types in their colours, then the models in their styles of line."""
+    """The types in their colors, then the models in their styles of line."""
     from matplotlib.lines import Line2D
 
-    colours = [Line2D([], [], color=COLOURS[kind], label=kind.replace("_", " ")) for kind in types]
+    colors = [Line2D([], [], color=COLORS[kind], label=kind.replace("_", " ")) for kind in types]
     styles = [
         Line2D([], [], color="0.3", linestyle=STYLES[n % len(STYLES)], label=model)
         for n, model in enumerate(models)
     ]
     gap = Line2D([], [], linestyle="none", label="")
-    return [*colours, gap, *styles]
+    return [*colors, gap, *styles]

@@ -1,4 +1,4 @@
-"""Exported recognisers: speech to text with numpy and a runtime, without PyTorch or a toolkit.
+"""Exported recognizers: speech to text with numpy and a runtime, without PyTorch or a toolkit.
 
 `avhubert_ext.export` writes the folders; ONNX Runtime or OpenVINO runs the graphs in them, and is
 imported when one is opened.

@@ -1,4 +1,4 @@
-"""A folder of an exported recogniser: `model.json` and the graphs that it names."""
+"""A folder of an exported recognizer: `model.json` and the graphs that it names."""
 
 from __future__ import annotations
 

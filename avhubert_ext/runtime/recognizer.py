@@ -1,4 +1,4 @@
-"""Recognisers of both families from exported graphs, for one clip at a time."""
+"""Recognizers of both families from exported graphs, for one clip at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class DecoderRows:
 
 
 class ExportedRecognizer(ABC):
-    """An exported recogniser; its graphs are opened when they are first needed.
+    """An exported recognizer; its graphs are opened when they are first needed.
 
     waveform: whether it takes audio as a waveform, or as features.
     """
@@ -101,7 +101,7 @@ class ExportedRecognizer(ABC):
 
 
 class AVHubert(ExportedRecognizer):
-    """A recogniser of AV-HuBERT's family; a stream that is missing costs nothing."""
+    """A recognizer of AV-HuBERT's family; a stream that is missing costs nothing."""
 
     modalities = ("both", "audio", "video")
     waveform = False
@@ -121,7 +121,7 @@ class AVHubert(ExportedRecognizer):
 
 
 class CTCAttention(ExportedRecognizer):
-    """A recogniser of Auto-AVSR's family; it takes what it was built for and no other."""
+    """A recognizer of Auto-AVSR's family; it takes what it was built for and no other."""
 
     waveform = True
 
@@ -145,7 +145,7 @@ def load_exported(
     beam: int | None = None,
     ctc_weight: float | None = None,
 ) -> ExportedRecognizer:
-    """The recogniser in a folder of `avhubert-ext export`.
+    """The recognizer in a folder of `avhubert-ext export`.
 
     threads: of the CPU, None for all; beam, ctc_weight (with CTC): of the search, None for what
     `model.json` says. Raises InputError if the folder is none, or of another version; what is

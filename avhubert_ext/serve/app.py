@@ -1,4 +1,4 @@
-"""The API between the page and the recogniser.
+"""The API between the page and the recognizer.
 
     GET    /api/settings                         the model, limits and levels of noise
     POST   /api/clips?face=speaking              a form with a `file` -> a clip, JSON lines; face:
@@ -56,13 +56,13 @@ LONGEST_NAME = 80  # characters of a file's name that are shown
 class Parts:
     """What the app works with.
 
-    reader, recogniser: workers made of `jobs.make_reader` and `jobs.make_recogniser`.
+    reader, recognizer: workers made of `jobs.make_reader` and `jobs.make_recognizer`.
     model: its name, to show. modalities: that it takes. noise: int16 [M], None for babble of the
     clip's own speech. folder: where uploads lie while they are read.
     """
 
     reader: WorkerProcess
-    recogniser: WorkerProcess
+    recognizer: WorkerProcess
     model: str
     modalities: tuple[str, ...]
     noise: np.ndarray | None
@@ -75,7 +75,7 @@ def create_app(parts: Parts, host: str) -> FastAPI:
     """The application for a server bound to `host`."""
     limits = parts.limits
     clips = Clips(limits.clip_memory, limits.keep_seconds)
-    reading, recognising = Desk(limits.waiting), Desk(limits.waiting)
+    reading, recognizing = Desk(limits.waiting), Desk(limits.waiting)
 
     @asynccontextmanager
     async def sweeping(_: FastAPI) -> AsyncIterator[None]:
@@ -174,16 +174,16 @@ def create_app(parts: Parts, host: str) -> FastAPI:
                 audio = None if modalities == "video" else noisy(found.audio, parts.noise, level)
                 seen = modalities != "audio"
                 picture = (found.video, found.seen) if seen else (None, None)
-                found.transcripts[key] = parts.recogniser.run((audio, *picture), tell)
+                found.transcripts[key] = parts.recognizer.run((audio, *picture), tell)
             return asdict(found.transcripts[key])
 
-        return await recognising.answer(request, job)
+        return await recognizing.answer(request, job)
 
     @app.get("/api/clips/{clip}/transcripts/{form}")
     def subtitles(clip: str, form: str, modalities: str, snr: int | None = None) -> Response:
         transcript = known(clip).transcripts.get(_key(modalities, _level(snr)))
         if transcript is None or form not in FORMATS:
-            raise HTTPException(404, f"nothing recognised so, or no form of {' '.join(FORMATS)}")
+            raise HTTPException(404, f"nothing recognized so, or no form of {' '.join(FORMATS)}")
         return Response(FORMATS[form](transcript), media_type="text/plain")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))

@@ -16,7 +16,7 @@ from avhubert_ext.transcription.transcribe import Transcript
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A clip that was read, and what was recognised in it so far.
+    """A clip that was read, and what was recognized in it so far.
 
     name: of the uploaded file, to show. video: uint8 [T, 96, 96] at 25 frames a second; audio:
     int16 [N] at 16 kHz; either may be None. seen: bool [T], where the video shows the face; number:
@@ -37,7 +37,7 @@ class Clip:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What a recogniser can be given."""
+        """What a recognizer can be given."""
         has = {"video": self.video is not None, "audio": self.audio is not None}
         return tuple(m for m in ("both", "audio", "video") if has.get(m, all(has.values())))
 

@@ -1,4 +1,4 @@
-"""What the worker processes do: read an upload, recognise a clip."""
+"""What the worker processes do: read an upload, recognize a clip."""
 
 from __future__ import annotations
 
@@ -88,21 +88,21 @@ def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell)
     )
 
 
-def make_recogniser(
+def make_recognizer(
     load: Callable[[], Recognizer], longest: float
 ) -> tuple[Callable[[Streams, Tell], Transcript], tuple[str, ...]]:
-    """What gets the words of a clip, and the modalities that the recogniser of `load` takes.
+    """What gets the words of a clip, and the modalities that the recognizer of `load` takes.
 
-    longest: seconds that are recognised at once.
+    longest: seconds that are recognized at once.
     """
     check_longest(longest)
     recognizer = load()
 
-    def recognise(streams: Streams, tell: Tell) -> Transcript:
+    def recognize(streams: Streams, tell: Tell) -> Transcript:
         audio, video, seen = streams
         return transcribe(recognizer, audio, video, seen=seen, longest=longest, progress=tell)
 
-    return recognise, recognizer.modalities
+    return recognize, recognizer.modalities
 
 
 def sheets(video: np.ndarray) -> tuple[bytes, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """megabytes: of an upload. seconds: of a clip. job_seconds: that reading or recognising a clip
+    """megabytes: of an upload. seconds: of a clip. job_seconds: that reading or recognizing a clip
     may take. memory: bytes that reading may take beyond what its libraries take. waiting: jobs in
     a queue; one more is told to come back. clip_memory: bytes of clips kept at a time, each for
     keep_seconds after its last use.

@@ -20,7 +20,7 @@ from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
 from avhubert_ext.serve.app import Parts, create_app
 from avhubert_ext.serve.guard import is_loopback
-from avhubert_ext.serve.jobs import make_reader, make_recogniser
+from avhubert_ext.serve.jobs import make_reader, make_recognizer
 from avhubert_ext.serve.limits import LIMITS, Limits
 from avhubert_ext.serve.process import WorkerProcess
 
@@ -45,9 +45,9 @@ def serve(
 ) -> None:
     """Serve the page until the process is interrupted (SIGINT, SIGTERM).
 
-    load: makes the recogniser, in a process of its own, so it must pickle. model: its name, to
+    load: makes the recognizer, in a process of its own, so it must pickle. model: its name, to
     show. port: 0 for any that is free. noise: a sound file, None for babble of the clip's own
-    speech. longest: seconds that are recognised at once. landmark_model: see `open_landmarker`.
+    speech. longest: seconds that are recognized at once. landmark_model: see `open_landmarker`.
     Raises InputError for a taken port, and for a model or a noise that can't be read.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it the same way
@@ -59,16 +59,16 @@ def serve(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avhubert-ext-")))
         seconds = limits.job_seconds
         read = partial(make_reader, limits, landmark_model)
-        recognise = partial(make_recogniser, load, longest)
+        recognize = partial(make_recognizer, load, longest)
         reader = WorkerProcess(read, "reading the clip", folder, seconds, limits.memory)
         stack.callback(reader.close)
-        recogniser = WorkerProcess(recognise, "recognising the clip", folder, seconds)
-        stack.callback(recogniser.close)
-        modalities = recogniser.wait()
+        recognizer = WorkerProcess(recognize, "recognizing the clip", folder, seconds)
+        stack.callback(recognizer.close)
+        modalities = recognizer.wait()
         reader.wait()
         parts = Parts(
             reader=reader,
-            recogniser=recogniser,
+            recognizer=recognizer,
             model=model,
             modalities=modalities,
             noise=samples,
@@ -87,7 +87,7 @@ def serve(
         print(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
         if not is_loopback(host):
             print(f"warning: {host} {EXPOSED}", file=sys.stderr)
-        _Server(config, (reader, recogniser)).run(sockets=[listener])
+        _Server(config, (reader, recognizer)).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

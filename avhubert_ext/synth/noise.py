@@ -86,7 +86,7 @@ def _add_note(
         wave[first : first + len(time)] += loudness * timbre**harmonic * envelope * tone
 
 
-def _coloured(n_samples: int, rng: np.random.Generator, slope: float) -> np.ndarray:
+def _colored(n_samples: int, rng: np.random.Generator, slope: float) -> np.ndarray:
     """Noise whose amplitude falls with frequency to the power `slope`: float [n_samples]."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     hertz = np.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE)
@@ -102,11 +102,11 @@ def _band(n_samples: int, rng: np.random.Generator, low: float, high: float) -> 
 
 
 def _pink(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    return _coloured(n_samples, rng, 0.5)
+    return _colored(n_samples, rng, 0.5)
 
 
 def _brown(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    return _coloured(n_samples, rng, 1.0)
+    return _colored(n_samples, rng, 1.0)
 
 
 def _white(n_samples: int, rng: np.random.Generator) -> np.ndarray:

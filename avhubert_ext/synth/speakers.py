@@ -60,7 +60,7 @@ def make_talker(seed: int, index: int) -> Voice:
 
 
 def _make_face(rng: np.random.Generator, beard: bool) -> Face:
-    """Geometry, colour and light of one face; `beard` allows stubble."""
+    """Geometry, color and light of one face; `beard` allows stubble."""
     skin = rng.uniform(105, 190)
     return Face(
         half_width=rng.uniform(20.5, 25.5),

@@ -130,7 +130,7 @@ def _short_string(raw: ctypes.Array) -> str:
 
 @contextmanager
 def _fresh_espeak() -> Iterator[ctypes.CDLL]:
-    """A newly loaded and initialised espeak-ng, unloaded at the end."""
+    """A newly loaded and initialized espeak-ng, unloaded at the end."""
     import _ctypes
 
     try:

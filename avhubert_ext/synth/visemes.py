@@ -6,7 +6,7 @@ each is: dominance functions after Cohen and Massaro, "Modeling coarticulation i
 speech" (1993), here with a Gaussian fall-off outside the phoneme.
 
 Phonemes of one viseme look the same (/p b m/, /f v/, /t d s z n l/), and those made behind the
-teeth (/k g h/) take the shape of their neighbours: lips tell much but not all.
+teeth (/k g h/) take the shape of their neighbors: lips tell much but not all.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from __future__ import annotations
 WORDS: dict[str, tuple[str, ...]] = {
     kind: tuple(words.split())
     for kind, words in {
-        "person": """man woman boy girl child teacher doctor farmer friend neighbour brother sister
+        "person": """man woman boy girl child teacher doctor farmer friend neighbor brother sister
             mother father uncle student driver singer writer painter baker soldier sailor lawyer
             captain queen king guest nurse cook""",
-        "people": """men women boys girls children teachers doctors farmers friends neighbours
+        "people": """men women boys girls children teachers doctors farmers friends neighbors
             brothers sisters students drivers singers writers painters workers soldiers visitors
             players guests nurses parents""",
         "name": """mary john peter susan david anna robert helen george emma thomas laura martin
@@ -36,7 +36,7 @@ WORDS: dict[str, tuple[str, ...]] = {
             heavy light clean dirty happy sad strong weak beautiful famous strange simple
             different important easy empty funny gentle hungry careful little tall thin wide
             wooden yellow green red blue white black brown golden""",
-        "moved": """walked ran drove hurried travelled returned moved jumped wandered went climbed
+        "moved": """walked ran drove hurried traveled returned moved jumped wandered went climbed
             came""",
         "move": """walk run drive hurry travel return move go come""",
         "did": """found lost bought sold carried dropped opened closed painted washed broke fixed

@@ -126,7 +126,7 @@ class Teacher(nn.Module):
                 "choose another teacher, or other targets"
             )
         self.targets = targets
-        self.normalised = depth if final_norm else None
+        self.normalized = depth if final_norm else None
         self.precision = precision
         self.encoder = encoder.fuse()
         # Blocks above the last target are not needed.
@@ -149,7 +149,7 @@ class Teacher(nn.Module):
             output = self.encoder(audio, video, padding_mask)
         return {
             block: output.last_hidden_state
-            if block == self.normalised
+            if block == self.normalized
             else output.hidden_states[block]
             for block in self.targets
         }

@@ -63,7 +63,7 @@ def ctc_attention_loss(
     ctc_weight: float = 0.1,
     smoothing: float = 0.1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Paper B's loss, summed over the utterances of the batch: what is minimised is its mean.
+    """Paper B's loss, summed over the utterances of the batch: what is minimized is its mean.
 
     ctc_log_probs: [B, T, V] float32; logits: [B, L, V]; targets: [B, L] int64, labels and the end
     of the sentence, then IGNORED. Returns ctc_weight * CTC + (1 - ctc_weight) * attention, and

@@ -1,4 +1,4 @@
-"""Recognisers of both families in PyTorch, for one clip at a time."""
+"""Recognizers of both families in PyTorch, for one clip at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
 
 
 class AVHubert:
-    """A recogniser of AV-HuBERT's family."""
+    """A recognizer of AV-HuBERT's family."""
 
     modalities = ("both", "audio", "video")
 
@@ -39,7 +39,7 @@ class AVHubert:
 
 
 class CTCAttention:
-    """A recogniser of Auto-AVSR's family; it takes what it was built for and no other."""
+    """A recognizer of Auto-AVSR's family; it takes what it was built for and no other."""
 
     def __init__(self, model: CTCAttentionRecognizer, pieces: list[str], beam: JointConfig) -> None:
         """pieces: what the outputs stand for. `model` is left as it is."""

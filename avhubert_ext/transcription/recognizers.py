@@ -1,4 +1,4 @@
-"""Ready recognisers from files: every checkpoint that the library reads, and exported folders."""
+"""Ready recognizers from files: every checkpoint that the library reads, and exported folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Recognizer:
-    """The recogniser in a checkpoint of any kind, or in a folder of `avhubert-ext export`.
+    """The recognizer in a checkpoint of any kind, or in a folder of `avhubert-ext export`.
 
     dictionary: where its subwords are, see `find_subwords`; an exported model has them with it.
     beam, ctc_weight: of the search; None for the defaults, of an exported model for those that it

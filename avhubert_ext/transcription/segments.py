@@ -30,10 +30,10 @@ GLIMPSE = FPS // 2  # frames; nor where it shows for no longer between such plac
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames `start` to `stop`, recognised together, of which the words in the middle are kept.
+    """Frames `start` to `stop`, recognized together, of which the words in the middle are kept.
 
     left, right: words whose middle lies between these are this segment's own. Where they are not
-    its ends, its neighbour hears what is beyond, too.
+    its ends, its neighbor hears what is beyond, too.
     seen: whether the picture shows the face; otherwise only the sound can be used.
     """
 

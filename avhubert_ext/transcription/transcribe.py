@@ -148,7 +148,7 @@ def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
     """Words so far, then those of the next segment; of what both heard, each word once.
 
     Where they overlap they are joined at a word that both have at the same time (the middle of each
-    is in the other: a neighbour that is the same word said again is not), the one nearest to the
+    is in the other: a neighbor that is the same word said again is not), the one nearest to the
     cut; without one, words belong to the segment that their middle lies in.
     """
     cut = part.left / FPS

@@ -22,7 +22,7 @@ class AVDistillationCriterion(FairseqCriterion):
         """The loss summed over the valid frames, their number, and what is logged.
 
         The trainer divides the gradient by the frames of all processes and accumulated batches:
-        what is minimised is the mean over the frames of the global batch, however it is spread.
+        what is minimized is the mean over the frames of the global batch, however it is spread.
         """
         device = next(model.parameters()).device
         config, teacher = self.task.distillation, self.task.teacher.to(device)

@@ -48,7 +48,7 @@ class QuantizationCriterion(Wrapper):
         """As the base; in training with the penalty, which is logged apart from the loss.
 
         The trainer divides by the sum of the sample sizes of all batches of an update: with the
-        penalty times the size of each, what is minimised is the mean loss and the penalty once.
+        penalty times the size of each, what is minimized is the mean loss and the penalty once.
         """
         loss, size, log = super().forward(model, sample, *args, **kwargs)
         if not model.training:

@@ -199,7 +199,7 @@ class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
 
 
 def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
-    """A recogniser with a fresh decoder, its encoder fresh or from a checkpoint."""
+    """A recognizer with a fresh decoder, its encoder fresh or from a checkpoint."""
     trained = load_avhubert(Path(cfg.encoder_checkpoint)) if cfg.encoder_checkpoint else None
     encoder = trained.config if trained is not None else encoder_preset(cfg.encoder)
     changes = parse_json(cfg.encoder_changes, "encoder_changes") if cfg.encoder_changes else {}

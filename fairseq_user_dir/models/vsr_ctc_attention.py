@@ -1,4 +1,4 @@
-"""`--arch vsr_ctc_attention`: SparseVSR's recognisers (paper B), of lips, audio or both."""
+"""`--arch vsr_ctc_attention`: SparseVSR's recognizers (paper B), of lips, audio or both."""
 
 import json
 from dataclasses import dataclass, field

@@ -29,7 +29,7 @@ class VSRConfig(AVASRConfig):
 
 @register_task("vsr", dataclass=VSRConfig)
 class VSRTask(AVASRTask):
-    """As `av_asr`, with the outputs of a CTC/attention recogniser and its own beam search."""
+    """As `av_asr`, with the outputs of a CTC/attention recognizer and its own beam search."""
 
     @classmethod
     def setup_task(cls, cfg: VSRConfig, **kwargs: Any) -> "VSRTask":

@@ -262,7 +262,7 @@ def test_configuration_of_the_released_files(config, decoder):
 
 def test_missing_fields_take_the_official_defaults_and_unknown_ones_are_ignored():
     """Those of AVHubertConfig and AVHubertSeq2SeqConfig; some of the dropouts are not ours."""
-    given = {"_name": "av_hubert", "layer_norm_first": True, "colour": "blue", "wav_input": False}
+    given = {"_name": "av_hubert", "layer_norm_first": True, "color": "blue", "wav_input": False}
     found = avhubert.description(Path("x.pt"), given, {})
     assert EncoderConfig(**found["encoder"]) == EncoderConfig(dropout_input=0.0)
     given = {
@@ -578,7 +578,7 @@ ODD_TENSORS = {
     "sparse": torch.zeros(16).to_sparse(),
     "meta": torch.zeros(16, device="meta"),
     "complex": torch.zeros(16, dtype=torch.complex64),
-    "quantised": torch.quantize_per_tensor(torch.zeros(16), 1.0, 0, torch.qint8),
+    "quantized": torch.quantize_per_tensor(torch.zeros(16), 1.0, 0, torch.qint8),
 }
 
 

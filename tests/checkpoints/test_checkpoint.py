@@ -122,7 +122,7 @@ def every_kind(folder: Path) -> dict[str, AVHubertEncoder | AVRecognizer]:
     }
 
 
-def test_the_encoder_and_the_recogniser_of_every_kind_of_file(tmp_path):
+def test_the_encoder_and_the_recognizer_of_every_kind_of_file(tmp_path):
     for name, model in every_kind(tmp_path).items():
         whole = isinstance(model, AVRecognizer)
         assert_same(load_avhubert(tmp_path / name), model.encoder if whole else model)
@@ -269,7 +269,7 @@ def test_safetensors_of_something_else(tmp_path):
 @pytest.mark.parametrize(
     "description",
     [
-        '{"kind": "encoder", "encoder": {"colour": "blue"}}',
+        '{"kind": "encoder", "encoder": {"color": "blue"}}',
         '{"kind": "encoder"}',
         '{"kind": "encoder", "enc',
         '{"kind": "toaster", "encoder": {}}',

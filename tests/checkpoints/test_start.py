@@ -30,7 +30,7 @@ def test_fresh_weights_for_the_subwords_there_are(data: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_another_recogniser_gives_all_but_what_belongs_to_its_subwords(data: Path) -> None:
+def test_another_recognizer_gives_all_but_what_belongs_to_its_subwords(data: Path) -> None:
     torch.manual_seed(0)
     other = build_vsr("tiny", vocabulary=9)
     for buffer in other.buffers():

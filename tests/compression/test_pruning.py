@@ -191,7 +191,7 @@ def small_recognizer(dim: int = 16) -> AVRecognizer:
     )
 
 
-def test_recogniser_embeddings_and_positional_convolution_are_not_prunable():
+def test_recognizer_embeddings_and_positional_convolution_are_not_prunable():
     recognizer = small_recognizer()
     names = set(prunable_weights(recognizer))
     assert "encoder.encoder.layers.0.self_attn.q_proj.weight" in names
@@ -326,7 +326,7 @@ def test_masks_alone_in_a_file(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """Dense recognisers, one of other widths; half of the first one's weights; a torn file."""
+    """Dense recognizers, one of other widths; half of the first one's weights; a torn file."""
     folder = tmp_path_factory.mktemp("files")
     names = ("dense", "earlier", "other", "half", "torn", "gone")
     paths = {name: folder / f"{name}.safetensors" for name in names}

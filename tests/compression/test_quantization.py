@@ -40,7 +40,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def least_distortion(values: torch.Tensor, size: int) -> float:
-    """The smallest sum of squared distances to `size` centres, by dynamic programming."""
+    """The smallest sum of squared distances to `size` centers, by dynamic programming."""
     ordered = values.double().sort().values.tolist()
     best = [0.0] + [float("inf")] * len(ordered)
     for _ in range(size):
@@ -97,7 +97,7 @@ def test_256_values_lose_what_theory_says() -> None:
     assert lost == pytest.approx(3**0.5 * torch.pi / 2 / 256**2, rel=0.05)
 
 
-def test_an_outlier_does_not_take_the_centres_of_the_others() -> None:
+def test_an_outlier_does_not_take_the_centers_of_the_others() -> None:
     torch.manual_seed(0)
     values = torch.randn(20_000)
     apart = torch.cat([values, torch.tensor([-300.0, 100.0])])
@@ -108,7 +108,7 @@ def test_an_outlier_does_not_take_the_centres_of_the_others() -> None:
 
 
 def test_nearest_is_the_nearest() -> None:
-    """Also between neighbouring float32 numbers, and for the entries themselves."""
+    """Also between neighboring float32 numbers, and for the entries themselves."""
     torch.manual_seed(0)
     one = torch.tensor(1.0)
     close = torch.stack([one, torch.nextafter(one, one + 1), torch.nextafter(one, one - 1)])

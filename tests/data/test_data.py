@@ -25,10 +25,10 @@ from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.manifest import Utterance, read_manifest, write_manifest
 from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, mix
 from avhubert_ext.data.video import (
-    centre_crop,
+    center_crop,
     crop,
     load_video,
-    normalise,
+    normalize_pixels,
     write_video,
 )
 from avhubert_ext.data.visual_noise import VisualNoiseConfig
@@ -40,10 +40,10 @@ from avhubert_ext.errors import InputError
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """26 log mel bands at 100 Hz, from the definition: float64 [T, 26]."""
     x = samples.astype(float)
-    emphasised = np.concatenate([x[:1], x[1:] - 0.97 * x[:-1]])
+    emphasized = np.concatenate([x[:1], x[1:] - 0.97 * x[:-1]])
     n_frames = 1 + max(0, int(np.ceil((len(x) - 400) / 160)))
     padded = np.zeros((n_frames - 1) * 160 + 400)
-    padded[: len(x)] = emphasised[: len(padded)]
+    padded[: len(x)] = emphasized[: len(padded)]
     frames = [padded[i * 160 : i * 160 + 400] for i in range(n_frames)]
     power = np.stack([np.abs(np.fft.rfft(frame, 512)) ** 2 / 512 for frame in frames])
     mels = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 28)
@@ -59,7 +59,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 
 
 def stacked(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
-    """`log_mel` four by four, cut or padded, each frame normalised."""
+    """`log_mel` four by four, cut or padded, each frame normalized."""
     bands = log_mel(samples)
     rows = []
     for t in range(-(-len(bands) // 4) if n_frames is None else n_frames):
@@ -86,7 +86,7 @@ def test_audio_features(samples, n_frames):
     np.testing.assert_allclose(found, stacked(wave, n_frames), atol=2e-3)
 
 
-def test_padded_frames_are_zero_and_the_others_normalised():
+def test_padded_frames_are_zero_and_the_others_normalized():
     found = audio_features(tone(6400), n_frames=20)  # 38 bands: 9.5 stacks
     assert np.abs(found[10:]).max() == 0
     np.testing.assert_allclose(found[:10].mean(axis=1), 0, atol=1e-5)
@@ -379,12 +379,12 @@ def test_a_file_without_video_is_refused(wav):
 
 def test_crops():
     frames = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
-    assert np.array_equal(centre_crop(frames), frames[:, 4:92, 4:92])
+    assert np.array_equal(center_crop(frames), frames[:, 4:92, 4:92])
     assert np.array_equal(crop(frames, 1, 7), frames[:, 1:89, 7:95])
     mirrored = crop(frames, 1, 7, flip=True)
     assert all(np.array_equal(mirrored[:, :, i], frames[:, 1:89, 94 - i]) for i in range(88))
     exact = frames[:, :88, :88]
-    assert np.array_equal(centre_crop(exact), exact)
+    assert np.array_equal(center_crop(exact), exact)
 
 
 def test_random_crop_is_one_window_for_the_clip_over_the_whole_range():
@@ -404,11 +404,11 @@ def test_random_crop_is_one_window_for_the_clip_over_the_whole_range():
     assert seen == expected | {(side, i) for side in ("top", "left") for i in range(9)}
 
 
-def test_normalise():
+def test_normalize():
     frames = np.array([[[0, 255, 128]]], np.uint8)
     expected = [(v / 255 - 0.421) / 0.165 for v in (0, 255, 128)]
-    assert normalise(frames).dtype == np.float32
-    np.testing.assert_allclose(normalise(frames)[0, 0], expected, rtol=1e-5)
+    assert normalize_pixels(frames).dtype == np.float32
+    np.testing.assert_allclose(normalize_pixels(frames)[0, 0], expected, rtol=1e-5)
 
 
 # ---- cache
@@ -860,7 +860,7 @@ def test_the_plain_way_to_read_gives_the_same_samples(manifests, noise):
     dataset = AVDataset(manifests, "train", DataConfig(augment=True, noise=some))
     for key in [(number, index) for number in (0, 1) for index in range(6)]:
         audio, video = plain_sample(dataset, key)
-        # In digital silence all bands are equal, and what is normalised is their mean's rounding.
+        # In digital silence all bands are equal, and what is normalized is their mean's rounding.
         torch.testing.assert_close(audio, dataset[key].audio, rtol=0, atol=2e-3)
         torch.testing.assert_close(video, dataset[key].video, rtol=1e-5, atol=1e-5)
 
@@ -914,9 +914,9 @@ def damaged(manifests: Path, folder: Path, broken: list[int], copies: int = 1) -
 def test_a_corrupt_utterance_is_replaced_by_another_of_its_length(manifests, tmp_path, caplog):
     dataset = damaged(manifests, tmp_path, [5], copies=10)
     order = np.argsort([u.frames for u in dataset.utterances], kind="stable")
-    neighbour = order[list(order).index(5) - 1]  # no longer than the corrupt one
+    neighbor = order[list(order).index(5) - 1]  # no longer than the corrupt one
     found = dataset[2, 5]
-    assert same(found, dataset[2, int(neighbour)]) and found.frames == 8
+    assert same(found, dataset[2, int(neighbor)]) and found.frames == 8
     assert len(found.corrupt) == 1 and "broken5.mp4" in found.corrupt[0]
     assert dataset[2, 6].corrupt == ()
     counter = CorruptUtterances(len(dataset))
@@ -1080,13 +1080,13 @@ def test_visual_noise_is_added_before_the_crop(manifests):
     config = DataConfig("video", visual_noise=VisualNoiseConfig(("contrast",), 10, clean=False))
     sample = AVDataset(manifests, "test", config)[0]
     frames = load_video(read_manifest(manifests / "test.tsv")[0].video)
-    darker = np.rint(centre_crop(frames) * 0.35).astype(np.uint8)
-    np.testing.assert_allclose(sample.video[0].numpy(), normalise(darker), atol=1e-6)
+    darker = np.rint(center_crop(frames) * 0.35).astype(np.uint8)
+    np.testing.assert_allclose(sample.video[0].numpy(), normalize_pixels(darker), atol=1e-6)
     assert sample.visual_noise.record() == {"kind": "contrast", "level": 10}
 
 
 def test_time_masks_are_of_the_training_alone(manifests):
-    black = float(normalise(np.zeros((1, 1, 1), np.uint8)).item())
+    black = float(normalize_pixels(np.zeros((1, 1, 1), np.uint8)).item())
     for augment in (True, False):
         config = DataConfig("video", augment, time_mask=True)
         dataset = AVDataset(manifests, "train", config)
@@ -1132,17 +1132,17 @@ def test_a_waveform_is_masked_before_noise_is_added(manifests, noise):
         silent = values[: len(speech)] == found[counts.argmax()]  # what a sample of 0 becomes
         left = np.where(silent, 0, speech).astype(np.int16)
         masked.append(int((silent & (speech != 0)).sum()))
-        np.testing.assert_allclose(values[: len(left)], normalised(left), atol=2e-4)
+        np.testing.assert_allclose(values[: len(left)], normalized(left), atol=2e-4)
 
         draw = noisy[index].noise
         (snippet,) = (np.resize(load_audio(file), 2**20) for file in draw.files)
         added = snippet[draw.starts[0] :][: len(left)].astype(np.float64)
         gain = np.sqrt((left.astype(float) ** 2).mean() / (added**2).mean()) / 10 ** (3 / 20)
-        expected = normalised(left + gain * added)
+        expected = normalized(left + gain * added)
         np.testing.assert_allclose(noisy[index].audio[0, : len(left)], expected, atol=0.02)
     assert max(masked) > 600  # a mask is up to 6399 samples
 
 
-def normalised(samples):
+def normalized(samples):
     values = samples.astype(np.float64) / 32768
     return (values - values.mean()) / np.sqrt(values.var() + 1e-8)

@@ -15,7 +15,7 @@ from conftest import ROOT
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.utils import import_user_module
-from networks import VARIANTS, clip, randomise
+from networks import VARIANTS, clip, randomize
 
 from avhubert_ext.checkpoints.files import load_avhubert_asr
 from avhubert_ext.cli import main
@@ -40,8 +40,8 @@ def tiny_teacher() -> AVRecognizer:
 def small(variant: str, vocabulary: int, ends: float = 0.0) -> AVRecognizer:
     """Random weights; hypotheses end the sooner the greater `ends` is. Padding seems likely."""
     config = replace(DECODER, vocabulary=vocabulary)
-    model = randomise(AVRecognizer(VARIANTS[variant], config))
-    # Norms as new ones: random ones hide what they normalise, and every clip gets the same text.
+    model = randomize(AVRecognizer(VARIANTS[variant], config))
+    # Norms as new ones: random ones hide what they normalize, and every clip gets the same text.
     for norm in (model.encoder.encoder.layer_norm, model.decoder.layer_norm):
         norm.reset_parameters()
     # The first channel is a one, by which the embedding becomes a bias of the logits.

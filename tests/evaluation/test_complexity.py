@@ -180,7 +180,7 @@ def test_decoder_attention_is_what_the_counter_sees_of_a_first_token():
         ("base-l", 768, 3072, 182_028_224, 250_383_410),
     ],
 )
-def test_paper_bs_recognisers_against_a_count_by_hand(name, dim, ffn, encoder, whole):
+def test_paper_bs_recognizers_against_a_count_by_hand(name, dim, ffn, encoder, whole):
     """12 conformer blocks, 6 of the decoder, 5049 outputs; 100 frames have 199 distances."""
     cost = preset_cost(name)
     assert (cost.parameters, cost.model_parameters) == (encoder, whole)
@@ -225,7 +225,7 @@ def test_conformer_encoders_of_every_modality(modality):
     )
 
 
-def test_checkpoint_of_a_ctc_attention_recogniser(tmp_path):
+def test_checkpoint_of_a_ctc_attention_recognizer(tmp_path):
     path = tmp_path / "lips.safetensors"
     save_model(path, build_vsr("tiny"))
     assert checkpoint_cost(path) == replace(preset_cost("vsr-tiny"), model="lips")

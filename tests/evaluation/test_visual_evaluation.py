@@ -1,4 +1,4 @@
-"""`avhubert-ext evaluate` in visual noise, and of CTC/attention recognisers."""
+"""`avhubert-ext evaluate` in visual noise, and of CTC/attention recognizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from networks import randomise
+from networks import randomize
 
 from avhubert_ext.checkpoints.files import load_auto_avsr, save_model
 from avhubert_ext.cli import main
@@ -39,7 +39,7 @@ TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 JOINT = JointConfig(beam=2, ctc_weight=0.3)
 
 
-def make_recogniser(path: Path, data: Path, modality: str) -> Path:
+def make_recognizer(path: Path, data: Path, modality: str) -> Path:
     """A small one with random weights whose scores depend on what it gets."""
     encoder, decoder = VSR["tiny"].encoder, VSR["tiny"].decoder
     vocabulary = len(Vocabulary(data / "dict.wrd.txt", ctc=True))
@@ -47,7 +47,7 @@ def make_recogniser(path: Path, data: Path, modality: str) -> Path:
         replace(encoder, modality=modality, layers=1, dim=16, ffn=16, heads=2),
         replace(decoder, vocabulary=vocabulary, layers=1, dim=16, ffn=16, heads=2),
     )
-    save_model(path, randomise(model))
+    save_model(path, randomize(model))
     return path
 
 
@@ -55,7 +55,7 @@ def make_recogniser(path: Path, data: Path, modality: str) -> Path:
 def models(teacher_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("models")
     own = [
-        (name, make_recogniser(folder / f"{name}.safetensors", teacher_data, modality))
+        (name, make_recognizer(folder / f"{name}.safetensors", teacher_data, modality))
         for name, modality in (("ears", "audio"), ("lips", "video"))
     ]
     return [*own, ("teacher", TEACHER)]

@@ -1,4 +1,4 @@
-"""Exported recognisers: against PyTorch and fairseq-generate, in 8 bits, alone, damaged; times."""
+"""Exported recognizers: against PyTorch and fairseq-generate, in 8 bits, alone, damaged; times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import onnx
 import pytest
 import torch
 from conftest import ROOT, readme_examples, run_well
-from networks import VARIANTS, randomise
+from networks import VARIANTS, randomize
 from portrait import write_clip
 from test_runtime import MODEL
 from torch import Tensor
@@ -62,7 +62,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pruned model in 8 bits, student 7's network, with its dictionary beside it."""
     folder = tmp_path_factory.mktemp("small")
     encoder = replace(VARIANTS["conformer-shufflenet"], layers=1)
-    model = randomise(AVRecognizer(encoder, SMALL))
+    model = randomize(AVRecognizer(encoder, SMALL))
     masks = global_magnitude_mask(model, 0.3)
     apply_masks(model, masks)
     save_model(folder / "small.safetensors", model, masks=masks, codebooks=quantize(model, masks))
@@ -83,7 +83,7 @@ def assert_same(found: Recognition, expected: Recognition) -> None:
 
 
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
-def test_the_teacher_recognises_what_it_does_in_pytorch(teacher_onnx, streams):
+def test_the_teacher_recognizes_what_it_does_in_pytorch(teacher_onnx, streams):
     audio, video = clip()
     given = (audio if streams != "video" else None, video if streams != "audio" else None)
     recognizer = load_exported(teacher_onnx, threads=1, beam=4)
@@ -131,7 +131,7 @@ def test_the_readme_s_examples_agree(teacher_onnx, corpus, tmp_path, monkeypatch
     assert names["found"].text == names["transcript"].text
 
 
-def test_a_ctc_attention_recogniser_of_both_streams(tmp_path):
+def test_a_ctc_attention_recognizer_of_both_streams(tmp_path):
     config = ConformerConfig("both", layers=1, dim=32, ffn=48, heads=4, width=0.125, fusion=24)
     decoder = DecoderConfig(vocabulary=30, layers=1, dim=32, ffn=48, heads=4, padding_idx=None)
     torch.manual_seed(0)

@@ -111,7 +111,7 @@ def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> N
     assert torch.equal(model.encoder.post_extract_proj.weight, stored[key])
 
 
-def test_shipped_teacher_recognises_an_unseen_speaker(teacher_data: Path, tmp_path: Path) -> None:
+def test_shipped_teacher_recognizes_an_unseen_speaker(teacher_data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "teacher.pt"
     run_well("avhubert-ext", "convert", TEACHER / "model.safetensors", checkpoint)
     run_well(*generate_command(teacher_data, checkpoint, tmp_path))

@@ -36,7 +36,7 @@ from fairseq_user_dir.tasks.av_distillation import (  # noqa: E402
 
 UPDATES = 4
 METRIC = "cosine_similarity_12"
-# One layer, for the tests where it does not matter what is learnt.
+# One layer, for the tests where it does not matter what is learned.
 SHALLOW = json.dumps({"preset": "tiny-7", "encoder": {"layers": 1}})
 TWO_PROCESSES = [
     "--distributed-world-size", 2, "--distributed-init-method", "env://", "--distributed-rank", -1,

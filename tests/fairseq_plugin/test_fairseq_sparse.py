@@ -292,7 +292,7 @@ def test_parp_resumed_is_uninterrupted(
 # ---- the other tasks
 
 
-def test_a_recogniser_with_label_smoothing_in_bfloat16(teacher_data: Path, tmp_path: Path) -> None:
+def test_a_recognizer_with_label_smoothing_in_bfloat16(teacher_data: Path, tmp_path: Path) -> None:
     """The shipped teacher, whose mask is that of its own weights."""
     base = ("--base-criterion", "label_smoothed_cross_entropy")
     command = [

@@ -101,7 +101,7 @@ def test_settings_of_the_model_that_make_no_sense(manifests: Path) -> None:
         ({"frozen_encoder": "asleep"}, "frozen_encoder 'asleep'"),
         ({"encoder_changes": "{layers"}, "encoder_changes .* not JSON"),
         ({"encoder_changes": "[1]"}, "expected an object"),
-        ({"encoder_changes": '{"colour": 1}'}, "colour unknown"),
+        ({"encoder_changes": '{"color": 1}'}, "color unknown"),
         ({"encoder_checkpoint": str(TEACHER), "encoder_changes": SHALLOW}, "another network"),
     ):
         with pytest.raises(InputError, match=said):

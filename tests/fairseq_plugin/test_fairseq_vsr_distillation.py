@@ -51,7 +51,7 @@ def teacher(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def distil(data: Path, folder: Path, teacher: Path) -> list[object]:
+def distill(data: Path, folder: Path, teacher: Path) -> list[object]:
     return [
         *train(data, folder), "--network", "tiny-s", "--criterion", "ctc_attention_distillation",
         "--teacher", teacher, "--distillation-weight", 0.25, "--temperature", 2,
@@ -65,7 +65,7 @@ def distilled(
 ) -> tuple[Path, str]:
     """A folder of checkpoints after three updates and four, and the log."""
     folder = tmp_path_factory.mktemp("distilled")
-    command = [w for w in distil(manifests, folder, teacher) if w != "--disable-validation"]
+    command = [w for w in distill(manifests, folder, teacher) if w != "--disable-validation"]
     return folder, run_well(*command, **ONE_THREAD)
 
 
@@ -137,7 +137,7 @@ def test_resumed_is_uninterrupted(
     distilled: tuple[Path, str], manifests: Path, teacher: Path, tmp_path: Path
 ) -> None:
     shutil.copy(distilled[0] / "checkpoint_1_3.pt", tmp_path / "checkpoint_last.pt")
-    log = run_well(*distil(manifests, tmp_path, teacher), **ONE_THREAD)
+    log = run_well(*distill(manifests, tmp_path, teacher), **ONE_THREAD)
     assert len(logged(log, "kl_ctc")) == UPDATES - 3
     one, two = (
         read_torch_file(folder / "checkpoint_last.pt")["model"]
@@ -167,7 +167,7 @@ def test_the_teacher_is_frozen_and_no_part_of_the_criterion(manifests: Path, tea
     torch.testing.assert_close(found, (ctc, logits), rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_is_learnt_from_a_teacher_like_the_student(manifests: Path, tmp_path: Path) -> None:
+def test_a_teacher_like_the_student_teaches_nothing(manifests: Path, tmp_path: Path) -> None:
     task = new_task(manifests)
     model = new_student(task).eval()
     save_fairseq(tmp_path / "self.pt", model.recognizer)
@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_refused(
     for data, path, said in (
         (manifests, None, "teacher missing; name its checkpoint: --teacher"),
         (manifests, tmp_path / "none.pt", r"none\.pt not found: train or convert a model first"),
-        (manifests, encoder, "holds no CTC/attention recogniser: name another file"),
+        (manifests, encoder, "holds no CTC/attention recognizer: name another file"),
         (manifests, stranger, r"teacher .*stranger.*: not the subwords that the model was trained"),
         (teacher_data, teacher, rf"teacher .*: .*subwords with .*, the model has {outputs}"),
     ):

@@ -1,4 +1,4 @@
-"""The decoder: cache, causality, padding, positions, and the recogniser around it."""
+"""The decoder: cache, causality, padding, positions, and the recognizer around it."""
 
 import math
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import SMALL, clip, randomise, variants
+from networks import SMALL, clip, randomize, variants
 from torch import nn
 
 from avhubert_ext.errors import InputError
@@ -25,9 +25,9 @@ from avhubert_ext.training.losses import distillation_loss
 
 
 def layer_norm(x: torch.Tensor, module: nn.LayerNorm) -> torch.Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    spread = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return centred / spread * module.weight + module.bias
+    centered = x - x.mean(-1, keepdim=True)
+    spread = (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return centered / spread * module.weight + module.bias
 
 
 def linear(x: torch.Tensor, module: nn.Linear) -> torch.Tensor:
@@ -51,7 +51,7 @@ def attention(module: MultiheadAttention, x: torch.Tensor, memory: torch.Tensor)
 
 
 def test_attention_is_the_softmax_formula():
-    module = randomise(MultiheadAttention(12, 3))
+    module = randomize(MultiheadAttention(12, 3))
     x, memory = torch.randn(2, 4, 12), torch.randn(2, 6, 12)
     padding = torch.zeros(2, 6, dtype=torch.bool)
     padding[1, 4:] = True
@@ -62,7 +62,7 @@ def test_attention_is_the_softmax_formula():
 
 def test_positional_convolution_is_torchs_weight_norm():
     width, kernel, groups = 12, 8, 3
-    ours = randomise(PositionalConvolution(width, kernel, groups))
+    ours = randomize(PositionalConvolution(width, kernel, groups))
     plain = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
     theirs = nn.utils.weight_norm(plain, name="weight", dim=2)
     theirs.load_state_dict(ours.state_dict())
@@ -79,7 +79,7 @@ def test_fresh_positional_convolution_has_the_norm_of_its_weights():
 
 
 def test_transformer_block_is_the_pre_norm_formula():
-    block = randomise(TransformerBlock(12, 20, 3))
+    block = randomize(TransformerBlock(12, 20, 3))
     x = torch.randn(1, 5, 12)
     y = layer_norm(x[0], block.self_attn_layer_norm)
     y = x[0] + attention(block.self_attn, y, y)
@@ -102,7 +102,7 @@ def conformer_convolution(module: ConformerConvolution, x: torch.Tensor) -> torc
 
 
 def test_conformer_convolution_formula():
-    module = randomise(ConformerConvolution(6, 5, 0.1))
+    module = randomize(ConformerConvolution(6, 5, 0.1))
     x = torch.randn(2, 9, 6)
     padding = torch.zeros(2, 9, dtype=torch.bool)
     padding[1, 6:] = True
@@ -112,7 +112,7 @@ def test_conformer_convolution_formula():
 
 
 def test_conformer_block_is_the_macaron_formula():
-    block = randomise(ConformerBlock(12, 20, 3, kernel=5))
+    block = randomize(ConformerBlock(12, 20, 3, kernel=5))
     x = torch.randn(1, 7, 12)
 
     def half(y: torch.Tensor, feed_forward: nn.Module) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_conformer_block_is_the_macaron_formula():
 
 
 def test_resnet_block_formula():
-    block = randomise(BasicBlock(4, 6, stride=2, activation=nn.PReLU))
+    block = randomize(BasicBlock(4, 6, stride=2, activation=nn.PReLU))
     x = torch.randn(2, 4, 8, 8)
 
     def norm(y: torch.Tensor, bn: nn.BatchNorm2d) -> torch.Tensor:
@@ -162,7 +162,7 @@ def stem(module: Stem3d, video: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(6)], ids=["relu", "prelu"])
 def test_stem_is_the_3d_formula(training, activation):
-    module = randomise(Stem3d(6, activation)).train(training)
+    module = randomize(Stem3d(6, activation)).train(training)
     _, video = clip(batch=2, frames=4)
     expected = stem(module, video)
     torch.testing.assert_close(module(video), expected, rtol=1e-4, atol=1e-4)
@@ -185,7 +185,7 @@ def test_statistics_of_the_stem_are_exact_enough_on_a_cpu():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shuffle_unit_formula(stride):
     """Ma et al. 2018, Fig. 3: one half is kept or reduced, channels of both halves alternate."""
-    unit = randomise(ShuffleUnit(8, 8 if stride == 1 else 12, stride))
+    unit = randomize(ShuffleUnit(8, 8 if stride == 1 else 12, stride))
     x = torch.randn(2, 8, 6, 6)
     if stride == 1:
         left, right = x[:, :4], unit.branch2(x[:, 4:])
@@ -197,7 +197,7 @@ def test_shuffle_unit_formula(stride):
 
 
 def test_fusion_audio_first_then_norm_then_projection():
-    encoder = randomise(AVHubertEncoder(SMALL))
+    encoder = randomize(AVHubertEncoder(SMALL))
     audio, video = clip()
     a = linear(audio.transpose(1, 2), encoder.feature_extractor_audio.proj)
     v = encoder.feature_extractor_video(video)
@@ -209,7 +209,7 @@ def test_fusion_audio_first_then_norm_then_projection():
 
 @pytest.mark.parametrize("missing", ["audio", "video"])
 def test_missing_stream_is_zeros_after_its_projection(missing):
-    encoder = randomise(AVHubertEncoder(SMALL))
+    encoder = randomize(AVHubertEncoder(SMALL))
     audio, video = clip()
     a = linear(audio.transpose(1, 2), encoder.feature_extractor_audio.proj)
     v = encoder.feature_extractor_video(video)
@@ -232,7 +232,7 @@ def test_missing_stream_is_zeros_after_its_projection(missing):
 
 @variants
 def test_hidden_states_and_last_hidden_state(config):
-    encoder = randomise(AVHubertEncoder(config))
+    encoder = randomize(AVHubertEncoder(config))
     audio, video = clip()
     out = encoder(audio, video)
     assert len(out.hidden_states) == config.layers + 1
@@ -246,7 +246,7 @@ def test_hidden_states_and_last_hidden_state(config):
 
 
 def test_first_block_gets_the_fused_input_plus_positions():
-    encoder = randomise(AVHubertEncoder(SMALL))
+    encoder = randomize(AVHubertEncoder(SMALL))
     out = encoder(*clip())
     fused = out.hidden_states[0]
     x = fused + encoder.encoder.pos_conv[0](fused)
@@ -256,7 +256,7 @@ def test_first_block_gets_the_fused_input_plus_positions():
 @variants
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
 def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(config, streams):
-    encoder = randomise(AVHubertEncoder(config))
+    encoder = randomize(AVHubertEncoder(config))
     audio, video = clip(batch=2, frames=9)
     short = 4
     padding = torch.zeros(2, 9, dtype=torch.bool)
@@ -301,7 +301,7 @@ def test_gradient_reaches_every_parameter(config):
 @pytest.mark.parametrize(("audio_dropout", "kinds"), [(0.5, 2), (1.0, 1), (0.0, 1)])
 def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
     config = replace(SMALL, modality_dropout=1.0, audio_dropout=audio_dropout, dropout_input=0.0)
-    encoder = randomise(AVHubertEncoder(config)).train()
+    encoder = randomize(AVHubertEncoder(config)).train()
     audio, video = clip(frames=2)
     only_audio, only_video = encoder.join(audio, None), encoder.join(None, video)
     seen = set()
@@ -318,7 +318,7 @@ def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
 
 
 def test_modality_dropout_and_layerdrop_do_nothing_in_eval():
-    plain = randomise(AVHubertEncoder(SMALL))
+    plain = randomize(AVHubertEncoder(SMALL))
     dropping = AVHubertEncoder(replace(SMALL, modality_dropout=1.0, layerdrop=1.0)).eval()
     dropping.load_state_dict(plain.state_dict())
     audio, video = clip()
@@ -328,7 +328,7 @@ def test_modality_dropout_and_layerdrop_do_nothing_in_eval():
 
 
 def test_layerdrop_skips_blocks_in_training():
-    encoder = randomise(AVHubertEncoder(replace(SMALL, layerdrop=1.0))).train()
+    encoder = randomize(AVHubertEncoder(replace(SMALL, layerdrop=1.0))).train()
     states = encoder(*clip()).hidden_states
     assert torch.equal(states[1], states[2])
 
@@ -378,7 +378,7 @@ def test_a_clip_of_nothing_but_padding_is_named(config):
 
 def test_padding_is_zero_in_the_first_hidden_state():
     """As in AV-HuBERT, which zeroes it before the positional convolution."""
-    encoder = randomise(AVHubertEncoder(SMALL))
+    encoder = randomize(AVHubertEncoder(SMALL))
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     first = encoder(*clip(batch=2), padding).hidden_states[0]
     assert not first[padding].any() and first[~padding].any(dim=-1).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import SMALL, VARIANTS, clip, parts, randomise, variants
+from networks import SMALL, VARIANTS, clip, parts, randomize, variants
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -115,7 +115,7 @@ def test_fused_lip_reader_is_the_same_function(modality):
                 assert near(fast(video, padding, audio), expected)
 
 
-def test_fused_recogniser_keeps_its_decoder(tmp_path):
+def test_fused_recognizer_keeps_its_decoder(tmp_path):
     model = CTCAttentionRecognizer(LIPS, DecoderConfig(9, layers=1, dim=32, ffn=48, heads=4))
     worn(model)
     fast, tokens = model.eval().fuse(), torch.tensor([[8, 2, 3]])
@@ -157,7 +157,7 @@ def test_frames_last_trunk(activation):
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])
 def test_shuffle_free_trunk(width):
     """Every channel in its place at every width, though none is shuffled."""
-    trunk = randomise(ShuffleNetV2(width)).eval()
+    trunk = randomize(ShuffleNetV2(width)).eval()
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import SMALL, clip, randomise
+from networks import SMALL, clip, randomize
 from safetensors.torch import save_file
 
 from avhubert_ext.checkpoints.files import save_model
@@ -18,7 +18,7 @@ from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset, stude
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads, build_student
 
 THREE, TWO = (4, 8, 12), (8, 12)
-TABLE_1 = {  # N, D, C, type, visual frontend, targets, initialised by teacher
+TABLE_1 = {  # N, D, C, type, visual frontend, targets, initialized by teacher
     "1": (2, 768, 3072, "transformer", "resnet", THREE, True),
     "2": (2, 768, 3072, "transformer", "resnet", THREE, True),
     "3": (2, 768, 3072, "transformer", "resnet", THREE, False),
@@ -111,7 +111,7 @@ def test_students_1_and_2_start_as_the_teachers_first_two_blocks(base_teacher, n
 
 @pytest.mark.parametrize("from_teacher", [True, False])
 def test_copies_are_the_students_own_and_only_made_where_the_preset_says(from_teacher):
-    teacher = randomise(AVHubertEncoder(replace(SMALL, layers=4)))
+    teacher = randomize(AVHubertEncoder(replace(SMALL, layers=4)))
     student = build_student(StudentPreset(SMALL, (4,), from_teacher), teacher)
     theirs, ours = teacher.layer_norm.weight, student.encoder.layer_norm.weight
     assert torch.equal(theirs, ours) == from_teacher
@@ -145,7 +145,7 @@ def test_an_unknown_name_is_refused_with_the_choices():
 
 
 def test_prediction_heads_formula():
-    heads = randomise(PredictionHeads(6, HeadsConfig((8, 12), teacher_dim=5)))
+    heads = randomize(PredictionHeads(6, HeadsConfig((8, 12), teacher_dim=5)))
     x = torch.randn(2, 3, 6)
     hidden = x @ heads.shared.weight.T + heads.shared.bias
     hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
@@ -157,7 +157,7 @@ def test_prediction_heads_formula():
 
 def torchvision_state(seed: int = 5) -> dict[str, torch.Tensor]:
     """Names and shapes of torchvision's `shufflenetv2_x1_0`, random values."""
-    trunk = randomise(ShuffleNetV2(), seed)
+    trunk = randomize(ShuffleNetV2(), seed)
     state = {name: t for name, t in trunk.state_dict().items() if name.startswith("stage")}
     for name, shape in {"conv1": (24, 3, 3, 3), "conv5": (1024, 464, 1, 1)}.items():
         state[f"{name}.0.weight"] = torch.randn(shape)

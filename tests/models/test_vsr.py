@@ -1,4 +1,4 @@
-"""SparseVSR's recognisers: sizes, relative positions, padding, losses, Auto-AVSR's checkpoints."""
+"""SparseVSR's recognizers: sizes, relative positions, padding, losses, Auto-AVSR's checkpoints."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import torch
 import torch.nn.functional as F
-from networks import randomise
+from networks import randomize
 from torch import Tensor
 
 from avhubert_ext import build_vsr, load_auto_avsr
@@ -44,7 +44,7 @@ def small(modality: str = "video", layers: int = 2) -> CTCAttentionRecognizer:
     encoder = replace(preset.encoder, modality=modality, fusion=20, kernel=7, **sizes)
     decoder = replace(preset.decoder, vocabulary=VOCABULARY, **sizes)
     torch.manual_seed(1)
-    return randomise(CTCAttentionRecognizer(encoder, decoder)).eval()
+    return randomize(CTCAttentionRecognizer(encoder, decoder)).eval()
 
 
 def inputs(modality: str, clips: int, frames: int) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ def test_unknown_names_are_told():
 
 def test_relative_attention_is_its_formula():
     torch.manual_seed(0)
-    attention = randomise(RelativeAttention(8, 2)).double()
+    attention = randomize(RelativeAttention(8, 2)).double()
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     table = interleaved_positions(torch.arange(4, -5, -1), 8).double()
@@ -537,7 +537,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
         load_auto_avsr(path)
     save_model(tmp_path / "m.safetensors", small())
     with pytest.raises(
-        InputError, match="holds a CTC/attention recogniser: load it with load_auto"
+        InputError, match="holds a CTC/attention recognizer: load it with load_auto"
     ):
         load_avhubert_asr(tmp_path / "m.safetensors")
 
@@ -589,7 +589,7 @@ def test_convert_keeps_every_weight(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["LRW", "2025", "2023", "ours.pt", "ours.safetensors"])
-def test_the_frontend_starts_from_a_word_recogniser_or_auto_avsr(tmp_path, kind):
+def test_the_frontend_starts_from_a_word_recognizer_or_auto_avsr(tmp_path, kind):
     state = peer_state()
     frontend = {
         n.removeprefix("frontend."): t for n, t in state.items() if n.startswith("frontend.")

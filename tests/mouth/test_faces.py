@@ -124,7 +124,7 @@ def test_short_clips_and_damaged_frames() -> None:
 
 
 def face(x: float, y: float, size: float = 1.0, turn: float = 0.0) -> np.ndarray:
-    """The mean face, 125 pixels large, centred at (x, y)."""
+    """The mean face, 125 pixels large, centered at (x, y)."""
     turn = np.deg2rad(turn)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return size * (align.MEAN_FACE - align.MEAN_FACE.mean(0)) @ rotation.T + (x, y)

@@ -47,8 +47,8 @@ def mapped(transforms: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.einsum("tij,...tj->...ti", transforms[:, :, :2], points) + transforms[:, :, 2]
 
 
-def off_centre(clip: MouthClip, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the mouth lies off the crop's centre, and moves from frame to frame, in pixels."""
+def off_center(clip: MouthClip, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far the mouth lies off the crop's center, and moves from frame to frame, in pixels."""
     where = mapped(clip.transforms, mapped(motion, np.tile(MOUTH, (len(motion), 1))))
     off = np.linalg.norm(where - align.SIZE / 2, axis=1)
     steps = np.linalg.norm(np.diff(where, axis=0), axis=1)
@@ -61,7 +61,7 @@ def off_centre(clip: MouthClip, motion: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
     """Beside dlib's landmarks of the portrait, from which AV-HuBERT's own crop would be made."""
-    off, steps = off_centre(clip, motion)
+    off, steps = off_center(clip, motion)
     assert off.max() < 3 and steps.mean() < 0.4
     true = align.similarity(mapped(motion, STABLE[:, None].repeat(FRAMES, 1)).swapaxes(0, 1),
                             align.MEAN_FACE[[33, 36, 39, 42, 45]])  # fmt: skip
@@ -73,7 +73,7 @@ def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
 def test_a_still_face_keeps_still(tmp_path, motion):
     still = np.repeat(motion[:1], 20, axis=0)
     (clip,) = mouth_clips(write_clip(tmp_path / "still.mp4", moved(still, SIZE)))
-    assert off_centre(clip, still)[1].mean() < 0.1
+    assert off_center(clip, still)[1].mean() < 0.1
 
 
 def test_pixels_are_those_of_the_portrait(clip, motion):
@@ -99,7 +99,7 @@ def test_small_face_in_a_large_frame(tmp_path):
     motion = movement(20, size, 0.4)[::5]  # as if nearly still
     motion[:, :, 2] = motion[0, :, 2]
     (clip,) = mouth_clips(write_clip(tmp_path / "wide.mp4", moved(motion, size)))
-    assert off_centre(clip, motion)[0].max() < 4
+    assert off_center(clip, motion)[0].max() < 4
     assert clip.quality.missing == 0 and clip.quality.scale > 2
 
 
@@ -110,7 +110,7 @@ def test_frames_without_a_face_are_interpolated(tmp_path, motion):
         frames[t] = np.full_like(frames[t], 90)
     (clip,) = mouth_clips(write_clip(tmp_path / "gaps.mp4", frames))
     assert clip.quality.missing == 5
-    assert off_centre(clip, still)[0].max() < 3
+    assert off_center(clip, still)[0].max() < 3
 
 
 def test_several_faces(tmp_path, motion):

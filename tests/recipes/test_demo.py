@@ -75,7 +75,7 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     assert (teacher["parameters"], student["parameters"]) == (2_744_000, 680_080)
     assert teacher["parameters"] > student["parameters"] > sparse["parameters"]
     assert 0.2 < sparse["parameters"] / student["parameters"] < 0.8
-    assert teacher["wer_clean"] < 25, "the shipped teacher recognises unseen speakers"
+    assert teacher["wer_clean"] < 25, "the shipped teacher recognizes unseen speakers"
     assert student["flops_per_frame"] == sparse["flops_per_frame"] < teacher["flops_per_frame"]
     assert "student-sparse-50" in printed and "results.png" in printed
     # Every rate is printed with what it was measured under.

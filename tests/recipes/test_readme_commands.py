@@ -28,7 +28,7 @@ OFFICIAL = "base_noise_pt_noise_ft_433h.pt"
 RUN_HERE = (
     "avhubert-ext noise --musan",
     "--encoder teacher-base",
-    "avhubert-ext convert distil ",
+    "avhubert-ext convert distill ",
     "--task av_distillation",
     "--encoder-checkpoint student.safetensors",
     "fairseq-generate data ",
@@ -112,7 +112,7 @@ def test_run_it_on_lrs3_and_evaluate(folder: Path) -> None:
         folder,
         block("avhubert-ext noise --musan", "PAPER="),
         block("--encoder teacher-base"),
-        block("run_pretrain.py", "avhubert-ext convert distil "),
+        block("run_pretrain.py", "avhubert-ext convert distill "),
         block("--task av_distillation"),
         block("--encoder-checkpoint student.safetensors"),
         block("fairseq-generate data "),

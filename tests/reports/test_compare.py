@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_well
-from networks import SMALL, clip, randomise
+from networks import SMALL, clip, randomize
 
 from avhubert_ext.benchmarks.distillation import benchmark_distillation, plain_loss
 from avhubert_ext.benchmarks.encoder import plain_hidden_states
@@ -36,7 +36,7 @@ def decode(folder: Path, wrong: int) -> Path:
 def test_mean_spread_and_curves(tmp_path: Path) -> None:
     runs = [("one", decode(tmp_path / f"one{n}", n)) for n in (1, 2, 6)]
     runs.append(("two", decode(tmp_path / "two", 5)))
-    distillation = tmp_path / "distil"
+    distillation = tmp_path / "distill"
     distillation.mkdir()
     entries = [
         {"step": 1, "train-loss": 3.0},
@@ -62,7 +62,7 @@ def test_mean_spread_and_curves(tmp_path: Path) -> None:
 
 
 def test_the_plain_loop_computes_the_same() -> None:
-    teacher = randomise(AVHubertEncoder(SMALL))
+    teacher = randomize(AVHubertEncoder(SMALL))
     audio, video = clip(frames=6)
     expected = teacher(audio, video).hidden_states
     for plain, state in zip(plain_hidden_states(teacher, audio, video), expected, strict=True):

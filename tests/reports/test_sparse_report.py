@@ -43,7 +43,7 @@ from avhubert_ext.reports.sparsity import (
     sparse_report,
 )
 from tests.conftest import ROOT
-from tests.networks import VARIANTS, clip, randomise
+from tests.networks import VARIANTS, clip, randomize
 
 TINY_TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 # Every family that can be pruned: lip readers, one or two streams, and AV-HuBERT's with both kinds
@@ -216,7 +216,7 @@ def test_csr_gives_what_the_dense_layer_gives(bias, shape):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_encoder_with_csr_gives_the_same(name):
-    encoder = prune_each(randomise(AVHubertEncoder(VARIANTS[name])), 0.8)
+    encoder = prune_each(randomize(AVHubertEncoder(VARIANTS[name])), 0.8)
     fused = encoder.fuse()
     linear = sum(isinstance(module, nn.Linear) for module in fused.modules())
     inputs = clip(2, 7)

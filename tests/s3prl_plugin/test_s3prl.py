@@ -35,7 +35,7 @@ from s3prl_upstream.run_pretrain import rename_finished_states
 @pytest.fixture(scope="module")
 def setting(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained tiny teacher and configurations for a few updates."""
-    folder = tmp_path_factory.mktemp("distil")
+    folder = tmp_path_factory.mktemp("distill")
     torch.manual_seed(0)
     save_model(folder / "teacher.safetensors", AVHubertEncoder(TEACHERS["tiny"]))
     write_yaml(folder / "model.yaml", model_config(folder / "teacher.safetensors"))
@@ -351,7 +351,7 @@ def test_the_launcher_runs_the_script_of_a_checkout(
     distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
     """As the README says; started, resumed and finished."""
-    out = elsewhere / "distil"
+    out = elsewhere / "distill"
     home = {"HOME": str(package.parent.parent), **no_wheel}  # where the README has the checkout
     play(elsewhere, block("S3PRL=~/s3prl"), **home)
     assert_same_weights(last_state(distilled), last_state(out))
@@ -371,7 +371,7 @@ def test_the_stock_script_of_a_checkout_with_a_link(
     distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
     """As the README says: linked, started in `s3prl_upstream/`, resumed and finished."""
-    out = elsewhere / "distil"
+    out = elsewhere / "distill"
     play(elsewhere, block('ln -s "$PWD'), S3PRL=str(package), **no_wheel)
     assert_same_weights(last_state(distilled), last_state(out))
     command = [

@@ -19,7 +19,7 @@ import torchaudio
 import yaml
 from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
-from networks import VARIANTS, randomise
+from networks import VARIANTS, randomize
 from s3prl.nn import Featurizer, S3PRLUpstream
 from s3prl.upstream.interfaces import Featurizer as RunnersFeaturizer
 from s3prl.util.download import get_dir, set_dir
@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("upstreams")
     paths = {name: folder / f"{name}.safetensors" for name in NETWORKS}
     for name, config in NETWORKS.items():
-        save_model(paths[name], randomise(AVHubertEncoder(config)))
+        save_model(paths[name], randomize(AVHubertEncoder(config)))
     return paths
 
 

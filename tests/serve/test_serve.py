@@ -29,7 +29,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.serve.clips import Clip, Clips
 from avhubert_ext.serve.desk import BusyError, Desk
 from avhubert_ext.serve.guard import Guard
-from avhubert_ext.serve.jobs import make_recogniser
+from avhubert_ext.serve.jobs import make_recognizer
 from avhubert_ext.serve.noise import noisy, own_babble
 from avhubert_ext.serve.process import WorkerProcess
 
@@ -344,7 +344,7 @@ def test_port_in_use_is_one_line():
 
 def test_longest_that_is_too_short_is_one_line():
     with pytest.raises(InputError, match="--longest 1: expected at least 2 seconds"):
-        make_recogniser(lambda: None, 1)
+        make_recognizer(lambda: None, 1)
 
 
 def test_missing_packages_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys):

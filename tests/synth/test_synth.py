@@ -363,7 +363,7 @@ def test_bilabials_look_alike_and_labiodentals_do_not():
     assert mouth.mean() > 6 and (mouth > 30).mean() > 0.05
 
 
-def test_hidden_consonants_take_the_shape_of_their_neighbours():
+def test_hidden_consonants_take_the_shape_of_their_neighbors():
     between_open = trajectory_of("A:", "k", "A:")[7, OPENING]
     between_close = trajectory_of("u:", "k", "u:")[7, OPENING]
     assert between_open > 2 * between_close

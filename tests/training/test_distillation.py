@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import SMALL, clip, randomise
+from networks import SMALL, clip, randomize
 from torch import nn
 
 from avhubert_ext.data.dataset import Batch
@@ -29,7 +29,7 @@ BASIC = DistillationConfig("teacher.pt", teacher_precision="float32")
 
 @pytest.fixture(scope="module")
 def encoder() -> AVHubertEncoder:
-    return randomise(AVHubertEncoder(DEEP))
+    return randomize(AVHubertEncoder(DEEP))
 
 
 def batch(clean: bool = False) -> Batch:

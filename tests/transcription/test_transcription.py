@@ -131,7 +131,7 @@ def test_no_words(by: str) -> None:
     assert words_of(Recognition((), (), 0.0, np.zeros(0), **{by: timing[by]})) == []
 
 
-# ---- recognisers
+# ---- recognizers
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_files_of_one_model_say_the_same(teacher: Recognizer, clips: Clips, tmp_
 
 
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
-def test_ctc_recognisers(clips: Clips, tmp_path: Path, modality: str) -> None:
+def test_ctc_recognizers(clips: Clips, tmp_path: Path, modality: str) -> None:
     """Untrained: they say nonsense, in the clip's time."""
     torch.manual_seed(1)
     lines = (TEACHER / "dict.wrd.txt").read_text().splitlines()
@@ -355,7 +355,7 @@ def test_mouth_tells_pauses_that_noise_hides() -> None:
 
 
 class Clock:
-    """A recogniser of clips whose first pixel tells which word is said: 1, 2, ... or none, 0.
+    """A recognizer of clips whose first pixel tells which word is said: 1, 2, ... or none, 0.
 
     Nothing is ever mistaken, but for words of which it sees less than half.
     """

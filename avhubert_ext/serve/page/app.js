@@ -1,4 +1,4 @@
-// The page: a clip comes in, is recognised at a level of noise, and compared.
+// The page: a clip comes in, is recognized at a level of noise, and compared.
 
 import { forget, getBlob, getJson, post } from "./api.js";
 import { openCamera } from "./camera.js";
@@ -48,7 +48,7 @@ async function upload(file, name, face = "speaking") {
   $("result").inert = false;
   if (!clip) return;
   showQuality();
-  await recognise(); // after a failure what the upload had ended
+  await recognize(); // after a failure what the upload had ended
 }
 
 async function show(received) {
@@ -91,10 +91,10 @@ function showQuality() {
     ([name, value]) => [make("dt", "", name), make("dd", "", value)]));
 }
 
-// ---- recognising
+// ---- recognizing
 
 // All transcripts at the level of the slider, and its sound.
-async function recognise() {
+async function recognize() {
   const signal = restart();
   const level = currentLevel();
   draw();
@@ -125,11 +125,11 @@ async function transcribeAt(level, signal) {
     const key = keyOf(modalities, level);
     if (transcripts.has(key)) continue;
     const task = `${NAMES[modalities]}, ${levelName(level)}`;
-    showWork(`${task}: recognising …`);
+    showWork(`${task}: recognizing …`);
     const snr = modalities === "video" ? null : level;
     const found = await post(`/api/clips/${clip.id}/transcripts${query({ modalities, snr })}`, {
       signal,
-      onProgress: (done, of) => showWork(`${task}: recognising …`, done, of),
+      onProgress: (done, of) => showWork(`${task}: recognizing …`, done, of),
       onBusy: () => showWork("Waiting: the server is busy with other clips …"),
     });
     transcripts.set(key, found);
@@ -198,7 +198,7 @@ function drawTranscript(modalities, level, said) {
     shown.push({ element, start: word.start, end: word.end });
     return element;
   });
-  if (!found.words.length) elements.push(make("span", "none", "nothing recognised"));
+  if (!found.words.length) elements.push(make("span", "none", "nothing recognized"));
   panel.querySelector(".text").replaceChildren(...elements);
   panel.querySelector(".warnings").replaceChildren(
     ...found.notes.map((text) => make("li", "", text)));
@@ -346,7 +346,7 @@ async function start() {
   $("level").addEventListener("input", () => {
     clearTimeout(settling);
     draw();
-    settling = setTimeout(recognise, SETTLE_MS);
+    settling = setTimeout(recognize, SETTLE_MS);
   });
   $("reference").addEventListener("input", () => {
     referenceIsOurs = !$("reference").value.trim();

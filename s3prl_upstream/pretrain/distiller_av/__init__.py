@@ -9,7 +9,7 @@ the folder `s3prl_upstream` (S3PRL is the absolute path of the checkout's folder
 
     ln -s "$PWD/s3prl_upstream/pretrain/distiller_av" "$S3PRL/pretrain/distiller_av"
     cd s3prl_upstream
-    python "$S3PRL/run_pretrain.py" -u distiller_av -n distil -p DIR -g MODEL.yaml -c RUN.yaml
+    python "$S3PRL/run_pretrain.py" -u distiller_av -n distill -p DIR -g MODEL.yaml -c RUN.yaml
 
 From the checkout's own folder that command ends with an AssertionError at
 `assert len(upstream_dirs) == 1`: the script takes the folders in `pretrain/` of the current folder

@@ -51,7 +51,7 @@ class UpstreamPretrainExpert(nn.Module):
         super().__init__()
         if multi_gpu:
             raise InputError(
-                "--multi_gpu: distiller_av runs on one GPU; leave the option out, or distil on "
+                "--multi_gpu: distiller_av runs on one GPU; leave the option out, or distill on "
                 "several with fairseq-train --task av_distillation"
             )
         check_device(device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME, features_of
 from avhubert_ext.data.dataset import Sample
-from avhubert_ext.data.video import CROP, centre_crop, check_in_step, normalise
+from avhubert_ext.data.video import CROP, center_crop, check_in_step, normalize_pixels
 from avhubert_ext.errors import InputError
 
 Array: TypeAlias = Tensor | np.ndarray
@@ -55,7 +55,7 @@ def read_clip(clip: Clip, name: str) -> Sample:
     audio = None if samples is None else features_of(samples, n_frames)
     return Sample(
         None if audio is None else torch.from_numpy(np.ascontiguousarray(audio.T)),
-        None if frames is None else torch.from_numpy(normalise(centre_crop(frames)))[None],
+        None if frames is None else torch.from_numpy(normalize_pixels(center_crop(frames)))[None],
         n_frames,
     )
 
@@ -93,7 +93,7 @@ def read_video(video: Array, name: str) -> np.ndarray:
     if frames.dtype != np.uint8:
         raise InputError(
             f"{name}: its video is {frames.dtype}, expected uint8 gray frames, 0 to 255, neither "
-            "scaled nor normalised"
+            "scaled nor normalized"
         )
     if frames.ndim != 3 or not len(frames) or min(frames.shape[1:]) < CROP:
         raise InputError(
