@@ -12,16 +12,10 @@ import torch
 from torch import nn
 
 from avhubert_ext.checkpoints import sparse_file
-from avhubert_ext.checkpoints.files import (
-    NOTHING,
-    Recognizer,
-    describe,
-    load_model,
-    newest_state,
-    read_masks,
-    save_fairseq,
-    save_model,
-)
+from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import NOTHING, load_model, read_masks, save_model
+from avhubert_ext.checkpoints.s3prl_file import newest_state
 from avhubert_ext.checkpoints.subwords import whole_origin
 from avhubert_ext.compression.pruning import (
     Masks,
@@ -54,7 +48,7 @@ def _save(
 ) -> str:
     if target.suffix == ".safetensors":
         save_model(target, model, half, origin, masks, codebooks)
-    elif target.suffix == ".pt" and isinstance(model, Recognizer) and not half:
+    elif target.suffix == ".pt" and isinstance(model, RecognizerNetwork) and not half:
         save_fairseq(target, model, origin, masks)
     else:
         raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
-from avhubert_ext.checkpoints.files import load_auto_avsr, save_model
+from avhubert_ext.checkpoints.model_file import load_auto_avsr, save_model
 from avhubert_ext.data.text import Vocabulary, dictionary_digest, join_symbols
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from avhubert_ext.checkpoints import auto_avsr
-from avhubert_ext.checkpoints.files import read_checkpoint, read_description, read_origin
-from avhubert_ext.checkpoints.torch_file import section
+from avhubert_ext.checkpoints.model_file import read_description, read_origin
+from avhubert_ext.checkpoints.torch_file import read_checkpoint, section
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.text import (
     CTC_FIRST,

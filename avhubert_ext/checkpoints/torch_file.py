@@ -114,6 +114,11 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     return stored
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """As `read_torch_file`, without known wrappers."""
+    return unwrapped(read_torch_file(path))
+
+
 def check_sums(path: Path) -> None:
     """Raise an InputError if a checksum in a zip file is wrong; PyTorch itself ignores them.
 

@@ -24,7 +24,8 @@ import avhubert_ext
 from avhubert_ext import load_avhubert, load_avhubert_asr
 from avhubert_ext.checkpoints import avhubert
 from avhubert_ext.checkpoints.conversion import convert
-from avhubert_ext.checkpoints.files import build, describe, load_model, read_masks, read_origin
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.model_file import load_model, read_masks, read_origin
 from avhubert_ext.checkpoints.torch_file import FOREIGN_PACKAGES, FOREIGN_TYPES, read_torch_file
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
@@ -345,7 +346,7 @@ from pathlib import Path
 from avhubert_ext import load_avhubert, load_avhubert_asr
 from avhubert_ext.cli import main
 from avhubert_ext.data.text import Subwords
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 pretrained, finetuned, out = map(Path, sys.argv[1:])
 save_model(out / "pretrained.safetensors", load_avhubert(pretrained))
 save_model(out / "nested.safetensors", load_avhubert(str(finetuned)))

@@ -20,18 +20,17 @@ from test_checkpoint import make
 from test_vsr import peer_state, small
 
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
-from avhubert_ext.checkpoints.files import (
-    FAIRSEQ_STUDENT,
-    describe,
+from avhubert_ext.checkpoints.description import describe
+from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_STUDENT, save_fairseq
+from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
+from avhubert_ext.checkpoints.model_file import (
     load_model,
     read_description,
     read_masks,
     read_origin,
-    save_fairseq,
     save_model,
-    student_states,
 )
-from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
+from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.compression.pruning import global_magnitude_mask

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avhubert_ext.checkpoints.conversion import convert, export_sparse, prune
-from avhubert_ext.checkpoints.files import load_model, read_masks, save_model
+from avhubert_ext.checkpoints.model_file import load_model, read_masks, save_model
 from avhubert_ext.checkpoints.sparse_file import METADATA_KEY, read_codebooks, to_dense, to_sparse
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import prunable_weights, same

@@ -14,7 +14,7 @@ from conftest import ROOT
 from portrait import tone, write_clip
 from serving import face_video, utterance
 
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio, write_wav
 from avhubert_ext.models.presets import build_vsr

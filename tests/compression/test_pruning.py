@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from avhubert_ext import build_vsr
-from avhubert_ext.checkpoints.files import load_model, read_masks, save_fairseq, save_model
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import load_model, read_masks, save_model
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import (

@@ -21,7 +21,8 @@ from test_fairseq_training import INTERPOLATED, TWO_PROCESSES
 from torch import Tensor, nn
 
 from avhubert_ext.checkpoints.conversion import average, prune
-from avhubert_ext.checkpoints.files import from_fairseq_names, load_model, read_masks, save_model
+from avhubert_ext.checkpoints.fairseq_file import from_fairseq_names
+from avhubert_ext.checkpoints.model_file import load_model, read_masks, save_model
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.cli import main

@@ -20,7 +20,8 @@ from test_fairseq_vsr import new_task, train
 from torch import Tensor
 
 from avhubert_ext import build_vsr, load_auto_avsr
-from avhubert_ext.checkpoints.files import save_fairseq, save_model
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.data.text import dictionary_digest

@@ -1,105 +1,53 @@
-"""One file a model: safetensors with the configuration in its metadata; no pickles.
-
-Also reads what training leaves behind, fairseq checkpoints and s3prl states, and the checkpoints
-of the official AV-HuBERT and of Auto-AVSR.
-"""
+"""Reads and writes model files of every kind."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from avhubert_ext.checkpoints import auto_avsr, avhubert, sparse_file
+from avhubert_ext.checkpoints.description import (
+    DESCRIPTION_KEY,
+    RecognizerNetwork,
+    build,
+    build_for,
+    describe,
+)
+from avhubert_ext.checkpoints.fairseq_file import (
+    FAIRSEQ_STUDENT,
+    NOTHING,
+    SPARSE_TASKS,
+    _fairseq_prefixes,
+    _inverse,
+    _renamed,
+    effective_batch,
+    from_fairseq_names,
+)
 from avhubert_ext.checkpoints.torch_file import (
     SHOWN,
     bare_names,
     check_finite,
-    read_torch_file,
+    read_checkpoint,
     section,
     summary,
-    unwrapped,
 )
-from avhubert_ext.compression.pruning import Masks, pack, unpack
+from avhubert_ext.compression.pruning import Masks, strip_prefix, unpack
 from avhubert_ext.compression.quantization import Codebooks
-from avhubert_ext.data.files import whole_file
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
-from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.student import HeadsConfig, Student
-
-METADATA_KEY = "avhubert_ext"
-Recognizer = AVRecognizer | CTCAttentionRecognizer
+from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.models.decoder import AVRecognizer
+from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.student import Student
 
 # What else is known of a recognizer, in safetensors' metadata and in fairseq's cfg.model:
 # `effective_batch` of its training, `dictionary_digest` of its outputs' symbols, and these
 # themselves as `join_symbols` writes them.
 ORIGIN = ("trained_with", "dictionary", "subwords")
-NOTHING: Mapping[str, str] = MappingProxyType({})
-
-# The names of fairseq's models.
-FAIRSEQ_ASR = "av_asr_seq2seq"
-FAIRSEQ_STUDENT = "av_student"
-FAIRSEQ_VSR = "vsr_ctc_attention"
-# The class of each one's sparse-mask task, under whose name a checkpoint stores the masks.
-SPARSE_TASKS = {
-    FAIRSEQ_ASR: "SparseASRTask",
-    FAIRSEQ_STUDENT: "SparseDistillationTask",
-    FAIRSEQ_VSR: "SparseVSRTask",
-}
-# Their prefixes of names -> ours. The first nests the parts of a recognizer in fairseq's encoder
-# and decoder classes, the others hold the library's model whole.
-FAIRSEQ_PREFIXES = {
-    FAIRSEQ_ASR: {
-        "encoder.w2v_model.": "encoder.",
-        "encoder.bridge.": "bridge.",
-        "decoder.network.": "decoder.",
-    },
-    FAIRSEQ_STUDENT: {"student.": ""},
-    FAIRSEQ_VSR: {"recognizer.": ""},
-}
-
-
-def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an encoder, recognizer or student."""
-    if isinstance(model, Recognizer):
-        return {
-            "kind": "recognizer" if isinstance(model, AVRecognizer) else "ctc_attention",
-            "encoder": asdict(model.encoder.config),
-            "decoder": asdict(model.decoder.config),
-        }
-    if isinstance(model, AVHubertEncoder):
-        return {"kind": "encoder", "encoder": asdict(model.config)}
-    if isinstance(model, Student):
-        return {
-            "kind": "student",
-            "encoder": asdict(model.encoder.config),
-            "heads": asdict(model.heads.config),
-        }
-    raise InputError(f"a {type(model).__name__} is not a model that can be stored")
-
-
-def build(description: dict[str, Any]) -> nn.Module:
-    """The inverse of `describe`, with fresh weights."""
-    if description["kind"] == "ctc_attention":
-        return CTCAttentionRecognizer(
-            ConformerConfig(**description["encoder"]), DecoderConfig(**description["decoder"])
-        )
-    encoder = EncoderConfig(**description["encoder"])
-    if description["kind"] == "encoder":
-        return AVHubertEncoder(encoder)
-    if description["kind"] == "student":
-        heads = description["heads"]
-        return Student(encoder, HeadsConfig(tuple(heads["targets"]), heads["teacher_dim"]))
-    return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
 
 
 def save_model(
@@ -131,7 +79,7 @@ def save_model(
             f"{path}: a changed model, fused or other, cannot be saved; save the original"
         )
     tensors, metadata = sparse_file.to_sparse(tensors, masks, codebooks)
-    metadata |= {METADATA_KEY: json.dumps(description), **origin}
+    metadata |= {DESCRIPTION_KEY: json.dumps(description), **origin}
     metadata[sparse_file.SEAL] = sparse_file.seal(tensors, metadata)
     sparse_file.write_tensors(path, tensors, metadata)
 
@@ -190,28 +138,14 @@ def load_auto_avsr(
     return model.to(map_location)
 
 
-def load_recognizer(path: Path | str, map_location: torch.device | str = "cpu") -> Recognizer:
+def load_recognizer(
+    path: Path | str, map_location: torch.device | str = "cpu"
+) -> RecognizerNetwork:
     """The recognizer in a file that `load_model` reads, of either family."""
     model = load_model(path)
     if isinstance(model, AVHubertEncoder):
         raise InputError(f"{path} holds an encoder only: finetune it, or name a finetuned model")
     return model.to(map_location)
-
-
-def choose_device(device: str) -> str:
-    """The device itself, or for `auto` the first CUDA GPU, or the CPU if there is none.
-
-    Raises InputError for a device that PyTorch does not have here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(
-            f"device '{device}': PyTorch does not have it here; use auto, cpu, cuda, cuda:N, or mps"
-        ) from None
-    return device
 
 
 # What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names
@@ -221,9 +155,9 @@ Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]
 
 def _read_safetensors(path: Path) -> Contents:
     tensors, metadata = sparse_file.read_tensors(path)
-    if METADATA_KEY not in metadata:
+    if DESCRIPTION_KEY not in metadata:
         raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return metadata[METADATA_KEY], sparse_file.to_dense(tensors, metadata, path), {}
+    return metadata[DESCRIPTION_KEY], sparse_file.to_dense(tensors, metadata, path), {}
 
 
 def _read_torch(path: Path) -> Contents:
@@ -249,29 +183,6 @@ def _read_torch(path: Path) -> Contents:
     )
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """As `read_torch_file`, without known wrappers."""
-    return unwrapped(read_torch_file(path))
-
-
-def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
-    """`build`, without weights, of a description found in a file that holds so many tensors."""
-    try:
-        found = json.loads(description) if isinstance(description, str) else description
-        for part in ("encoder", "decoder"):
-            layers = found.get(part, {}).get("layers", 0)
-            if layers > tensors:  # building them might never end
-                raise InputError(f"{layers} {part} layers, but {tensors} tensors")
-        with torch.device("meta"):
-            return build(found)
-    except Exception as error:  # a configuration can be wrong in any way
-        reason = error if isinstance(error, InputError) else repr(error)
-        raise InputError(
-            f"{path}: its configuration does not fit this version ({reason}); convert it again, "
-            "or copy it again"
-        ) from None
-
-
 def _tensors(path: Path, state: object) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
@@ -289,35 +200,13 @@ def _is_plain(tensor: object) -> bool:
     )
 
 
-def effective_batch(config: Mapping[str, Any]) -> str:
-    """On how much an update of a fairseq training rested, from the `cfg` in its checkpoint.
-
-    As `800 frames x 2 batches x 8 processes = 12800 frames`; unknown for files without it.
-    """
-    model, dataset, optimization, distributed = (
-        part if isinstance(part := config.get(name), Mapping) else {}
-        for name in ("model", "dataset", "optimization", "distributed_training")
-    )
-    update_freq = optimization.get("update_freq")
-    unit = "frames" if dataset.get("max_tokens") else "utterances"
-    size = dataset.get("max_tokens") or dataset.get("batch_size")
-    if not size or not update_freq:
-        return model.get("trained_with") or "unknown"
-    try:
-        batches, processes = int(update_freq[0]), int(distributed.get("distributed_world_size", 1))
-        total = int(size) * batches * processes
-    except (TypeError, ValueError, IndexError):
-        return "unknown"
-    return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
-
-
 def read_origin(path: Path) -> dict[str, str]:
     """`trained_with`, `dictionary` and `subwords` of a model file, as far as it tells them.
 
     `find_subwords` also looks elsewhere.
     """
     if path.suffix == ".safetensors":
-        _, found = sparse_file.read_tensors(path, METADATA_KEY)  # no tensor ends so
+        _, found = sparse_file.read_tensors(path, DESCRIPTION_KEY)  # no tensor ends so
     else:
         stored = read_checkpoint(path)
         config = section(stored, "cfg")
@@ -330,8 +219,8 @@ def read_origin(path: Path) -> dict[str, str]:
 def read_description(path: Path) -> dict[str, Any]:
     """What `describe` gives of the model in a file that `load_model` reads."""
     if path.suffix == ".safetensors":
-        _, metadata = sparse_file.read_tensors(path, METADATA_KEY)  # no tensor ends so
-        found = metadata.get(METADATA_KEY, "{}")
+        _, metadata = sparse_file.read_tensors(path, DESCRIPTION_KEY)  # no tensor ends so
+        found = metadata.get(DESCRIPTION_KEY, "{}")
     else:
         found, _, _ = _read_torch(path)
     try:
@@ -366,40 +255,6 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
     return masks
 
 
-def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below `prefix`, without it."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _fairseq_prefixes(model: str | None) -> dict[str, str]:
-    """Of one of fairseq's models; without its name, of the first."""
-    return FAIRSEQ_PREFIXES.get(model, FAIRSEQ_PREFIXES[FAIRSEQ_ASR])
-
-
-def from_fairseq_names(
-    state: dict[str, Tensor], model: str | None = FAIRSEQ_ASR
-) -> dict[str, Tensor]:
-    """The tensors of one of fairseq's models under the library's own names."""
-    return {_renamed(name, _fairseq_prefixes(model)): tensor for name, tensor in state.items()}
-
-
-def to_fairseq_names(state: dict[str, Tensor], model: str = FAIRSEQ_ASR) -> dict[str, Tensor]:
-    """The inverse of `from_fairseq_names`."""
-    prefixes = _inverse(_fairseq_prefixes(model))
-    return {_renamed(name, prefixes): tensor for name, tensor in state.items()}
-
-
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
-
-
-def _inverse(prefixes: dict[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in prefixes.items()}
-
-
 def _load_exactly(
     path: Path, model: nn.Module, state: dict[str, Tensor], prefixes: dict[str, str]
 ) -> None:
@@ -428,63 +283,3 @@ def _some(names: set[str]) -> str:
     """The first names, and how many more there are."""
     shown = sorted(names)[:SHOWN]
     return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else f"{shown}"
-
-
-def fairseq_state(
-    model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
-) -> dict[str, Any]:
-    """A recognizer, perhaps pruned, as the content of a fairseq checkpoint."""
-    lip_reader = isinstance(model, CTCAttentionRecognizer)
-    name, task = (FAIRSEQ_VSR, "vsr") if lip_reader else (FAIRSEQ_ASR, "av_asr")
-    sparse = {}
-    if masks:
-        packed = pack(to_fairseq_names(masks, name))
-        sparse = {SPARSE_TASKS[name]: {"masks": packed, "frozen": True}}
-    return {
-        "args": None,
-        "cfg": {
-            "model": {"_name": name, "description": json.dumps(describe(model)), **origin},
-            "task": {"_name": task},
-        },
-        "model": to_fairseq_names(model.state_dict(), name),
-        "optimizer_history": [
-            {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
-        ],
-        "last_optimizer_state": None,
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, **sparse},
-    }
-
-
-def save_fairseq(
-    path: Path, model: Recognizer, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
-) -> None:
-    """Write a recognizer as a fairseq checkpoint that `fairseq-generate --path` reads."""
-    # By way of memory: torch.save would write the temporary file's name into the file.
-    buffer = io.BytesIO()
-    torch.save(fairseq_state(model, origin, masks), buffer)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-
-
-def newest_state(folder: Path) -> Path:
-    """The s3prl state of the last step in an experiment folder.
-
-    By name, `states-STEP.ckpt`, for copies keep no times; `states-epoch-EPOCH.ckpt` ends a run.
-    """
-
-    def step(path: Path) -> tuple[bool, int]:
-        number = path.stem.rpartition("-")[2]
-        return "-epoch-" in path.name, int(number) if number.isdigit() else -1
-
-    states = sorted(folder.glob("states-*.ckpt"), key=step)
-    if not states:
-        raise InputError(f"{folder}: no states-*.ckpt in it; distill first, or name a file")
-    return states[-1]
-
-
-def student_states(student: Student) -> dict[str, Any]:
-    """What an s3prl state holds of a student: weights, and the configuration to rebuild it."""
-    return {
-        "Student": student.state_dict(),
-        "Student_Description": json.dumps(describe(student)),
-    }
