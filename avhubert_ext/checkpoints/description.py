@@ -1,4 +1,7 @@
-"""The description of a network: what a file stores to rebuild it."""
+"""The description of a network: the configuration from which it is rebuilt.
+
+Every model file stores it as JSON: `kind`, and one configuration for each part of the network.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
-DESCRIPTION_KEY = "avhubert_ext"
-
+DESCRIPTION_KEY = "avhubert_ext"  # of the description in the metadata of a `.safetensors` file
 RecognizerNetwork = AVRecognizer | CTCAttentionRecognizer
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """The configuration that rebuilds an encoder, recognizer or student."""
+    """The description of an encoder, recognizer, or student.
+
+    Raises:
+        InputError: If the model is of another type.
+    """
     if isinstance(model, RecognizerNetwork):
         return {
             "kind": "recognizer" if isinstance(model, AVRecognizer) else "ctc_attention",
@@ -41,7 +47,11 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def build(description: dict[str, Any]) -> nn.Module:
-    """The inverse of `describe`, with fresh weights."""
+    """The inverse of `describe`: the network with fresh weights.
+
+    Raises:
+        InputError: If a value in a configuration is invalid.
+    """
     if description["kind"] == "ctc_attention":
         return CTCAttentionRecognizer(
             ConformerConfig(**description["encoder"]), DecoderConfig(**description["decoder"])
@@ -56,12 +66,24 @@ def build(description: dict[str, Any]) -> nn.Module:
 
 
 def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
-    """`build`, without weights, of a description found in a file that holds so many tensors."""
+    """`build` for a description that was found in a file, without memory for the weights.
+
+    Args:
+        path: The file's name for error messages.
+        description: The result of `describe`, or its JSON.
+        tensors: Number of tensors in the file, the upper limit for the number of layers.
+
+    Returns:
+        The network on the meta device.
+
+    Raises:
+        InputError: If the description is invalid.
+    """
     try:
         found = json.loads(description) if isinstance(description, str) else description
         for part in ("encoder", "decoder"):
             layers = found.get(part, {}).get("layers", 0)
-            if layers > tensors:  # building them might never end
+            if layers > tensors:  # building that many might never end
                 raise InputError(f"{layers} {part} layers, but {tensors} tensors")
         with torch.device("meta"):
             return build(found)

@@ -1,4 +1,4 @@
-"""This project's own checkpoints of fairseq."""
+"""Checkpoints of this project's models in fairseq."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ import torch
 from torch import Tensor
 
 from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
-from avhubert_ext.compression.pruning import Masks, pack
+from avhubert_ext.checkpoints.stored_network import StoredNetwork, inverse, replace_prefix
+from avhubert_ext.checkpoints.torch_file import plain_tensors, section
+from avhubert_ext.compression.pruning import Masks, pack, strip_prefix, unpack
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
-
-# The names of fairseq's models.
+# Names of the models in fairseq.
 FAIRSEQ_ASR = "av_asr_seq2seq"
-
 FAIRSEQ_STUDENT = "av_student"
-
 FAIRSEQ_VSR = "vsr_ctc_attention"
 
-# The class of each one's sparse-mask task, under whose name a checkpoint stores the masks.
+# The class of each model's sparse-mask task. A checkpoint stores the masks under its name.
 SPARSE_TASKS = {
     FAIRSEQ_ASR: "SparseASRTask",
     FAIRSEQ_STUDENT: "SparseDistillationTask",
     FAIRSEQ_VSR: "SparseVSRTask",
 }
-
-# Their prefixes of names -> ours. The first nests the parts of a recognizer in fairseq's encoder
-# and decoder classes, the others hold the library's model whole.
+# Prefixes of the names in a checkpoint -> prefixes of the library's names. The first model keeps
+# the parts of a recognizer in fairseq's encoder and decoder classes, the others wrap the library's
+# model as a whole.
 FAIRSEQ_PREFIXES = {
     FAIRSEQ_ASR: {
         "encoder.w2v_model.": "encoder.",
@@ -45,40 +43,69 @@ FAIRSEQ_PREFIXES = {
     FAIRSEQ_VSR: {"recognizer.": ""},
 }
 
-
-def _fairseq_prefixes(model: str | None) -> dict[str, str]:
-    """Of one of fairseq's models; without its name, of the first."""
-    return FAIRSEQ_PREFIXES.get(model, FAIRSEQ_PREFIXES[FAIRSEQ_ASR])
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def from_fairseq_names(
-    state: dict[str, Tensor], model: str | None = FAIRSEQ_ASR
-) -> dict[str, Tensor]:
-    """The tensors of one of fairseq's models under the library's own names."""
-    return {_renamed(name, _fairseq_prefixes(model)): tensor for name, tensor in state.items()}
+def network(path: Path, stored: dict[str, Any]) -> StoredNetwork | None:
+    """The network in the content of a checkpoint; None if the file is not one of these.
+
+    Raises:
+        InputError: If the weights are not plain tensors.
+    """
+    config = section(stored, "cfg", "model")
+    if not config.get("description"):
+        return None
+    tensors = plain_tensors(path, stored.get("model"))
+    return StoredNetwork(config["description"], tensors, _prefixes(str(config.get("_name"))))
 
 
-def to_fairseq_names(state: dict[str, Tensor], model: str = FAIRSEQ_ASR) -> dict[str, Tensor]:
-    """The inverse of `from_fairseq_names`."""
-    prefixes = _inverse(_fairseq_prefixes(model))
-    return {_renamed(name, prefixes): tensor for name, tensor in state.items()}
+def masks(path: Path, stored: dict[str, Any], whole_student: bool = False) -> Masks:
+    """The masks of a sparse-mask task in the content of a checkpoint.
+
+    Args:
+        path: The file's name for error messages.
+        stored: The content of the file.
+        whole_student: Whether a student's masks keep the names of the whole student, prediction
+            heads included, instead of those of its encoder.
+
+    Returns:
+        The masks by the library's names, True = kept. Empty for a dense model, and for a model
+        whose pruned weights may still grow back (PARP before its end).
+
+    Raises:
+        InputError: If the masks are damaged.
+    """
+    name = str(section(stored, "cfg", "model").get("_name"))
+    found = section(stored, "extra_state", SPARSE_TASKS.get(name, ""))
+    if not found.get("frozen"):
+        return {}
+    renamed = from_fairseq_names(unpack(section(found, "masks"), path), name)
+    if name == FAIRSEQ_STUDENT and not whole_student:
+        return strip_prefix(renamed, "encoder.")
+    return renamed
 
 
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    for old, new in prefixes.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
+def origin(stored: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `cfg.model`, and `trained_with` from the rest of the configuration."""
+    config = section(stored, "cfg")
+    return section(config, "model") | {"trained_with": effective_batch(config)}
 
 
-def _inverse(prefixes: dict[str, str]) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in prefixes.items()}
+def training_data(stored: dict[str, Any]) -> Path | None:
+    """The data folder that a model was trained on, if the checkpoint stores it."""
+    folder = section(stored, "cfg", "task").get("data")
+    return Path(folder) if isinstance(folder, str) else None
 
 
 def effective_batch(config: Mapping[str, Any]) -> str:
-    """On how much an update of a fairseq training rested, from the `cfg` in its checkpoint.
+    """How much data each update of a training run used.
 
-    As `800 frames x 2 batches x 8 processes = 12800 frames`; unknown for files without it.
+    Args:
+        config: The `cfg` of a fairseq checkpoint.
+
+    Returns:
+        For example `800 frames x 2 batches x 8 processes = 12800 frames`; "unknown" if the
+        configuration does not say.
     """
     model, dataset, optimization, distributed = (
         part if isinstance(part := config.get(name), Mapping) else {}
@@ -97,10 +124,37 @@ def effective_batch(config: Mapping[str, Any]) -> str:
     return f"{size} {unit} x {batches} batches x {processes} processes = {total} {unit}"
 
 
+def from_fairseq_names(
+    state: dict[str, Tensor], model: str | None = FAIRSEQ_ASR
+) -> dict[str, Tensor]:
+    """The tensors of one of the models in fairseq under the library's names."""
+    prefixes = _prefixes(model)
+    return {replace_prefix(name, prefixes): tensor for name, tensor in state.items()}
+
+
+def to_fairseq_names(state: dict[str, Tensor], model: str = FAIRSEQ_ASR) -> dict[str, Tensor]:
+    """The inverse of `from_fairseq_names`."""
+    prefixes = inverse(_prefixes(model))
+    return {replace_prefix(name, prefixes): tensor for name, tensor in state.items()}
+
+
+def _prefixes(model: str | None) -> dict[str, str]:
+    return FAIRSEQ_PREFIXES.get(model, FAIRSEQ_PREFIXES[FAIRSEQ_ASR])
+
+
 def fairseq_state(
     model: RecognizerNetwork, origin: Mapping[str, str] = NOTHING, masks: Masks = NOTHING
 ) -> dict[str, Any]:
-    """A recognizer, perhaps pruned, as the content of a fairseq checkpoint."""
+    """The content of a fairseq checkpoint for a recognizer.
+
+    Args:
+        model: The recognizer.
+        origin: See `ModelFile.origin`.
+        masks: The masks of a pruned model by the library's names.
+
+    Returns:
+        A dict for `torch.save`.
+    """
     lip_reader = isinstance(model, CTCAttentionRecognizer)
     name, task = (FAIRSEQ_VSR, "vsr") if lip_reader else (FAIRSEQ_ASR, "av_asr")
     sparse = {}
@@ -128,8 +182,15 @@ def save_fairseq(
     origin: Mapping[str, str] = NOTHING,
     masks: Masks = NOTHING,
 ) -> None:
-    """Write a recognizer as a fairseq checkpoint that `fairseq-generate --path` reads."""
-    # By way of memory: torch.save would write the temporary file's name into the file.
+    """Write a recognizer as a fairseq checkpoint that `fairseq-generate --path` reads.
+
+    Args:
+        path: The `.pt` file to write.
+        model: The recognizer.
+        origin: See `ModelFile.origin`.
+        masks: The masks of a pruned model by the library's names.
+    """
+    # In memory first: torch.save would write the name of the temporary file into the file.
     buffer = io.BytesIO()
     torch.save(fairseq_state(model, origin, masks), buffer)
     with whole_file(path) as temporary:

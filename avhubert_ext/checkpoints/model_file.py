@@ -1,16 +1,21 @@
-"""Reads and writes model files of every kind."""
+"""Reading and writing model files of every kind: `ModelFile`, `load_model`, `save_model`, ...
+
+The one place to import from. The formats themselves are in the other modules of this package.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from avhubert_ext.checkpoints import auto_avsr, avhubert, sparse_file
+from avhubert_ext.checkpoints import sparse_file
+from avhubert_ext.checkpoints.contents import Contents, open_contents
 from avhubert_ext.checkpoints.description import (
     DESCRIPTION_KEY,
     RecognizerNetwork,
@@ -18,25 +23,9 @@ from avhubert_ext.checkpoints.description import (
     build_for,
     describe,
 )
-from avhubert_ext.checkpoints.fairseq_file import (
-    FAIRSEQ_STUDENT,
-    NOTHING,
-    SPARSE_TASKS,
-    _fairseq_prefixes,
-    _inverse,
-    _renamed,
-    effective_batch,
-    from_fairseq_names,
-)
-from avhubert_ext.checkpoints.torch_file import (
-    SHOWN,
-    bare_names,
-    check_finite,
-    read_checkpoint,
-    section,
-    summary,
-)
-from avhubert_ext.compression.pruning import Masks, strip_prefix, unpack
+from avhubert_ext.checkpoints.fairseq_file import NOTHING
+from avhubert_ext.checkpoints.safetensors_file import SEAL_KEY, seal, write_tensors
+from avhubert_ext.compression.pruning import Masks
 from avhubert_ext.compression.quantization import Codebooks
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
@@ -44,10 +33,235 @@ from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.student import Student
 
-# What else is known of a recognizer, in safetensors' metadata and in fairseq's cfg.model:
-# `effective_batch` of its training, `dictionary_digest` of its outputs' symbols, and these
-# themselves as `join_symbols` writes them.
 ORIGIN = ("trained_with", "dictionary", "subwords")
+MASKED = (".safetensors", ".pt")  # endings of files that can hold masks
+
+
+class ModelFile:
+    """A model file of any kind, opened and read once.
+
+    It can be a `.safetensors` file of this project, a fairseq checkpoint `.pt` of this project or
+    of the official AV-HuBERT, an s3prl state `.ckpt`, or a checkpoint `.pth` of Auto-AVSR. The file
+    is opened when its first part is used. Nothing in it is executed. The tensors of a checkpoint
+    stay in the file until they are used, so its optimizer state takes no memory; do not overwrite
+    the file in place while the object is in use.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If the file is missing; when a part is used, also if the file is truncated,
+            damaged, or of another kind.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(
+                f"{path} not found: correct the path, or train or convert a model first"
+            )
+
+    @cached_property
+    def _contents(self) -> Contents:
+        return open_contents(self.path)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The network's configuration, see `describe`."""
+        found = self._contents.description
+        try:
+            found = json.loads(found) if isinstance(found, str) else dict(found)
+            return found | {}  # a TypeError for JSON that is not an object
+        except (ValueError, TypeError):
+            raise InputError(f"{self.path}: its configuration is damaged; copy it again") from None
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the file stores about the training of its model, as far as it is known.
+
+        `trained_with` is the `effective_batch`, `dictionary` the `dictionary_digest` of the
+        symbols of the outputs, and `subwords` these symbols as `join_symbols` writes them.
+        """
+        found = self._contents.origin
+        return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The pruning masks by the names of the model's weights; bool, True = kept.
+
+        Empty for a dense model, and for a model whose pruned weights may still grow back (PARP
+        before its end). A mask file has nothing else.
+        """
+        return self._contents.masks(False) if self.path.suffix in MASKED else {}
+
+    @cached_property
+    def student_masks(self) -> Masks:
+        """As `masks`, with the names of the whole student: for a checkpoint of its training."""
+        return self._contents.masks(True) if self.path.suffix in MASKED else {}
+
+    @cached_property
+    def codebooks(self) -> Codebooks:
+        """The codebooks of an 8-bit model by the names of its weights; else empty."""
+        return self._contents.codebooks
+
+    @property
+    def subwords(self) -> list[str] | None:
+        """The symbols of the outputs in the order of their ids; None if they are not in the file.
+
+        `find_subwords` also looks elsewhere.
+        """
+        return self.origin["subwords"].split("\n") if "subwords" in self.origin else None
+
+    @property
+    def training_data(self) -> Path | None:
+        """The data folder that a fairseq model was trained on, if the file stores it."""
+        return self._contents.training_data
+
+    def model(self) -> AVHubertEncoder | RecognizerNetwork:
+        """A new model with the file's weights: float32, on the CPU, in eval mode.
+
+        A student's prediction heads are dropped.
+
+        Raises:
+            InputError: If the file does not hold exactly the tensors of its network, or if some
+                are NaN or infinite.
+        """
+        stored = self._contents.network
+        model = build_for(self.path, stored.description, len(stored.tensors))
+        stored.load_into(model, self.path)
+        return (model.encoder if isinstance(model, Student) else model).eval()
+
+    def recognizer(self) -> RecognizerNetwork:
+        """As `model`.
+
+        Raises:
+            InputError: Also if the file holds an encoder only.
+        """
+        model = self.model()
+        if isinstance(model, AVHubertEncoder):
+            raise InputError(
+                f"{self.path} holds an encoder only: finetune it, or name a finetuned model"
+            )
+        return model
+
+
+def load_model(path: Path | str) -> AVHubertEncoder | RecognizerNetwork:
+    """The model in a file of any kind, see `ModelFile.model`."""
+    return ModelFile(path).model()
+
+
+def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
+    """The audio-visual encoder in a model file, without the decoder if it has one.
+
+    Args:
+        path: A file of any kind that `ModelFile` reads, except for Auto-AVSR's family, whose
+            encoder takes other inputs.
+        map_location: The device for the weights.
+
+    Returns:
+        The encoder in eval mode, float32.
+
+    Raises:
+        InputError: If the file cannot be read or holds a CTC/attention recognizer.
+    """
+    model = load_model(path)
+    _refuse_ctc_attention(model, path)
+    encoder = model.encoder if isinstance(model, AVRecognizer) else model
+    return encoder.to(map_location)
+
+
+def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu") -> AVRecognizer:
+    """The recognizer of AV-HuBERT's family in a model file.
+
+    Args:
+        path: A file of any kind that `ModelFile` reads.
+        map_location: The device for the weights.
+
+    Returns:
+        Encoder and decoder in eval mode, float32.
+
+    Raises:
+        InputError: If the file cannot be read, or holds an encoder only or a CTC/attention
+            recognizer.
+    """
+    model = load_recognizer(path, map_location)
+    _refuse_ctc_attention(model, path)
+    return model
+
+
+def _refuse_ctc_attention(model: nn.Module, path: Path | str) -> None:
+    if isinstance(model, CTCAttentionRecognizer):
+        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
+
+
+def load_auto_avsr(
+    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool | None = None
+) -> CTCAttentionRecognizer:
+    """The CTC/attention recognizer in a model file, for example one of Auto-AVSR's own.
+
+    Args:
+        path: A file of any kind that `ModelFile` reads.
+        map_location: The device for the weights.
+        mask_padding: False lets padding leak into the clips of a batch, as in Auto-AVSR's own code.
+            None takes the value in the file, which is True for Auto-AVSR's own files.
+
+    Returns:
+        The recognizer in eval mode, float32.
+
+    Raises:
+        InputError: If the file cannot be read or holds another kind of model.
+    """
+    model = load_model(path)
+    if not isinstance(model, CTCAttentionRecognizer):
+        raise InputError(f"{path} holds no CTC/attention recognizer: name another file")
+    if mask_padding is not None:
+        model.set_mask_padding(mask_padding)
+    return model.to(map_location)
+
+
+def load_recognizer(
+    path: Path | str, map_location: torch.device | str = "cpu"
+) -> RecognizerNetwork:
+    """The recognizer of either family in a model file, see `ModelFile.recognizer`.
+
+    Args:
+        path: A file of any kind that `ModelFile` reads.
+        map_location: The device for the weights.
+
+    Returns:
+        The recognizer in eval mode, float32.
+
+    Raises:
+        InputError: If the file cannot be read or holds an encoder only.
+    """
+    return ModelFile(path).recognizer().to(map_location)
+
+
+def read_masks(path: Path, whole_student: bool = False) -> Masks:
+    """The masks in a mask file or model file, see `ModelFile.masks`.
+
+    Args:
+        path: The file.
+        whole_student: See `ModelFile.student_masks`.
+
+    Returns:
+        The masks by name; empty for a dense model.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    file = ModelFile(path)
+    return file.student_masks if whole_student else file.masks
+
+
+def read_origin(path: Path) -> dict[str, str]:
+    """What a file stores about the training of its model, see `ModelFile.origin`."""
+    return ModelFile(path).origin
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The configuration of the network in a file, see `ModelFile.description`."""
+    return ModelFile(path).description
 
 
 def save_model(
@@ -58,15 +272,23 @@ def save_model(
     masks: Masks = NOTHING,
     codebooks: Codebooks = NOTHING,
 ) -> None:
-    """Write an encoder or recognizer as `.safetensors`; `half` stores weights as float16.
+    """Write an encoder or recognizer as `.safetensors`.
 
-    origin: as `read_origin` gives it. masks: of a pruned model, which is stored without its zeros
-    (`checkpoints/sparse_file.py`). codebooks: of a model that is on them (`quantize`), which is
-    stored in a byte a weight. Raises InputError if its tensors are not those of its
-    configuration, as after `fuse`.
+    Args:
+        path: The file to write, in one step.
+        model: An encoder or recognizer of this project.
+        half: Whether to store the weights as float16.
+        origin: See `ModelFile.origin`.
+        masks: The masks of a pruned model; its zeros are not stored, see `sparse_file`.
+        codebooks: The codebooks of a model that `quantize` changed; its weights are stored with one
+            byte each.
+
+    Raises:
+        InputError: If the model is a student, or its tensors are not those of its configuration,
+            for example after `fuse`.
     """
     if isinstance(model, Student):
-        raise InputError(f"{path}: a student is not stored whole: store its encoder")
+        raise InputError(f"{path}: a student cannot be saved with its heads; save its encoder")
     tensors = {
         name: (t.half() if half and t.is_floating_point() else t).contiguous()
         for name, t in model.state_dict().items()
@@ -80,206 +302,5 @@ def save_model(
         )
     tensors, metadata = sparse_file.to_sparse(tensors, masks, codebooks)
     metadata |= {DESCRIPTION_KEY: json.dumps(description), **origin}
-    metadata[sparse_file.SEAL] = sparse_file.seal(tensors, metadata)
-    sparse_file.write_tensors(path, tensors, metadata)
-
-
-def load_model(path: Path | str) -> nn.Module:
-    """The AVHubertEncoder, AVRecognizer or CTCAttentionRecognizer in a file of any kind.
-
-    `.safetensors` of this project; fairseq `.pt` of this project or of the official AV-HuBERT,
-    pretrained or finetuned; s3prl `.ckpt`; `.pth` of Auto-AVSR. A student's prediction heads are
-    dropped. Weights come back as float32 on the CPU, the model in eval mode. Raises InputError if
-    the file is missing, truncated, none of these, or does not hold exactly the network's tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} not found: train or convert a model first, or correct the path")
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-    description, state, prefixes = read(path)
-    model = build_for(path, description, len(state))
-    _load_exactly(path, model, state, prefixes)
-    return (model.encoder if isinstance(model, Student) else model).eval()
-
-
-def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
-    """The encoder in a file that `load_model` reads, without the decoder if it has one.
-
-    InputError for one of Auto-AVSR's family, whose encoder takes other inputs.
-    """
-    model = load_model(path)
-    if isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
-    encoder = model.encoder if isinstance(model, AVRecognizer) else model
-    return encoder.to(map_location)
-
-
-def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu") -> AVRecognizer:
-    """The encoder and decoder in a file that `load_model` reads; InputError without a decoder."""
-    model = load_recognizer(path, map_location)
-    if isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
-    return model
-
-
-def load_auto_avsr(
-    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool | None = None
-) -> CTCAttentionRecognizer:
-    """A CTC/attention recognizer in a file that `load_model` reads, Auto-AVSR's own for one.
-
-    mask_padding: False lets padding leak into the clips of a batch, as in Auto-AVSR's own code;
-        None is what the file says, True for Auto-AVSR's own.
-    """
-    model = load_model(path)
-    if not isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds no CTC/attention recognizer: name another file")
-    if mask_padding is not None:
-        model.set_mask_padding(mask_padding)
-    return model.to(map_location)
-
-
-def load_recognizer(
-    path: Path | str, map_location: torch.device | str = "cpu"
-) -> RecognizerNetwork:
-    """The recognizer in a file that `load_model` reads, of either family."""
-    model = load_model(path)
-    if isinstance(model, AVHubertEncoder):
-        raise InputError(f"{path} holds an encoder only: finetune it, or name a finetuned model")
-    return model.to(map_location)
-
-
-# What a reader returns: what `describe` gives or its JSON, the tensors under the file's own names
-# (Auto-AVSR's already under ours), and the file's prefixes of names -> the model's.
-Contents = tuple[dict[str, Any] | str, dict[str, Tensor], dict[str, str]]
-
-
-def _read_safetensors(path: Path) -> Contents:
-    tensors, metadata = sparse_file.read_tensors(path)
-    if DESCRIPTION_KEY not in metadata:
-        raise InputError(f"{path}: no avhubert-ext configuration inside; convert the model first")
-    return metadata[DESCRIPTION_KEY], sparse_file.to_dense(tensors, metadata, path), {}
-
-
-def _read_torch(path: Path) -> Contents:
-    stored = read_checkpoint(path)
-    if "Student" in stored:
-        return stored.get("Student_Description"), _tensors(path, stored["Student"]), {}
-    config = section(stored, "cfg", "model")
-    if config.get("_name") in (avhubert.PRETRAINED, avhubert.FINETUNED):
-        state = _tensors(path, stored.get("model"))
-        unused, prefixes = avhubert.UNUSED[config["_name"]], avhubert.PREFIXES[config["_name"]]
-        used = {n: t for n, t in state.items() if n not in unused}
-        return avhubert.description(path, config, state), used, prefixes
-    if (peer := auto_avsr.tensors_of(stored)) is not None:
-        state = auto_avsr.renamed(_tensors(path, peer))
-        return auto_avsr.description(path, state), state, {}
-    if config.get("description"):
-        state = _tensors(path, stored.get("model"))
-        return config["description"], state, _fairseq_prefixes(str(config.get("_name")))
-    raise InputError(
-        f"{path}: not a checkpoint of av_hubert, av_hubert_seq2seq, av_asr_seq2seq, av_student, "
-        "vsr_ctc_attention, distiller_av or Auto-AVSR, with the configuration of its network; it "
-        f"holds {summary(stored)}; name the file that training wrote"
-    )
-
-
-def _tensors(path: Path, state: object) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
-    ):
-        raise InputError(f"{path}: its weights are not a dict of plain tensors; copy it again")
-    return bare_names(state)
-
-
-def _is_plain(tensor: object) -> bool:
-    """Whether it is a tensor with real numbers in memory, not sparse, nested, quantized or meta."""
-    return (
-        isinstance(tensor, Tensor)
-        and tensor.layout == torch.strided
-        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
-    )
-
-
-def read_origin(path: Path) -> dict[str, str]:
-    """`trained_with`, `dictionary` and `subwords` of a model file, as far as it tells them.
-
-    `find_subwords` also looks elsewhere.
-    """
-    if path.suffix == ".safetensors":
-        _, found = sparse_file.read_tensors(path, DESCRIPTION_KEY)  # no tensor ends so
-    else:
-        stored = read_checkpoint(path)
-        config = section(stored, "cfg")
-        found = section(config, "model") | {"trained_with": effective_batch(config)}
-        if found.get("_name") == avhubert.FINETUNED:
-            found |= avhubert.dictionary(section(stored, "task_state"))
-    return {key: str(found[key]) for key in ORIGIN if found.get(key) not in (None, "unknown")}
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """What `describe` gives of the model in a file that `load_model` reads."""
-    if path.suffix == ".safetensors":
-        _, metadata = sparse_file.read_tensors(path, DESCRIPTION_KEY)  # no tensor ends so
-        found = metadata.get(DESCRIPTION_KEY, "{}")
-    else:
-        found, _, _ = _read_torch(path)
-    try:
-        found = json.loads(found) if isinstance(found, str) else dict(found)
-        return found | {}  # TypeError for JSON that is no object
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: its configuration is damaged; copy it again") from None
-
-
-def read_masks(path: Path, whole_student: bool = False) -> Masks:
-    """The pruning masks in a mask file, a pruned model, or a checkpoint of a sparse-mask task.
-
-    Names are those of the model that `load_model` gives; bool, True = kept. Empty for a dense
-    model, and for one whose pruned weights may grow again (PARP before its end). whole_student:
-    those of a student in training, with the heads that `load_model` drops. Raises InputError if
-    the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} not found: correct the path")
-    if path.suffix == ".safetensors":
-        return sparse_file.read_masks(path)
-    if path.suffix != ".pt":
-        return {}
-    stored = read_checkpoint(path)
-    name = str(section(stored, "cfg", "model").get("_name"))
-    found = section(stored, "extra_state", SPARSE_TASKS.get(name, ""))
-    if not found.get("frozen"):
-        return {}
-    masks = from_fairseq_names(unpack(section(found, "masks"), path), name)
-    if name == FAIRSEQ_STUDENT and not whole_student:
-        return strip_prefix(masks, "encoder.")
-    return masks
-
-
-def _load_exactly(
-    path: Path, model: nn.Module, state: dict[str, Tensor], prefixes: dict[str, str]
-) -> None:
-    """Give a model on the meta device its weights, float32 on the CPU, from tensors under the
-    file's names; InputError lists what is missing or too many."""
-    own = model.state_dict()
-    names = {_renamed(name, _inverse(prefixes)): name for name in own}  # the file's -> the model's
-    missing, unknown = names.keys() - state.keys(), state.keys() - names.keys()
-    if missing or unknown:
-        raise InputError(
-            f"{path}: missing tensors {_some(missing)}, unknown tensors {_some(unknown)}; "
-            "copy it again, or name another file"
-        )
-    for name, tensor in state.items():
-        expected = own[names[name]]
-        if tensor.shape != expected.shape:
-            raise InputError(
-                f"{path}: {name} has shape {list(tensor.shape)}, expected {list(expected.shape)}; "
-                "copy it again, or name another file"
-            )
-    check_finite(path, state)
-    model.to_empty(device="cpu").load_state_dict({names[n]: t for n, t in state.items()})
-
-
-def _some(names: set[str]) -> str:
-    """The first names, and how many more there are."""
-    shown = sorted(names)[:SHOWN]
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else f"{shown}"
+    metadata[SEAL_KEY] = seal(tensors, metadata)
+    write_tensors(path, tensors, metadata)
