@@ -91,7 +91,7 @@ class DistillationConfig:
         """
         check_fields(cls, values, where)
         if not values.get("teacher"):
-            raise InputError(f"{where}: teacher is missing; name the teacher's checkpoint")
+            raise InputError(f"{where}: teacher missing; name the teacher's checkpoint")
         try:
             return cls(**values)
         except InputError as error:

@@ -22,7 +22,7 @@ from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest, join_symb
 from avhubert_ext.errors import InputError
 
 OPTIMIZER = 4_000_000  # values in the optimizer state, far more than in the model
-SYMBOLS = [*SPECIAL_SYMBOLS, "a", "b", "c"]
+SYMBOLS = [*SPECIAL_SYMBOLS, *"abcde"]
 ORIGIN = {"dictionary": dictionary_digest(SYMBOLS), "subwords": join_symbols(SYMBOLS)}
 
 

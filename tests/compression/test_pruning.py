@@ -150,7 +150,7 @@ def test_a_mask_of_another_model_is_refused(model, damage):
         masks["conv1.other"] = masks["conv1.weight"]
     else:
         masks["conv1.weight"] = masks["conv1.weight"][:2]
-    with pytest.raises(InputError, match=r"1 tensors differ, e\.g\. conv1"):
+    with pytest.raises(InputError, match=r"1 tensors differ, .* conv1"):
         global_magnitude_mask(model, 0.5, masks)
 
 

@@ -208,7 +208,7 @@ def test_settings_from_a_file():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"student": "7"}, "m.yaml: teacher is missing"),
+        ({"student": "7"}, "m.yaml: teacher missing"),
         ({"teacher": "t", "lambda": 1}, "m.yaml: lambda unknown; expected some of"),
         ("student: 7", "m.yaml: expected `name: value`"),
         ({"teacher": "t", "cosine_weight": "1"}, "m.yaml: cosine_weight '1': expected a number"),
