@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from avhubert_ext.data.video import load_video
     from avhubert_ext.models.encoder import AVHubertEncoder
     from avhubert_ext.models.presets import build_vsr
-    from avhubert_ext.models.student import build_student
+    from avhubert_ext.training.student import build_student
     from avhubert_ext.transcription.transcribe import transcribe
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 _MODULES = {
     "AVHubertEncoder": "avhubert_ext.models.encoder",
     "audio_features": "avhubert_ext.data.audio",
-    "build_student": "avhubert_ext.models.student",
+    "build_student": "avhubert_ext.training.student",
     "build_vsr": "avhubert_ext.models.presets",
     "load_auto_avsr": "avhubert_ext.checkpoints.model_file",
     "load_avhubert": "avhubert_ext.checkpoints.model_file",

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
-from avhubert_ext.checkpoints.model_file import load_recognizer, read_masks, read_origin
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.compression.pruning import Masks, kept_parameters, strip_prefix
 from avhubert_ext.data.files import whole_folder
@@ -58,12 +58,12 @@ def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | N
 
     dictionary: where its subwords are, see `find_subwords`. Raises InputError if `folder` is there.
     """
-    symbols, recognizer = find_subwords(model, dictionary), load_recognizer(model)
+    file = ModelFile(model)
+    symbols, recognizer = find_subwords(file, dictionary), file.recognizer()
     clips = NONE
     if config.calibrate is not None:
         clips = calibration_clips(config.calibrate, config.split, recognizer)
-    origin, masks = read_origin(model), read_masks(model)
-    return export_recognizer(recognizer, symbols, folder, config, origin, clips, masks)
+    return export_recognizer(recognizer, symbols, folder, config, file.origin, clips, file.masks)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The subwords that a model's outputs stand for, wherever they are kept."""
+"""The subwords of a model's outputs: in its file, beside it, or given."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bare(tmp_path: Path) -> Path:
 
 
 def known(path: Path, **more: str) -> Path:
-    """The teacher as a file that tells the digest of its subwords."""
+    """The teacher as a file that stores the digest of its subwords."""
     origin = {"dictionary": dictionary_digest(SYMBOLS), **more}
     save_model(path, load_avhubert_asr(TEACHER / "model.safetensors"), origin=origin)
     return path
@@ -71,7 +71,7 @@ def test_another_dictionary_is_refused_and_passed_over(bare: Path) -> None:
 
 
 def test_models_made_of_a_model_keep_its_subwords(bare: Path) -> None:
-    """They stand in the file from then on, if its digest shows that they are its own."""
+    """New files contain them if the digest in the old file fits."""
     shutil.copy(TEACHER / "dict.wrd.txt", bare.parent)
     model = known(bare.parent / "known.safetensors")
     elsewhere = bare.parent / "elsewhere"
@@ -85,7 +85,7 @@ def test_models_made_of_a_model_keep_its_subwords(bare: Path) -> None:
 
 
 def test_the_data_folder_of_a_training(bare: Path) -> None:
-    """A fairseq checkpoint from before they stood in it."""
+    """An older fairseq checkpoint does not contain them."""
     import torch
 
     state = fairseq_state(load_model(bare), {"dictionary": dictionary_digest(SYMBOLS)})

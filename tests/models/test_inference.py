@@ -1,4 +1,4 @@
-"""Encoders made for inference: fused, compiled, exported, in half precision; their times."""
+"""Encoders for inference: fused, compiled, exported, in half precision, and their times."""
 
 import json
 import math
@@ -28,7 +28,7 @@ LIPS = ConformerConfig(layers=2, dim=32, ffn=48, heads=4, width=0.125, fusion=24
 
 
 def trained(config: EncoderConfig | ConformerConfig) -> AVHubertEncoder | ConformerEncoder:
-    """Fresh weights, but batch norms and gains as after training."""
+    """Fresh weights, with batch norms and gains as after training."""
     torch.manual_seed(0)
     encoder = (
         AVHubertEncoder(config) if isinstance(config, EncoderConfig) else ConformerEncoder(config)
@@ -102,7 +102,7 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 def test_fused_lip_reader_is_the_same_function(modality):
-    """Of any batch and length, with padding and without."""
+    """For any batch and length, with and without padding."""
     encoder = trained(replace(LIPS, modality=modality))
     fast = encoder.fuse().fuse()
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in fast.modules())
@@ -132,7 +132,7 @@ def test_fused_recognizer_keeps_its_decoder(tmp_path):
 
 @pytest.mark.parametrize("activation", [nn.PReLU, silu], ids=["prelu", "silu"])
 def test_frames_last_trunk(activation):
-    """A few frames or many, in both forms, and what is given to it stays."""
+    """With few or many frames, in both forms; the input does not change."""
     resnet = ResNet18(0.125, activation)
     worn(resnet)
     resnet.eval()
@@ -156,7 +156,7 @@ def test_frames_last_trunk(activation):
 
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])
 def test_shuffle_free_trunk(width):
-    """Every channel in its place at every width, though none is shuffled."""
+    """Without shuffling, every channel is where it belongs at every width."""
     trunk = randomize(ShuffleNetV2(width)).eval()
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -194,7 +194,7 @@ def test_half_precision_is_close(config, dtype):
 
 @pytest.mark.parametrize("name", ["teacher", "7"])
 def test_full_size_encoders_export_with_any_length(name):
-    """torch.export at full size, of clips and of padded batches."""
+    """torch.export at full size, for clips and padded batches."""
     with torch.device("meta"):
         encoder = AVHubertEncoder(encoder_preset(full_name(name))).eval()
         audio, video = torch.zeros(2, 104, 7), torch.zeros(2, 1, 7, 88, 88)
@@ -293,7 +293,7 @@ def run(out: Path, *options: str) -> int:
 
 
 def test_benchmark(tmp_path, capsys, monkeypatch):
-    """Every cell is there, and the figures fit each other."""
+    """The table is complete, and its figures are consistent."""
     # The tiny teacher in place of the base one; "teacher-tiny" and "tiny-7" are full and short.
     monkeypatch.setattr("avhubert_ext.benchmarks.encoder.TEACHER", "teacher-tiny")
     threads = torch.get_num_threads()

@@ -19,7 +19,7 @@ from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
 from avhubert_ext.errors import InputError
-from avhubert_ext.training.distillation import distil_batch, mean_terms
+from avhubert_ext.training.distillation import distill_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
 from .configuration import check_data_keys, data_config, read_model_config, resolve
@@ -79,7 +79,7 @@ class UpstreamPretrainExpert(nn.Module):
             restore_random_state(self.restored_rng)
             self.restored_rng = None
         self.consumed_batches += 1
-        loss, terms = distil_batch(self.config, self.teacher, self.model, data.to(self.device))
+        loss, terms = distill_batch(self.config, self.teacher, self.model, data.to(self.device))
         if not torch.isfinite(loss):
             raise InputError(f"the loss is {loss.item()} at step {global_step}: {REMEDY}")
         for name, value in {"loss": loss.detach(), **terms}.items():
@@ -126,7 +126,7 @@ class UpstreamPretrainExpert(nn.Module):
         results = []
         for batch in tqdm(self.valid_batches, desc="valid", leave=False, dynamic_ncols=True):
             data = batch.to(self.device)
-            loss, terms = distil_batch(self.config, self.teacher, self.model, data, training=False)
+            loss, terms = distill_batch(self.config, self.teacher, self.model, data, training=False)
             results.append(({"loss": loss, **terms}, int((~data.padding_mask).sum())))
         self.model.train()
         return mean_terms(results)
