@@ -595,13 +595,13 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "what to prune. Give a --mask, or a target --sparsity"),
+        ({}, "what to prune: set --mask or --sparsity"),
         ({"sparsity": 1.0}, r"sparsity 1\.0: expected at least 0 and less than 1"),
         ({"sparsity": -0.1}, r"sparsity -0\.1: expected at least 0"),
         ({"mask": "gone"}, "gone.safetensors not found: correct the path"),
         ({"mask": "torn"}, "torn.safetensors: truncated or not safetensors"),
         ({"mask": "torn_pt"}, "torn.pt: truncated"),
-        ({"mask": "dense"}, "dense.safetensors: a dense model; name a mask"),
+        ({"mask": "dense"}, "dense.safetensors: a dense model; name a pruned model"),
         (
             {"mask": "other"},
             r"other.safetensors: the mask does not fit the model: 2 tensors differ",
@@ -611,7 +611,7 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
             {"finetune_from_model": "half", "sparsity": 0.3},
             r"sparsity 0\.3 is below the present 0\.5000",
         ),
-        ({"finetune_from_model": "dense"}, "what to prune. Give a --mask, or a target --sparsity"),
+        ({"finetune_from_model": "dense"}, "what to prune: set --mask or --sparsity"),
         ({"sparsity": 0.5, "regrow": True, "max_epoch": 0}, "set --max-update or --max-epoch"),
         ({"sparsity": 0.5, "regrow": True, "patience": 3}, "--patience and --stop-min-lr"),
         ({"sparsity": 0.5, "regrow": True, "stop_min_lr": 0.0}, "--patience and --stop-min-lr"),
@@ -668,16 +668,20 @@ def test_a_resumed_run_has_the_masks_that_it_was_begun_with(
     other = {name: ~kept for name, kept in begun.masks.items()}
     strange = {"masks": pruning.pack(other), "frozen": True}
     for options, found, said in (
-        ({"sparsity": 0.6}, state, r"sparsity 0\.6: the checkpoint to go on from has 0\.5000; cho"),
+        (
+            {"sparsity": 0.6},
+            state,
+            r"sparsity 0\.6: the checkpoint to resume from has 0\.5000; set",
+        ),
         ({"sparsity": 0.50001}, state, r"sparsity 0\.50001: the checkpoint"),
         ({"sparsity": 1.5}, state, r"sparsity 1\.5: expected at least 0"),
-        ({"mask": mask}, more, "mask.safetensors: not the mask of the checkpoint to go on from"),
+        ({"mask": mask}, more, "mask.safetensors: not the mask of the checkpoint to resume from"),
         ({"mask": mask}, strange, "mask.safetensors: not the mask of the checkpoint"),
         ({"mask": mask, "sparsity": 0.5}, strange, "mask.safetensors: not the mask of the check"),
         (
             {"sparsity": 0.5},
             {"masks": state["masks"] | {"sha256": "0"}, "frozen": True},
-            "the checkpoint to go on from: its pruning masks are damaged",
+            "the checkpoint to resume from: its pruning masks are damaged",
         ),
     ):
         with pytest.raises(InputError, match=said):

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import ROOT, run, run_well
-from fairseq import options as fairseq_options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 from test_fairseq import train_command
@@ -402,27 +399,6 @@ def test_hydra_trains_with_the_paper_configuration(
     assert state["cfg"]["task"]["noise_prob"] == 0.25
     assert state["optimizer_history"][-1]["num_updates"] == 2
     assert load_model(tmp_path / "checkpoint_last.pt").decoder.config.dim == 128
-
-
-def test_both_forms_of_the_paper_settings_agree() -> None:
-    """Every value of finetune.yaml is what the command line makes of finetune.args."""
-    folder = ROOT / "scripts/config/lrs3"
-    words = [
-        word
-        for line in (folder / "finetune.args").read_text().splitlines()
-        if not line.startswith("#")
-        for word in line.split()
-    ]
-    parser = fairseq_options.get_training_parser()
-    arguments = ["data", "--task", "av_asr", "--arch", "av_asr_seq2seq", *words]
-    found = convert_namespace_to_omegaconf(
-        fairseq_options.parse_args_and_arch(parser, [*arguments, "--user-dir", "fairseq_user_dir"])
-    )
-    expected = yaml.safe_load((folder / "finetune.yaml").read_text())
-    del expected["hydra"], expected["task"]["data"]
-    for group, values in expected.items():
-        for name, value in values.items():
-            assert found[group][name] == value, f"{group}.{name}"
 
 
 def test_worker_processes_end_without_a_traceback(manifests: Path, tmp_path: Path) -> None:

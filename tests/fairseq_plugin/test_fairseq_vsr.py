@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(InputError, match="visual_noise_level without a type"):
         new_task(manifests, visual_noise_level=3).load_dataset("train")
     for task, cfg, said in (
-        (av_asr_task(manifests), VSRModelConfig(network="tiny"), "outputs are those of --task vsr"),
+        (av_asr_task(manifests), VSRModelConfig(network="tiny"), "has the outputs of --task vsr"),
         (new_task(manifests), AVASRSeq2SeqConfig(), "--task vsr is for models of --arch vsr_ctc"),
     ):
         with pytest.raises(InputError, match=said):
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused(
             else:
                 task.build_model(cfg)
     model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), new_task(manifests))
-    with pytest.raises(InputError, match="is trained with --criterion ctc_attention: set that"):
+    with pytest.raises(InputError, match="set --criterion ctc_attention"):
         model.get_normalized_probs(None, log_probs=True)
     with pytest.raises(InputError, match="visual noise 'fog': expected one of block"):
         new_task(manifests, visual_noise="fog").load_dataset("train")

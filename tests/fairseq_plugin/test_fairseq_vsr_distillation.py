@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_refused(
     )
     encoder = ROOT / "scripts/models/tiny-teacher/model.safetensors"
     for data, path, said in (
-        (manifests, None, "teacher missing; name its checkpoint: --teacher"),
+        (manifests, None, "teacher missing; name its file with --teacher"),
         (manifests, tmp_path / "none.pt", r"none\.pt not found: train or convert a model first"),
         (manifests, encoder, "holds no CTC/attention recognizer: name another file"),
         (manifests, stranger, r"teacher .*stranger.*: not the subwords that the model was trained"),
