@@ -217,7 +217,7 @@ def test_good_states_outlive_an_explosion(
     good["Config"]["runner"] |= {"save_step": 3, "max_keep": max_keep}
     torch.save(good, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
-    assert line.startswith("error: the student's weights are no longer finite: go on from")
+    assert line.startswith("error: the student's weights are no longer finite: if fp16 was on")
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["states-1.ckpt", "states-2.ckpt"]
     assert load_avhubert(tmp_path / "states-1.ckpt").layer_norm.weight.isfinite().all()
 
@@ -231,8 +231,8 @@ def test_a_state_of_a_student_with_another_teacher_is_refused(
     state["Upstream_Config"]["teacher"] = str(tmp_path / "teacher.safetensors")
     torch.save(state, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
-    assert line.startswith("error: the state to go on from is of a student")
-    assert "has the teacher's file" in line
+    assert line.startswith("error: the state to resume from has another student")
+    assert "restore the teacher's file" in line
 
 
 def large(manifests: Path, folder: Path, broken: int, missing: int = 0) -> Path:
