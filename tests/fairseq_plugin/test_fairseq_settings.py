@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT, run_well
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 from avhubert_ext.checkpoints.files import read_masks
@@ -94,6 +99,19 @@ def test_the_stored_configuration_is_that_of_finetune_args() -> None:
     words = [*words_of("lrs3/finetune"), *RECOGNIZER.split()]
     hydra = hydra_module()
     assert body == hydra.as_yaml(hydra.hydra_config(hydra.command_line(words), words))
+
+
+def test_every_help_text_is_a_sentence() -> None:
+    """Of all options that the plugin adds to fairseq's commands."""
+    hydra_module().command_line(words_of("tiny/vsr tiny/vsr_dense"))  # imports the plugin
+    registries = [TASK_DATACLASS_REGISTRY, MODEL_DATACLASS_REGISTRY]
+    registries += [found["dataclass_registry"] for found in REGISTRIES.values()]
+    configs = {c for registry in registries for c in registry.values() if c is not None}
+    own = [c for c in configs if c.__module__.startswith("fairseq_user_dir")]
+    assert len(own) > 10
+    for field in (field for config in own for field in fields(config)):
+        text = field.metadata.get("help")
+        assert text is None or re.fullmatch(r"[A-Z0-9].*\.", text), (field.name, text)
 
 
 def test_values_may_have_blanks(tmp_path: Path) -> None:
