@@ -691,7 +691,7 @@ def test_a_resumed_run_has_the_masks_that_it_was_begun_with(
 # ---- PARP where a loss scaler skips the last update
 
 
-# The error with which fairseq's loss scaler skips an update on a GPU with --fp16, here on a CPU, for
+# The error with which fairseq's loss scaler skips an update with --fp16 on a GPU. Here it is for
 # the update with the given number.
 OVERFLOW = """
 import sys, torch
