@@ -16,7 +16,8 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from avhubert_ext.checkpoints.files import build, describe, load_avhubert
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import load_avhubert, student_states
+from avhubert_ext.checkpoints.model_file import load_avhubert
+from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
