@@ -16,7 +16,7 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
-from avhubert_ext.checkpoints.files import read_masks
+from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import mask_sparsity
 from avhubert_ext.errors import InputError
 
