@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from avhubert_ext.data.files import whole_file
+from avhubert_ext.data.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 
-SAMPLE_RATE = 16_000  # Hz
 FILTERS = 26
 WINDOW, SHIFT, BINS = 400, 160, 512  # samples; of the Fourier transform
 STACK = 4  # filter-bank frames (100 Hz) in one video frame (25 Hz)
 FEATURES = FILTERS * STACK
-SAMPLES_PER_FRAME = SAMPLE_RATE // 25  # of a video frame
 
 
 def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarray:

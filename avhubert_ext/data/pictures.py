@@ -5,12 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from avhubert_ext.data.container import (
@@ -30,7 +29,8 @@ from avhubert_ext.data.container import (
     too_long,
     video_stream,
 )
-from avhubert_ext.data.video import FPS
+from avhubert_ext.data.rates import FPS
+from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
     import av
@@ -87,21 +87,8 @@ def video_frames(
 
     damage = Damage() if damage is None else damage
     with opened(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise PictureError(f"{path}: no video track; give a file with a moving picture")
-        if stream.codec_context is None:
-            raise PictureError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
-        if stream.width * stream.height > limits.pixels:
-            raise PictureError(
-                f"{path}: frames are {stream.width}x{stream.height}, over the limit of "
-                f"{limits.pixels} pixels; make a smaller copy"
-            )
-        stream.thread_type = "NONE"  # workers fill the cores
-        stream.codec_context.options = {
-            "max_pixels": str(limits.pixels),
-            "err_detect": "crccheck",  # with "explode" more would be lost, and no more found
-        }
+        # With "explode" more frames would be lost, and no more damage would be found.
+        stream = _opened_track(path, container, limits, err_detect="crccheck")
         upright = _Upright(stream)
         decoded = _checked(path, container, stream, limits, damage)
         for frame in _at_25_fps(decoded):
@@ -112,6 +99,83 @@ def video_frames(
                     f"{path}: {described(stream)} does not convert to RGB ({error}); {CONVERT}"
                 ) from None
             yield image
+
+
+@dataclass(frozen=True)
+class IntactVideo:
+    """All frames of an undamaged video track.
+
+    Attributes:
+        images: The converted frames, in order.
+        times: The time of each frame in seconds, None where the file has no time stamps.
+        rate: Frames per second according to the header.
+        tick: The resolution of `times` in seconds.
+    """
+
+    images: list[np.ndarray]
+    times: list[float | None]
+    rate: float
+    tick: float
+
+
+def intact_video(path: Path | str, convert: Callable[[np.ndarray], np.ndarray]) -> IntactVideo:
+    """Decode every frame of a video once, as stored: no resampling, no rotation, no repair.
+
+    Args:
+        path: The video file.
+        convert: Applied to each frame, BGR uint8 [H, W, 3], as soon as it is decoded.
+
+    Raises:
+        InputError: If the file is missing, has no video, or does not decode completely.
+    """
+    import av
+
+    images, stamps = [], []
+    with opened(path) as container:
+        # Without "explode", FFmpeg conceals damage without reporting it.
+        stream = _opened_track(path, container, LIMITS, err_detect="explode")
+        packets = Packets(container, stream)
+        # One for all frames: the frames' own would set up the conversion again each time.
+        reformat = av.video.reformatter.VideoReformatter().reformat
+        size = {"width": stream.width, "height": stream.height}
+        for shown in _decoded(packets, stream, container):
+            if shown.lost:
+                raise InputError(
+                    f"{path}: not a video that decodes (damaged at {shown.start:.2f} s); "
+                    "copy it again"
+                )
+            if shown.frame is not None:
+                images.append(convert(reformat(shown.frame, format="bgr24", **size).to_ndarray()))
+                stamps.append(shown.frame.pts)
+        # A bare H.264 stream has no time stamps, and its average rate is FFmpeg's default.
+        rate = float(stream.guessed_rate or stream.average_rate or FPS)
+        tick = float(stream.time_base or 0)
+    if packets.error is not None:
+        reason = getattr(packets.error, "strerror", None) or packets.error
+        raise InputError(f"{path}: not a video that decodes ({reason}); copy it again")
+    if not images:
+        raise InputError(f"{path}: no video frames; make or copy it again")
+    times = [None if stamp is None else stamp * tick for stamp in stamps]
+    return IntactVideo(images, times, rate, tick)
+
+
+def _opened_track(
+    path: Path | str, container: av.container.InputContainer, limits: Limits, err_detect: str
+) -> av.VideoStream:
+    """The video track of a file, ready to decode."""
+    stream = video_stream(container)
+    if stream is None:
+        raise PictureError(f"{path}: no video track; give a file with a moving picture")
+    if stream.codec_context is None:
+        raise PictureError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
+    if stream.width * stream.height > limits.pixels:
+        raise PictureError(
+            f"{path}: frames are {stream.width}x{stream.height}, over the limit of "
+            f"{limits.pixels} pixels; make a smaller copy"
+        )
+    stream.thread_type = "NONE"  # the worker processes fill the cores
+    stream.codec_context.options = {"max_pixels": str(limits.pixels), "err_detect": err_detect}
+    return stream
 
 
 def _at_25_fps(decoded: Iterator[_Shown]) -> Iterator[av.VideoFrame]:
@@ -274,6 +338,10 @@ class _Upright:
             frame, width=self._width, height=self._height, format="rgb24", threads=1
         ).to_ndarray()
         a, b, c, d = orientation(frame)
+        if (a, d) == (1, 1):
+            return image
+        import cv2
+
         if b:
             image = cv2.transpose(image)
             a, d = c, b

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.data.audio import SAMPLES_PER_FRAME
+from avhubert_ext.data.pictures import intact_video
+from avhubert_ext.data.rates import FPS, SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FPS = 25
 RATES = (24.9, 25.1)  # frames a second on average that pass for 25
 DRIFT = 0.02  # share of the shorter one by which picture and sound may differ in length
 SLACK = 5  # frames (0.2 s) by which they may differ in any case: codecs fill up their last block
@@ -33,31 +33,13 @@ def load_video(path: Path | str) -> np.ndarray:
     Raises InputError that names the file if it is missing, does not decode, or does not have 25
     frames a second (`RATES`, by the mean of its time stamps).
     """
-    import av
-
     if not os.path.isfile(path):  # False also for a name that no file can have
-        raise InputError(f"{path} not found; run `avhubert-ext prepare` again, or correct the path")
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            # Otherwise FFmpeg paints over damaged parts and says nothing.
-            stream.codec_context.options = {"err_detect": "explode"}
-            # One for all frames: the frames' own would set up the conversion again each time.
-            convert = av.video.reformatter.VideoReformatter().reformat
-            frames, times = [], []
-            for frame in container.decode(video=0):
-                frames.append(_luma(convert(frame, format="bgr24").to_ndarray()))
-                times.append(frame.time)
-            # A bare H.264 stream has no time stamps, and its average rate is FFmpeg's default.
-            header, tick = stream.guessed_rate or stream.average_rate, stream.time_base
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: not a video that decodes ({reason}); copy it again") from None
-    if not frames:
-        raise InputError(f"{path}: no video frames; make or copy it again")
-    _check_rate(path, times, float(header or FPS), float(tick or 0))
-    return np.stack(frames)
+        raise InputError(
+            f"{path} not found; run `avhubert-ext data prepare` again, or correct the path"
+        )
+    video = intact_video(path, _luma)
+    _check_rate(path, video.times, video.rate, video.tick)
+    return np.stack(video.images)
 
 
 def _check_rate(path: Path | str, times: list[float | None], header: float, tick: float) -> None:
