@@ -18,7 +18,7 @@ import av
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE
-from avhubert_ext.synth.corpus import Utterance, make_utterance
+from avhubert_ext.synth.corpus import SpokenUtterance, make_utterance
 from avhubert_ext.synth.grammar import DOMAINS
 from avhubert_ext.synth.speakers import make_speaker, seeded
 
@@ -114,7 +114,7 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
         process.stdout.close()
 
 
-def utterance(number: int) -> Utterance:
+def utterance(number: int) -> SpokenUtterance:
     """Of the embedded corpus' first test speaker."""
     speaker = make_speaker(1, 4)
     sentence = DOMAINS["commands"](seeded(1, "sentence", speaker.name, number))

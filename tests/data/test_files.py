@@ -63,7 +63,7 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     path = tmp_path / "report"
     first = start(HOLD, path)
     assert told(first) == "entered"
-    with pytest.raises(InputError, match="another run is writing it"), one_at_a_time(path):
+    with pytest.raises(InputError, match="another run is writing"), one_at_a_time(path):
         pass
     first.kill()  # without a chance to delete the lock
     first.communicate()
@@ -89,7 +89,7 @@ def test_a_lock_that_its_holder_deletes_meanwhile_is_no_lock(
     monkeypatch.setattr(fcntl, "flock", first_ends)
     with one_at_a_time(path):
         third = start(HOLD, path)
-        assert "another run is writing it" in told(third)
+        assert "another run is writing" in told(third)
         third.communicate()
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,7 @@ from portrait import tone, write_clip
 from avhubert_ext.data.audio import load_audio, write_wav
 from avhubert_ext.data.media import (
     Damage,
-    Limits,
+    MediaLimits,
     PictureError,
     beside,
     check_duration,
@@ -218,11 +218,11 @@ def test_duration_is_checked_by_the_header(tmp_path):
     path = write_clip(tmp_path / "a.mkv", numbered(50), audio=tone(2.0))
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(b"\x1f\x43\xb6\x75") + 2000])  # the first cluster begins
-    with pytest.raises(InputError, match=r"a\.mkv: longer than the limit of 1 s by its"):
-        check_duration(path, Limits(seconds=1))
+    with pytest.raises(InputError, match=r"a\.mkv: longer than the limit of 1 s"):
+        check_duration(path, MediaLimits(seconds=1))
     with pytest.raises(InputError, match="longer than the limit of 1 s"):
-        check_duration(path, Limits(seconds=1), probe(path))
-    check_duration(path, Limits(seconds=3))
+        check_duration(path, MediaLimits(seconds=1), probe(path))
+    check_duration(path, MediaLimits(seconds=3))
 
 
 class Pipe:
@@ -250,7 +250,7 @@ def test_a_live_recording_has_no_length_in_its_header(tmp_path):
     with av.open(str(path)) as container:
         assert container.duration > 8_000_000
     assert probe(path).seconds is None
-    check_duration(path, Limits(seconds=5))
+    check_duration(path, MediaLimits(seconds=5))
     assert sum(1 for _ in video_frames(path)) == 100 and len(read_sound(path).samples) == 64000
 
 
@@ -458,7 +458,8 @@ def test_channels_that_cancel_out(tmp_path):
     sound = read_sound(stereo(tmp_path / "a.wav", 0.8 * speech, -speech))
     assert sound.samples.astype(float).std() == pytest.approx(2000, rel=0.05)
     assert np.corrcoef(sound.samples, -speech)[0, 1] > 0.99
-    assert sound.notes == ("its channels cancel each other out; the louder one is used",)
+    (note,) = sound.notes
+    assert "channels cancel" in note and "louder" in note
 
 
 def test_channels_that_do_not_cancel_out_are_mixed(tmp_path):
@@ -491,7 +492,7 @@ def test_sound_that_changes_its_form_on_the_way(tmp_path):
     sound = read_sound(tmp_path / "a.ts")
     assert len(sound.samples) == pytest.approx(64000, abs=3000) and loud(sound.samples)[2:-2].all()
     assert sound.notes == (
-        "the time stamps of its sound jump; its blocks are joined without a gap",
+        "the time stamps of the sound jump; the audio blocks are joined without a gap",
     )
 
 
@@ -622,17 +623,17 @@ def test_damaged_sound(tmp_path):
     for pos, size in places[10:20]:
         content[pos + size // 2] ^= 0xFF
     (tmp_path / "c.flac").write_bytes(content)
-    with pytest.raises(InputError, match=r"c\.flac: .* blocks of sound are damaged"):
+    with pytest.raises(InputError, match=r"c\.flac: .* audio blocks are damaged"):
         read_sound(tmp_path / "c.flac")
 
 
-# ---- files that are cut short
+# ---- truncated files
 
 
 @pytest.mark.parametrize(
     "name", ["a.wav", "a.w64", "a.caf", "a.aiff", "a.au", "a.mka", "a.flac", "a.mp3"]
 )
-def test_sound_that_is_cut_short_says_so(tmp_path, name):
+def test_truncated_sound_is_reported(tmp_path, name):
     """Also where FFmpeg takes the end of the file for the end of the sound."""
     codec = {"a.mka": "aac", "a.flac": "flac", "a.mp3": "mp3"}.get(name)
     codec = codec or ("pcm_s16be" if name in ("a.caf", "a.aiff", "a.au") else "pcm_s16le")
@@ -641,7 +642,7 @@ def test_sound_that_is_cut_short_says_so(tmp_path, name):
     path.write_bytes(whole[: len(whole) // 2])
     sound = read_sound(path)
     assert re.fullmatch(
-        r"the file is cut short, [01]\.\d s of the 2\.[01] s in its header", sound.notes[0]
+        r"the file is truncated, [01]\.\d s of the 2\.[01] s in its header", sound.notes[0]
     )
     assert 0.3 < len(sound.samples) / 16000 < 1.2
 
@@ -659,7 +660,7 @@ def test_wav_that_was_written_into_a_pipe(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.flv", "a.nut", "a.mxf", "a.webm"])
-def test_video_that_is_cut_short_is_refused(tmp_path, name):
+def test_truncated_video_is_refused(tmp_path, name):
     codecs = {"a.flv": ("flv", "aac"), "a.mxf": ("mpeg2video", "aac"), "a.webm": ("libvpx", "aac")}
     noise = np.random.default_rng(1).integers(0, 255, (75, 48, 72, 3)).astype(np.uint8)
     whole = write_clip(
@@ -670,7 +671,7 @@ def test_video_that_is_cut_short_is_refused(tmp_path, name):
     if name == "a.nut":  # no length in the header: half of the frames, as far as one can know
         assert 30 < sum(1 for _ in video_frames(path)) < 45
         return
-    with pytest.raises(PictureError, match=r"cut short, 1\.\d s of the 3\.\d s in its header"):
+    with pytest.raises(PictureError, match=r"truncated, 1\.\d s of the 3\.\d s in its header"):
         list(video_frames(path))
 
 
@@ -729,12 +730,12 @@ def test_missing_file_and_folder(tmp_path):
 def test_limits(tmp_path):
     path = write_clip(tmp_path / "a.mp4", numbered(50))
     with pytest.raises(PictureError, match="72x48, over the limit of 100 pixels"):
-        next(video_frames(path, Limits(pixels=100)))
+        next(video_frames(path, MediaLimits(pixels=100)))
     with pytest.raises(InputError, match="longer than the limit of 1 s"):
-        list(video_frames(path, Limits(seconds=1)))
+        list(video_frames(path, MediaLimits(seconds=1)))
     with pytest.raises(InputError, match="longer than the limit of 1 s"):
         sound = write_clip(tmp_path / "b.mp4", numbered(5), audio=tone(2.0))
-        read_sound(sound, Limits(seconds=1))
+        read_sound(sound, MediaLimits(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -771,7 +772,7 @@ def test_random_damage_gives_a_video_or_one_error(tmp_path, ending, codecs):
                 rng.randrange(256)
             )
         path.write_bytes(damaged)
-        for read in (lambda: len(numbers(path, Limits(seconds=60))), lambda: read_sound(path)):
+        for read in (lambda: len(numbers(path, MediaLimits(seconds=60))), lambda: read_sound(path)):
             try:
                 read()
                 outcomes.add("decoded")
@@ -812,7 +813,10 @@ def test_a_time_stamp_of_a_year(tmp_path):
         for start in (0.0, 31_536_000.0):
             container.mux(sound.encode(sound_block(tone(0.4), start=start)))
     with pytest.raises(InputError, match="longer than the limit of 60 s"):
-        list(video_frames(path, Limits(seconds=60)))
-    found = read_sound(path, Limits(seconds=60))
+        list(video_frames(path, MediaLimits(seconds=60)))
+    found = read_sound(path, MediaLimits(seconds=60))
     assert len(found.samples) == 12800
-    assert "the time stamps of its sound jump; its blocks are joined without a gap" in found.notes
+    assert (
+        "the time stamps of the sound jump; the audio blocks are joined without a gap"
+        in found.notes
+    )

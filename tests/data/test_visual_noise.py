@@ -297,7 +297,7 @@ def test_names():
         (([[[1]]], "block", 1), "frames are list of"),
         ((np.zeros((0, 9, 9), np.uint8), "block", 1), "have no pixels"),
         ((np.zeros((2, 9, 9), np.uint8), "fog", 1), "'fog': expected one of block, gaussian_blur"),
-        ((np.zeros((2, 9, 9), np.uint8), "block", 11), "level 11: expected an int, 0 to 10"),
+        ((np.zeros((2, 9, 9), np.uint8), "block", 11), "level 11: expected an integer from 0 to 10"),
         ((np.zeros((2, 9, 9), np.uint8), "block", -1), "level -1: expected"),
         ((np.zeros((2, 9, 9), np.uint8), "block", 2.5), "level 2.5: expected"),
     ],
@@ -311,10 +311,10 @@ def test_input_that_is_refused(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"types": ()}, "without a type: name some of block"),
+        ({"types": ()}, "without a type: choose from block"),
         ({"types": ("fog",)}, "'fog': expected one of block"),
         ({"types": ("block", "block")}, "name each type once"),
-        ({"level": 0}, "level 0: expected an int, 1 to 10"),
+        ({"level": 0}, "level 0: expected an integer from 1 to 10"),
         ({"level": 11}, "level 11"),
     ],
 )

@@ -208,7 +208,7 @@ def test_what_results_depend_on_is_told_by_family(
 def test_another_dictionary_is_refused(
     models: list[tuple[str, Path]], config: EvaluationConfig, manifests: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="subwords with the special ones, the model has"):
+    with pytest.raises(InputError, match=r"subwords .* the model has"):
         evaluate(models[1:2], replace(config, data=manifests, noise=()), tmp_path)
 
 

@@ -293,7 +293,7 @@ def test_a_name_that_is_not_utf8_is_one_failure(small, tmp_path, capfd):
         shutil.copy(damaged(small, suffix), strange + f".{suffix}".encode())
     assert prepare(small, tmp_path / "m", "--allow-unreadable") == 1
     told = capfd.readouterr().err
-    assert "its name is not UTF-8" in told and "1 of 4 clips failed" in told
+    assert "name is not UTF-8" in told and "1 of 4 clips failed" in told
     assert len(rows(tmp_path / "m", "train") + rows(tmp_path / "m", "valid")) == 2
 
 
@@ -363,8 +363,8 @@ def test_a_clip_of_another_rate_is_refused(tmp_path, rate, suffix):
     path = write_clip(tmp_path / f"clip.{suffix}", [np.zeros((96, 96, 3), np.uint8)] * 60, rate)
     with pytest.raises(InputError) as error:
         load_video(path)
-    assert f"{float(rate):.4g} frames a second, expected 25" in str(error.value)
-    assert "prepare-video" in str(error.value)
+    assert f"{float(rate):.4g} frames/s, expected 25" in str(error.value)
+    assert "data video" in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mpg", "h264"])
@@ -380,7 +380,7 @@ def test_a_variable_rate_is_judged_by_its_mean(tmp_path):
     uneven = [40 * n + 15 * (n % 2) for n in range(60)]
     assert len(load_video(write_clip(tmp_path / "even.mp4", frames, 1000, stamps=uneven))) == 60
     slow_end = [33 * n for n in range(50)] + [1650 + 40 * n for n in range(10)]
-    with pytest.raises(InputError, match=r"29\.\d+ frames a second"):
+    with pytest.raises(InputError, match=r"29\.\d+ frames/s"):
         load_video(write_clip(tmp_path / "mixed.mp4", frames, 1000, stamps=slow_end))
 
 
@@ -409,7 +409,7 @@ def test_a_difference_of_more_than_a_fifth_of_a_second_is_reported(caplog):
         check_in_step("long.mp4", 1000, 640 * 1005)
         check_in_step("long.mp4", 1000, 640 * 1010)
     (record,) = caplog.records
-    assert record.message == "long.mp4: the picture is 40.00 s long, its audio 40.40 s"
+    assert record.message == "long.mp4: the video is 40.00 s long, the audio 40.40 s"
 
 
 # ---- audio inside the video
@@ -649,7 +649,7 @@ def test_no_audio(small):
 
 def test_output_below_a_file(small, tmp_path):
     (tmp_path / "file").write_text("")
-    prepare_fails(small, tmp_path / "file" / "m", "cannot make", "--out", tmp_path / "file" / "m")
+    prepare_fails(small, tmp_path / "file" / "m", "cannot create", "--out", tmp_path / "file" / "m")
 
 
 def test_only_one_training_speaker(small):
@@ -673,7 +673,7 @@ def test_noise_without_musan_and_below_a_file(corpus, tmp_path):
     fails(tmp_path / "no/speech", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n")
     (tmp_path / "file").write_text("")
     below = tmp_path / "file/n"
-    fails(below, "noise", "--musan", corpus / "musan", "--out", below, about="cannot make")
+    fails(below, "noise", "--musan", corpus / "musan", "--out", below, about="cannot create")
 
 
 def test_convert_and_report_of_missing_files(tmp_path):
@@ -707,7 +707,7 @@ def test_a_clip_that_is_no_mouth_region(small):
 def test_a_clip_out_of_step_with_its_audio(small):
     video = small / "trainval/spk0000/00001.mp4"
     write_video(video, np.zeros((100, 96, 96), np.uint8), 50)
-    prepare_fails(small, video, "25 frames a second")
+    prepare_fails(small, video, "expected 25 frames/s")
 
 
 def test_reusing_the_subwords_of_the_output_folder_itself(small, tmp_path):

@@ -21,7 +21,7 @@ from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import mouth_clips
-from avhubert_ext.preparation.corpora import Source, corpus_sources, pieces, plain_videos
+from avhubert_ext.preparation.corpora import Source, corpus_sources, excerpts, plain_videos
 
 SIZE = (200, 160)
 FRAMES = 12
@@ -175,7 +175,7 @@ def test_videos_of_one_stem_get_names_of_their_own(video, tmp_path, capfd):
         }
     assert (out / "a.mp4").stat().st_mtime_ns == stamp
     assert load_video(out / "a_2.mp4").shape[0] == 3
-    assert f"y/a.mkv becomes a_2.mp4: {first} has its name" in capfd.readouterr().err
+    assert f"y/a.mkv becomes a_2.mp4, as {first} has" in capfd.readouterr().err
 
 
 def test_names_that_are_not_utf8(video, tmp_path):
@@ -247,7 +247,7 @@ def test_killed_and_started_again(video, tmp_path, capfd):
         assert process.poll() is None
         time.sleep(0.02)
     assert prepare_video(raw, out) == 1
-    assert "report.jsonl: another run is writing it" in capfd.readouterr().err
+    assert "report.jsonl: another run is writing" in capfd.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = len(report(out))
@@ -298,9 +298,9 @@ def test_why_a_single_video_failed_is_told(tmp_path, capfd):
     [
         (("raw", "raw"), "lie in the folder to write"),
         (("raw", "nothing", "out"), "nothing: not found"),
-        (("none", "out"), "no video in it"),
+        (("none", "out"), "no video found"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
-        (("raw", "out", "--layout", "lrs3"), "not laid out as lrs3"),
+        (("raw", "out", "--layout", "lrs3"), "not in the layout of lrs3"),
         (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
         (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
@@ -404,7 +404,7 @@ def test_pretrain_clips_are_cut_between_words(video, tmp_path):
     )
     (source,) = corpus_sources("lrs3", tmp_path)
     assert source.name == "trainval/A/pretrain_00001"
-    said = pieces(source)
+    said = excerpts(source)
     assert " ".join(p.text for p in said) == " ".join(w for w, *_ in words)
     assert all(p.end - p.start <= 24 for p in said) and len(said) == 2
     assert [p.suffix for p in said] == ["_00", "_01"]
@@ -433,7 +433,7 @@ def test_the_validation_set_of_lrs2_stays_one(video, tmp_path, caplog):
     assert "1 clips of its lists are not there: '../../../etc/passwd'" in told
     assert "1 clips skipped, in no list: '58/00001'" in told
     (tmp_path / "test.txt").write_text("55/00001\n")
-    with pytest.raises(InputError, match=r"test\.txt: 55/00001 is in another list too"):
+    with pytest.raises(InputError, match=r"test\.txt: 55/00001 is also in another list"):
         corpus_sources("lrs2", tmp_path)
 
 
@@ -442,20 +442,20 @@ def test_the_validation_set_of_lrs2_stays_one(video, tmp_path, caplog):
     [
         ("grid", "0 7250 sil\n7250 now\n", "line 2: expected `START END WORD`"),
         ("grid", "0 \u00b2 bin\n", "line 1: expected `START END WORD`"),
-        ("grid", "0 1 sil\n\n1 2 sp\n", "no words in it"),
+        ("grid", "0 1 sil\n\n1 2 sp\n", ": no words"),
         ("timed", "WORD START END ASDSCORE\nA 0 \u00b2 1\n", "line 2: expected `WORD"),
         ("timed", "WORD START END ASDSCORE\nA 0.1 0.2 1\nB 0.2\n", "line 3: expected `WORD"),
-        ("timed", "WORD START END ASDSCORE\nA 0.5 0.6 1\nB 0.1 0.2 1\n", "its times go back"),
-        ("timed", "WORD START END ASDSCORE\nA 0.5 0.4 1\n", "its times go back"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.6 1\nB 0.1 0.2 1\n", "the times go backwards"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.4 1\n", "the times go backwards"),
         ("timed", "Text:  A\n", "no lines `WORD START END SCORE`"),
-        ("plain", "\ufeff \r\n", "no words in it"),
+        ("plain", "\ufeff \r\n", ": no words"),
     ],
 )
 def test_a_damaged_transcript_loses_no_word_in_silence(tmp_path, form, text, about):
     path = tmp_path / "clip.txt"
     path.write_bytes(text.encode())
     with pytest.raises(InputError, match=re.escape(about)) as error:
-        pieces(Source(tmp_path / "clip.mp4", "clip", "clip", path, form))
+        excerpts(Source(tmp_path / "clip.mp4", "clip", "clip", path, form))
     assert str(path) in str(error.value)
 
 
@@ -463,7 +463,7 @@ def test_a_video_outside_of_speakers_folders_is_skipped(video, tmp_path, caplog)
     grid(video, tmp_path)
     put(video, tmp_path / "intro.mp4")
     assert len(corpus_sources("grid", tmp_path)) == 3
-    assert "intro.mp4: skipped, not below a folder of a speaker" in caplog.text
+    assert "intro.mp4: skipped, not below the folder of a speaker" in caplog.text
 
 
 def test_clips_right_in_a_folder_are_a_speaker_each(video, tmp_path):
@@ -485,5 +485,5 @@ def test_folders_are_searched_for_videos_only(video, tmp_path, caplog):
     told = caplog.records[-1].getMessage()
     assert f"{tmp_path}: 5 files skipped, not videos: " in told
     assert sorted(told.split("videos: ")[1].split(", ")) == sorted(counts.split(", "))
-    with pytest.raises(InputError, match="known endings are"):
+    with pytest.raises(InputError, match="known suffixes are"):
         plain_videos([])
