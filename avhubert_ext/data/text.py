@@ -170,7 +170,7 @@ def check_dictionary(
         return
     found = f"{len(symbols)} subwords including special symbols, the model has {expected}"
     if len(symbols) == expected:
-        found = "not the subwords that the model was trained with, or not in the same order"
+        found = "not the subwords that the model was trained with, or in another order"
     raise InputError(
         f"{path}: {found}; use the data folder with the dictionary of the training, or prepare "
         "the data with --reuse-subwords"

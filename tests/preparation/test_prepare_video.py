@@ -90,7 +90,7 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     failed = {name for name, line in report(tmp_path / "out").items() if "error" in line}
     assert failed == {"zero", "cut", "text", "empty", "long" * 61}
     told = capfd.readouterr().err
-    assert "5 of 8 videos failed" in told and "its name is too long" in told
+    assert "5 of 8 videos failed" in told and "name is too long" in told
     assert "empty, 0 bytes" in told and "no face found" in told
     good = ("a/good", "b/http:x %d $(touch y)", "silent")
     expected = {f"out/{name}.mp4" for name in good} | {f"out/sheets/{name}.jpg" for name in good}
@@ -296,14 +296,14 @@ def test_the_reason_of_a_failed_video_is_reported(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "about"),
     [
-        (("raw", "raw"), "lie in the folder to write"),
+        (("raw", "raw"), "in the output folder"),
         (("raw", "nothing", "out"), "nothing: not found"),
         (("none", "out"), "no video found"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
         (("raw", "out", "--layout", "lrs3"), "not in the layout of lrs3"),
         (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
-        (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
+        (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test need"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),
     ],
 )
@@ -430,8 +430,8 @@ def test_the_validation_set_of_lrs2_is_kept(video, tmp_path, caplog):
     names = {source.name for source in corpus_sources("lrs2", tmp_path)}
     assert names == {"trainval/55/00001", "valid/56/00001", "test/57/00001"}
     told = " ".join(record.getMessage() for record in caplog.records)
-    assert "1 clips of its lists are not there: '../../../etc/passwd'" in told
-    assert "1 clips skipped, in no list: '58/00001'" in told
+    assert "1 clips in the lists are missing: '../../../etc/passwd'" in told
+    assert "1 clips skipped, not in a list: '58/00001'" in told
     (tmp_path / "test.txt").write_text("55/00001\n")
     with pytest.raises(InputError, match=r"test\.txt: 55/00001 is also in another list"):
         corpus_sources("lrs2", tmp_path)
@@ -481,7 +481,7 @@ def test_folders_are_searched_for_videos_only(video, tmp_path, caplog):
         (tmp_path / name).write_text("")
     found = [s.name for s in plain_videos([tmp_path])]
     assert found == ["m", "w", "x/A", "x/y.z/b.c"]
-    counts = "2 .html, 1 .jpg, 1 no ending, 1 .txt"
+    counts = "2 .html, 1 .jpg, 1 no suffix, 1 .txt"
     told = caplog.records[-1].getMessage()
     assert f"{tmp_path}: 5 files skipped, not videos: " in told
     assert sorted(told.split("videos: ")[1].split(", ")) == sorted(counts.split(", "))
