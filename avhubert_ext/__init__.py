@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from avhubert_ext.checkpoints.files import load_auto_avsr, load_avhubert, load_avhubert_asr
+    from avhubert_ext.checkpoints.model_file import load_auto_avsr, load_avhubert, load_avhubert_asr
     from avhubert_ext.data.audio import audio_features
     from avhubert_ext.data.noise import add_noise
     from avhubert_ext.data.video import load_video
@@ -35,9 +35,9 @@ _MODULES = {
     "audio_features": "avhubert_ext.data.audio",
     "build_student": "avhubert_ext.models.student",
     "build_vsr": "avhubert_ext.models.presets",
-    "load_auto_avsr": "avhubert_ext.checkpoints.files",
-    "load_avhubert": "avhubert_ext.checkpoints.files",
-    "load_avhubert_asr": "avhubert_ext.checkpoints.files",
+    "load_auto_avsr": "avhubert_ext.checkpoints.model_file",
+    "load_avhubert": "avhubert_ext.checkpoints.model_file",
+    "load_avhubert_asr": "avhubert_ext.checkpoints.model_file",
     "load_video": "avhubert_ext.data.video",
     "transcribe": "avhubert_ext.transcription.transcribe",
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,11 @@ def mask_gradients(model: nn.Module, masks: Masks) -> None:
 def same(some: Masks, others: Masks) -> bool:
     """Whether both prune the same weights."""
     return some.keys() == others.keys() and all(torch.equal(some[n], others[n]) for n in some)
+
+
+def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def count_pruned(masks: Masks) -> int:

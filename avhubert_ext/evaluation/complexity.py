@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.checkpoints.files import load_model, read_masks
+from avhubert_ext.checkpoints.model_file import load_model, read_masks
 from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP

@@ -16,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import choose_device, read_masks, strip_prefix
-from avhubert_ext.compression.pruning import kept_parameters
+from avhubert_ext.checkpoints.model_file import read_masks
+from avhubert_ext.compression.pruning import kept_parameters, strip_prefix
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.corrupt import check_scored
 from avhubert_ext.data.dataset import (
@@ -35,6 +35,7 @@ from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding.attention import BeamConfig, Hypothesis
 from avhubert_ext.decoding.joint import JointConfig
+from avhubert_ext.device import choose_device
 from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.families import (

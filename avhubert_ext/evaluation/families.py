@@ -11,12 +11,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from avhubert_ext.checkpoints.files import build_for, choose_device, load_recognizer, read_origin
+from avhubert_ext.checkpoints.description import build_for
+from avhubert_ext.checkpoints.model_file import load_recognizer, read_origin
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.text import Vocabulary, check_dictionary, dictionary_digest
 from avhubert_ext.decoding.attention import BeamConfig, Hypothesis, beam_search
 from avhubert_ext.decoding.joint import JointConfig, joint_beam_search
+from avhubert_ext.device import choose_device
 from avhubert_ext.models.conformer import ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.runtime import load_exported

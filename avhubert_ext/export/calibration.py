@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.checkpoints.files import Recognizer
+from avhubert_ext.checkpoints.description import RecognizerNetwork
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 
 CLIPS = 32
 
 
-def calibration_clips(folder: Path, split: str, model: Recognizer) -> dict[str, list[np.ndarray]]:
+def calibration_clips(
+    folder: Path, split: str, model: RecognizerNetwork
+) -> dict[str, list[np.ndarray]]:
     """Inputs of the frontends that have convolutions, by name: 32 clips of a split, or all.
 
     They are spread over the manifest. Raises InputError for one that cannot be read.

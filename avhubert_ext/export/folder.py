@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import (
-    Recognizer,
-    describe,
-    load_recognizer,
-    read_masks,
-    read_origin,
-    strip_prefix,
-)
+from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
+from avhubert_ext.checkpoints.model_file import load_recognizer, read_masks, read_origin
 from avhubert_ext.checkpoints.subwords import find_subwords
-from avhubert_ext.compression.pruning import Masks, kept_parameters
+from avhubert_ext.compression.pruning import Masks, kept_parameters, strip_prefix
 from avhubert_ext.data.files import whole_folder
 from avhubert_ext.decoding.beam import BeamConfig, JointConfig
 from avhubert_ext.errors import InputError
@@ -74,7 +68,7 @@ def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | N
 
 @torch.no_grad()
 def export_recognizer(
-    model: Recognizer,
+    model: RecognizerNetwork,
     symbols: list[str],
     folder: Path,
     config: ExportConfig,

@@ -37,8 +37,9 @@ def load(
         return load_exported(model, threads=threads, beam=beam, ctc_weight=ctc_weight)
     import torch
 
-    from avhubert_ext.checkpoints.files import choose_device, load_recognizer
+    from avhubert_ext.checkpoints.model_file import load_recognizer
     from avhubert_ext.checkpoints.subwords import find_subwords
+    from avhubert_ext.device import choose_device
     from avhubert_ext.models.conformer import CTCAttentionRecognizer
     from avhubert_ext.transcription.networks import AVHubert, CTCAttention
 

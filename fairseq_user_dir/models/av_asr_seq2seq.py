@@ -16,14 +16,16 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from avhubert_ext.checkpoints.files import build, describe, load_avhubert
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset
 
-from ..base import RecognizerConfig, parse_json
+from ..base import RecognizerConfig
+from ..options import parse_json
 from ..precision import Float32Weights, Precision
 
 CACHE = "avhubert_ext.decoder_cache"

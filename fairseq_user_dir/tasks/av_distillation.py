@@ -14,14 +14,15 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
 
-from avhubert_ext.checkpoints.files import load_avhubert
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.models.student import Student
 from avhubert_ext.training.distillation import RECEIVERS, DistillationConfig, Teacher, check_choice
 
-from ..base import AVTask, AVTaskConfig, parse_json
+from ..base import AVTask, AVTaskConfig
 from ..data import DistillationUtterances
+from ..options import parse_json
 
 
 @dataclass

@@ -12,7 +12,7 @@ from conftest import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.checkpoints.files import read_masks, save_model
+from avhubert_ext.checkpoints.model_file import read_masks, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.evaluation.complexity import (
     FRAMES,

@@ -17,7 +17,8 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 
-from avhubert_ext.checkpoints.files import build, load_avhubert, load_model, save_model
+from avhubert_ext.checkpoints.description import build
+from avhubert_ext.checkpoints.model_file import load_avhubert, load_model, save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import collate
 from avhubert_ext.errors import InputError

@@ -19,7 +19,7 @@ from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 from test_fairseq import train_command
 
-from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.model_file import load_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.errors import InputError
@@ -469,7 +469,7 @@ print([next(i) for i in iterators])
 time.sleep(1)
 threads = [i._consumer for i in iterators]
 assert all(t.is_alive() for t in threads)
-from fairseq_user_dir.data import stop_reading_ahead
+from fairseq_user_dir.patches import stop_reading_ahead
 stop_reading_ahead()
 print("alive:", [t.is_alive() for t in threads], "few:", max(t.count for t in threads) < 25)
 """)

@@ -10,7 +10,7 @@ import torch
 from networks import SMALL, clip, randomize
 from safetensors.torch import save_file
 
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ShuffleNetV2

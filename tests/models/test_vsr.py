@@ -14,12 +14,12 @@ from torch import Tensor
 from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
 from avhubert_ext.checkpoints.conversion import export_sparse, prune
-from avhubert_ext.checkpoints.files import (
-    describe,
+from avhubert_ext.checkpoints.description import describe
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import (
     load_avhubert_asr,
     load_model,
     read_masks,
-    save_fairseq,
     save_model,
 )
 from avhubert_ext.cli import main

@@ -17,7 +17,8 @@ from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
 from readme import block, play
 
-from avhubert_ext.checkpoints.files import build, load_avhubert, save_model
+from avhubert_ext.checkpoints.description import build
+from avhubert_ext.checkpoints.model_file import load_avhubert, save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest

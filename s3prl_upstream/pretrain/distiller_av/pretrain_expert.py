@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import load_avhubert, student_states
+from avhubert_ext.checkpoints.model_file import load_avhubert
+from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
-from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.errors import InputError
 from avhubert_ext.training.distillation import distil_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
@@ -34,8 +35,6 @@ REMEDY = (
     "go on from the last state with -a -o config.runner.fp16=False where fp16 was on; else start "
     "again in another folder with a lower learning rate"
 )
-
-show_input_errors_plainly()
 
 
 class UpstreamPretrainExpert(nn.Module):
