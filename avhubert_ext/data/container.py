@@ -178,7 +178,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     except (av.error.FFmpegError, ValueError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: not a video or sound file that FFmpeg reads ({reason}); copy it again, or "
+            f"{path}: not a video or sound file that FFmpeg can read ({reason}); copy it again, or "
             f"{CONVERT}"
         ) from None
 

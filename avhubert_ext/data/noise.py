@@ -209,8 +209,8 @@ def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generato
         if not speaker or file.parent.name != speaker:
             return file
     raise InputError(
-        f"{files[0].parent}: almost no noise file there is of another speaker than {speaker}, the "
-        f"speaker of {utterance_id}; a second talker needs several speakers in every split"
+        f"{files[0].parent}: nearly all noise files are of {speaker}, the speaker of "
+        f"{utterance_id}; a second talker needs several speakers in every split"
     )
 
 

@@ -112,7 +112,7 @@ def video_frames(
                 image = upright.rgb(frame)
             except (av.error.FFmpegError, ValueError) as error:
                 raise PictureError(
-                    f"{path}: {described(stream)} does not convert to RGB ({error}); {CONVERT}"
+                    f"{path}: {described(stream)} cannot be converted to RGB ({error}); {CONVERT}"
                 ) from None
             yield image
 
@@ -157,8 +157,7 @@ def intact_video(path: Path | str, convert: Callable[[np.ndarray], np.ndarray]) 
         for shown in _decoded(packets, stream, container):
             if shown.lost:
                 raise InputError(
-                    f"{path}: not a video that decodes (damaged at {shown.start:.2f} s); "
-                    "copy it again"
+                    f"{path}: cannot be decoded (damaged at {shown.start:.2f} s); copy it again"
                 )
             if shown.frame is not None:
                 images.append(convert(reformat(shown.frame, format="bgr24", **size).to_ndarray()))
@@ -168,7 +167,7 @@ def intact_video(path: Path | str, convert: Callable[[np.ndarray], np.ndarray]) 
         tick = float(stream.time_base or 0)
     if packets.error is not None:
         reason = getattr(packets.error, "strerror", None) or packets.error
-        raise InputError(f"{path}: not a video that decodes ({reason}); copy it again")
+        raise InputError(f"{path}: cannot be decoded ({reason}); copy it again")
     if not images:
         raise InputError(f"{path}: no video frames; make it or copy it again")
     times = [None if stamp is None else stamp * tick for stamp in stamps]
@@ -181,7 +180,7 @@ def _opened_track(
     """The video track of a file, ready to decode."""
     stream = video_stream(container)
     if stream is None:
-        raise PictureError(f"{path}: no video track; give a file with a moving picture")
+        raise PictureError(f"{path}: no video track; give a video file")
     if stream.codec_context is None:
         raise PictureError(f"{path}: no decoder for {described(stream)}; {CONVERT}")
     if stream.width * stream.height > limits.pixels:

@@ -59,7 +59,7 @@ def _check_rate(path: Path | str, times: list[float | None], header: float, tick
     """
     interval = 1 / header
     if len(times) > 1 and None not in times:
-        # The slope, not last minus first: single frames may be early or late.
+        # The slope, not last minus first, as single frames may be early or late.
         interval = float(np.polyfit(np.arange(len(times)), times, 1)[0])
         tick /= len(times) - 1
     else:

@@ -124,7 +124,7 @@ def mouth_clips(
     info = probe(path)
     check_duration(path, limits, info)
     if info.video is None:
-        raise PictureError(f"{path}: no video track; give a file with a moving picture")
+        raise PictureError(f"{path}: no video track; give a video file")
     if sound == "own":
         sound = None if info.audio is None else read_sound(path, limits)
     damage = Damage()

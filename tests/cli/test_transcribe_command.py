@@ -66,7 +66,7 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
         assert content["modality"] == modality and content["file"] == str(arguments[0])
         assert said in told.err and (said or "alone" not in told.err)
     for arguments, said in (
-        ((sound, "--modalities", "video"), "no video track; give a file with a moving picture"),
+        ((sound, "--modalities", "video"), "no video track; give a video file"),
         ((lonely, "--modalities", "audio"), "no audio track; give a file with sound"),
         ((lonely, "--modalities", "both"), "no audio track; give a file with sound"),
     ):

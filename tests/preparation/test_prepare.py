@@ -707,7 +707,7 @@ def test_damage_inside_a_video_is_noticed(small):
     start = content.index(b"mdat") + 1000
     content[start : start + 1500] = np.random.default_rng(0).bytes(1500)
     video.write_bytes(content)
-    prepare_fails(small, video, "not a video that decodes")
+    prepare_fails(small, video, "cannot be decoded")
 
 
 def test_a_clip_that_is_not_a_mouth_region(small):
