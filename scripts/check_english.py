@@ -21,6 +21,7 @@ Block = tuple[int, str]  # the number of the first line, and consecutive lines o
 
 SKIP = "english: ok"
 SUFFIXES = {".args", ".cff", ".html", ".js", ".md", ".py", ".sh", ".toml", ".yaml", ".yml"}
+SETTINGS = {".args", ".toml", ".yaml", ".yml"}  # their values belong to other programs
 EXEMPT = {
     "avhubert_ext/synth/words.py",  # a word list: changing it would change the corpus
     "scripts/check_english.py",
@@ -87,7 +88,8 @@ def findings(name: str, text: str) -> Iterator[tuple[int, str, str]]:
 
 def prose(name: str, text: str) -> Iterator[Block]:
     """Yield the parts of a file that people read, without code in backticks."""
-    blocks = {".py": _python, ".js": _javascript}.get(Path(name).suffix, _plain)(text)
+    readers = {".py": _python, ".js": _javascript} | dict.fromkeys(SETTINGS, _comments)
+    blocks = readers.get(Path(name).suffix, _plain)(text)
     for line, block in blocks:
         yield line, re.sub(r"`[^`\n]*`", _blank, block)
 
@@ -95,6 +97,11 @@ def prose(name: str, text: str) -> Iterator[Block]:
 def _plain(text: str) -> Iterator[Block]:
     """The whole file; the # of a comment that goes to the next line is no part of its text."""
     yield 1, re.sub(r"^\s*#+ ", "", text, flags=re.MULTILINE)
+
+
+def _comments(text: str) -> Iterator[Block]:
+    """The comments of a settings file, with all else blanked out."""
+    yield 1, re.sub(r"^[^#\n]*#? ?", "", text, flags=re.MULTILINE)
 
 
 def _python(text: str) -> Iterator[Block]:

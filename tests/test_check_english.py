@@ -70,6 +70,11 @@ def test_a_phrase_may_be_wrapped():
     assert found("a.py", "x = 1\n# the run goes\n# on then\ny = 2\n") == [(2, "goes on")]
 
 
+def test_only_comments_of_settings_are_read():
+    text = "palette: blue grey  # the colour of the site\n# the run goes\n# on then\n"
+    assert found("mkdocs.yml", text) == [(2, "goes on"), (1, "colour")]
+
+
 def test_only_prose_of_python_is_read():
     code = (
         "def tell(told, colour):\n"
