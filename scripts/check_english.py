@@ -32,7 +32,7 @@ EXEMPT = {
 GLOSSARY = {
     # what files, logs and messages do
     r"tells?(?! apart)": "report, store, record, show, distinguish",
-    r"told(?! apart)": "warned, reported, given",
+    r"told(?! (?:apart|from)\b)": "warned, reported, given",
     r"mend(?:s|ed|ing)?": "fix, check",
     r"anew": "again",
     r"(?:go|goes|went) on(?! (?:the|a|an|top|to)\b)": "resume, continue",

@@ -48,7 +48,7 @@ def test_words_of_the_glossary_are_found(text, words):
 @pytest.mark.parametrize(
     "text",
     [
-        "Colors that can be told apart, which is hard to tell apart otherwise.",
+        "Colors that can be told apart, or told from each other, which are hard to tell apart.",
         "Run `tell()` and see `told`, `colour=1`.",
         "The analysis uses a synthesis, with emphasis on analyses.",
         "It goes on the top shelf; a goes on a page.",
