@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from avhubert_ext.checkpoints.model_file import load_auto_avsr, load_avhubert, load_avhubert_asr
     from avhubert_ext.data.audio import audio_features
-    from avhubert_ext.data.noise import mix
+    from avhubert_ext.data.noise import add_noise
     from avhubert_ext.data.video import load_video
     from avhubert_ext.models.encoder import AVHubertEncoder
     from avhubert_ext.models.presets import build_vsr
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AVHubertEncoder",
+    "add_noise",
     "audio_features",
     "build_student",
     "build_vsr",
@@ -24,13 +25,13 @@ __all__ = [
     "load_avhubert",
     "load_avhubert_asr",
     "load_video",
-    "mix",
     "transcribe",
 ]
 
 # Imported when first asked for: importing the package is instant, torch takes seconds.
 _MODULES = {
     "AVHubertEncoder": "avhubert_ext.models.encoder",
+    "add_noise": "avhubert_ext.data.noise",
     "audio_features": "avhubert_ext.data.audio",
     "build_student": "avhubert_ext.training.student",
     "build_vsr": "avhubert_ext.models.presets",
@@ -38,7 +39,6 @@ _MODULES = {
     "load_avhubert": "avhubert_ext.checkpoints.model_file",
     "load_avhubert_asr": "avhubert_ext.checkpoints.model_file",
     "load_video": "avhubert_ext.data.video",
-    "mix": "avhubert_ext.data.noise",
     "transcribe": "avhubert_ext.transcription.transcribe",
 }
 

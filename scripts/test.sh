@@ -8,5 +8,6 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 scripts/setup.sh
 ruff check .
 ruff format --check .
+python scripts/check_english.py
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder \
   --max-worker-restart 0 "$@"

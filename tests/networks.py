@@ -17,13 +17,13 @@ VARIANTS = {
     for visual in ("resnet", "shufflenet")
 }
 variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
-# Two that have every part between them, for what takes long.
+# Two networks that cover all parts, for slow tests.
 PARTS = ("transformer-resnet", "conformer-shufflenet")
 parts = pytest.mark.parametrize("config", [VARIANTS[name] for name in PARTS], ids=PARTS)
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Random values everywhere, so that no scale of one and no bias of zero hides a mistake."""
+    """Draw random values everywhere, so that no scale of one and no bias of zero hides an error."""
     torch.manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if name.endswith("running_var"):
@@ -34,7 +34,7 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def clip(batch: int = 1, frames: int = 5, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random audio [B, 104, T] and video [B, 1, T, 88, 88]."""
+    """Draw random audio [B, 104, T] and video [B, 1, T, 88, 88]."""
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(batch, 104, frames, generator=generator),

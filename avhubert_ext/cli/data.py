@@ -63,9 +63,9 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from avhubert_ext.data.normalization import TextConfig
-    from avhubert_ext.data.text import SubwordConfig
     from avhubert_ext.errors import InputError
     from avhubert_ext.preparation.manifests import prepare
+    from avhubert_ext.preparation.subwords import SubwordConfig
 
     done = prepare(
         args.corpus,

@@ -114,7 +114,7 @@ def _one(
 ) -> str:
     """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
     from avhubert_ext.data.files import write_text
-    from avhubert_ext.data.media import Limits
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription import subtitles
     from avhubert_ext.transcription.streams import read_streams
     from avhubert_ext.transcription.transcribe import transcribe
@@ -127,7 +127,7 @@ def _one(
         mouth=args.mouth,
         landmarks=args.landmarks,
         landmark_model=args.landmark_model,
-        limits=Limits(seconds=args.max_seconds),
+        limits=MediaLimits(seconds=args.max_seconds),
         progress=_stage(bar, f"{path.name} mouth"),
     )
     transcript = transcribe(

@@ -14,7 +14,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _prepare_video(args: argparse.Namespace) -> None:
-    from avhubert_ext.data.media import Limits
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.errors import InputError
     from avhubert_ext.preparation.corpora import corpus_sources, plain_videos
     from avhubert_ext.preparation.video import Settings, prepare_video
@@ -27,7 +27,7 @@ def _prepare_video(args: argparse.Namespace) -> None:
         raise InputError("--face all: a transcript belongs to one speaker; leave out --layout")
     else:
         sources = corpus_sources(args.layout, args.inputs[0])
-    limits = Limits(seconds=args.max_seconds)
+    limits = MediaLimits(seconds=args.max_seconds)
     settings = Settings(
         args.face, args.mouth, args.landmarks, args.landmark_model, limits, args.sheets
     )

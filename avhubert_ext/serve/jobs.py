@@ -64,7 +64,7 @@ def make_reader(
 
 
 def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell) -> Clip:
-    from avhubert_ext.data.media import Limits as MediaLimits
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription.streams import read_streams
 
     streams = read_streams(

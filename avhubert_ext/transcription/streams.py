@@ -10,9 +10,9 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.data.media import (
-    LIMITS,
-    Limits,
+    MEDIA_LIMITS,
     MediaInfo,
+    MediaLimits,
     PictureError,
     Sound,
     check_duration,
@@ -54,7 +54,7 @@ def read_streams(
     mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: MediaLimits = MEDIA_LIMITS,
     progress: Progress | None = None,
 ) -> Streams:
     """The streams of a file: both if that is among the `modalities`, else what there is.
@@ -105,7 +105,7 @@ def read_streams(
     return _on_one_clock(sound, clip, notes)
 
 
-def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> None:
+def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: MediaLimits) -> None:
     """Raise an InputError where sound and picture lie so far apart that filling in what is missing
     between them would exceed the limit."""
     ends = sound.start + len(sound.samples) / SAMPLE_RATE, clip.start + len(clip.video) / FPS
@@ -115,7 +115,7 @@ def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> No
 
 
 def _sound(
-    path: Path, info: MediaInfo, limits: Limits, optional: bool
+    path: Path, info: MediaInfo, limits: MediaLimits, optional: bool
 ) -> tuple[Sound | None, tuple[str, ...]]:
     """The sound of a file, or that beside it, and notes; None without one.
 

@@ -66,7 +66,7 @@ def test_another_dictionary_is_refused_and_passed_over(bare: Path) -> None:
     with pytest.raises(InputError, match="neither in it nor in a dict"):
         find_subwords(model)
     other.write_text("one 1\n")
-    with pytest.raises(InputError, match="5 subwords with the special ones, the model has 128"):
+    with pytest.raises(InputError, match=r"5 subwords .* the model has 128"):
         find_subwords(model, bare.parent)
 
 
@@ -103,7 +103,7 @@ def test_of_a_ctc_model_in_auto_avsrs_units(tmp_path: Path) -> None:
     save_model(path, build_vsr("tiny", vocabulary=6))
     assert find_subwords(path) == find_subwords(path, units) == ctc_symbols(subwords)
     units.write_text("".join(lines[:-1]))
-    with pytest.raises(InputError, match="5 subwords with the special ones, the model has 6"):
+    with pytest.raises(InputError, match=r"5 subwords .* the model has 6"):
         find_subwords(path, units)
 
 
@@ -132,8 +132,8 @@ def test_files_without_any(tmp_path: Path) -> None:
         ("\u2581a 1\n\u2581b\n", "line 2: expected a subword and its count, found '\u2581b'"),
         ("\u2581a 1\n\n", "line 2: expected"),
         ("\u2581a x\n", "line 1: expected"),
-        ("\u2581a 1\n\u2581a 1\n", "line 2: '\u2581a' is there twice"),
-        ("<unk> 1\n", "line 1: '<unk>' is there twice, or is a special symbol"),
+        ("\u2581a 1\n\u2581a 1\n", "line 2: '\u2581a' occurs twice"),
+        ("<unk> 1\n", "line 1: '<unk>' occurs twice, or is a special symbol"),
         (" 1\n", "line 1: expected"),
     ],
 )

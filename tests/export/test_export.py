@@ -215,7 +215,7 @@ def near(found: np.ndarray, expected: Tensor, tolerance: float) -> bool:
 def test_nothing_is_overwritten_and_nothing_half_written_stays(small, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["export", str(small), str(tmp_path)]) == 1
-    assert "there is something already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     (tmp_path / "file").unlink()
     command = ["export", str(small), str(tmp_path / "out"), "--int8", "--calibrate"]
     assert main([*command, str(tmp_path / "nowhere")]) == 1

@@ -395,7 +395,7 @@ def test_a_corrupt_utterance_is_replaced_and_named_once(
     log = run_well(*command, **ONE_THREAD)
     assert len(logged(log, "train_inner")) == 3  # more than an epoch
     assert log.count("gone-0.mp4") == 1
-    assert "left out, another utterance takes its place" in log
+    assert "replaced by another utterance" in log
 
 
 def test_files_that_are_gone_end_the_run_with_one_line(

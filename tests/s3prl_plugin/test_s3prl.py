@@ -264,10 +264,7 @@ def test_a_corrupt_utterance_is_named_once_and_replaced(
         )
     )  # fmt: skip
     assert "Training for 2 epochs, which is equivalent to 5 steps" in printed
-    assert (
-        len(re.findall(r"left out, another utterance takes its place: .*broken0\.mp4", printed))
-        == 1
-    )
+    assert len(re.findall(r"replaced by another utterance: .*broken0\.mp4", printed)) == 1
     assert last_state(tmp_path / "out")["Consumed_Batches"] == 10
 
 
