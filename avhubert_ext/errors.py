@@ -7,7 +7,7 @@ import traceback
 from types import TracebackType
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Input the user can correct: one line that names the file or value, and the remedy."""
 
 

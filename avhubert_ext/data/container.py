@@ -157,6 +157,8 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         # With the protocol: a name such as http:x.mp4 is a file's name here.
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             yield container
+    except InputError:
+        raise
     except (av.error.FFmpegError, ValueError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(

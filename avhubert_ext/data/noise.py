@@ -24,7 +24,7 @@ def hashed_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
-def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+def add_noise(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     """Add noise at a signal-to-noise ratio, both RMS levels taken over the whole clip.
 
     clean: int16 [N]; noise: int16 [M], repeated if shorter, its first N samples if longer.
@@ -148,7 +148,7 @@ class NoiseMixer:
         ]
         shortest = min(map(len, snippets))
         noise = np.floor(np.mean([snippet[:shortest] for snippet in snippets], axis=0))
-        return mix(clean, noise.astype(np.int16), draw.snr_db)
+        return add_noise(clean, noise.astype(np.int16), draw.snr_db)
 
 
 def _snippet(path: Path, start: int, samples: int) -> np.ndarray:

@@ -143,12 +143,12 @@ def read_text_config(folder: Path) -> TextConfig:
         return TextConfig()
     try:
         return TextConfig(**json.loads("\n".join(read_lines(path))))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, RecursionError):
         raise InputError(
             f"{path}: not settings of text normalization; run `avhubert-ext prepare` again"
         ) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _visible(char: str) -> str:

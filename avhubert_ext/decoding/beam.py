@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TypeVar
 
 from avhubert_ext.errors import InputError
 
@@ -82,6 +84,55 @@ class JointConfig:
         # Without CTC nothing is reordered: more than `beam` of one hypothesis are never needed.
         ratio = self.pre_beam if self.ctc_weight > 0 else 1
         return min(int(ratio * self.beam), vocabulary)
+
+
+Settings = TypeVar("Settings", BeamConfig, JointConfig)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of the beam search to change; None keeps the model's default.
+
+    Attributes:
+        beam: Number of hypotheses. Default 5, or 40 with CTC.
+        ctc_weight: Weight of CTC from 0 to 1; the decoder has the rest. Default 0.1. Only for
+            models with CTC.
+        pre_beam: CTC scores this many times `beam` tokens. Default 1.5. Only for models with CTC.
+        length_penalty: Exponent of the length that scores are divided by. Default 1. Only for
+            models without CTC, as are the following.
+        max_len_a: Limit of the length, in tokens per video frame. Default 1.
+        max_len_b: Number of tokens added to that limit. Default 0.
+        min_len: Least number of tokens. Default 1.
+    """
+
+    beam: int | None = None
+    ctc_weight: float | None = None
+    pre_beam: float | None = None
+    length_penalty: float | None = None
+    max_len_a: float | None = None
+    max_len_b: int | None = None
+    min_len: int | None = None
+
+    def applied_to(self, defaults: Settings, model: Path | str) -> Settings:
+        """Return the defaults of a model with these changes.
+
+        Args:
+            defaults: Settings of the model's search.
+            model: Where the model comes from, for errors.
+
+        Raises:
+            InputError: For a setting that the model's search does not have, or an invalid value.
+        """
+        changes = {name: value for name, value in vars(self).items() if value is not None}
+        known = [field.name for field in fields(defaults)]
+        for name in changes:
+            if name not in known:
+                kind = "no CTC layer" if isinstance(defaults, BeamConfig) else "a CTC layer"
+                raise InputError(
+                    f"{model}: {name} does not apply, the model has {kind}; its search takes "
+                    f"{', '.join(known)}"
+                )
+        return replace(defaults, **changes)
 
 
 @dataclass(frozen=True)

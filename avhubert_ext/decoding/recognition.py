@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -44,24 +43,7 @@ class Recognition:
         return join_pieces(self.pieces)
 
 
-class Recognizer(Protocol):
-    """A model that is ready to use.
-
-    modalities: which of "both", "audio" and "video" it takes.
-    """
-
-    modalities: tuple[str, ...]
-
-    def recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
-        """The best hypothesis of a clip.
-
-        audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96] at 25 frames a
-        second; either may be None if `modalities` says so. Raises InputError where they do not fit.
-        """
-        ...
-
-
-def check_clip(
+def clip_modality(
     audio: np.ndarray | None, video: np.ndarray | None, modalities: tuple[str, ...]
 ) -> tuple[str, int]:
     """Which of the `modalities` a clip is, and its length in frames.
@@ -116,10 +98,10 @@ def network_inputs(
 
     audio, video: as `Recognizer.recognize`; the audio is cut, or filled up, to the video's length,
     by SLACK at most. waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a
-    waveform [T, 640], and video [T, 88, 88]. Raises InputError as `check_clip`, and for lengths
+    waveform [T, 640], and video [T, 88, 88]. Raises InputError as `clip_modality`, and for lengths
     that differ by more.
     """
-    _, frames = check_clip(audio, video, modalities)
+    _, frames = clip_modality(audio, video, modalities)
     if audio is not None and video is not None:
         _check_lengths(len(audio), len(video))
     pixels = None if video is None else normalize_pixels(center_crop(video))

@@ -14,9 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import choose_device, read_masks, strip_prefix
+from avhubert_ext.checkpoints.files import (
+    build_for,
+    choose_device,
+    read_masks,
+    read_origin,
+    strip_prefix,
+)
 from avhubert_ext.compression.pruning import kept_parameters
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.corrupt import check_scored
@@ -31,23 +38,26 @@ from avhubert_ext.data.dataset import (
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
-from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
+from avhubert_ext.data.text import (
+    Subwords,
+    Vocabulary,
+    check_dictionary,
+    dictionary_digest,
+    find_subword_model,
+)
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
-from avhubert_ext.decoding.attention import BeamConfig, Hypothesis
-from avhubert_ext.decoding.joint import JointConfig
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig, SearchConfig
 from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.families import (
-    ExportedFamily,
-    Family,
-    load_family,
-    model_file,
-    origin_of,
-)
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.models.conformer import ConformerEncoder
+from avhubert_ext.recognizers.base import Recognizer
+from avhubert_ext.recognizers.exported import ExportedRecognizer, open_exported
+from avhubert_ext.recognizers.pytorch import open_checkpoint
+from avhubert_ext.runtime.folder import MODEL_FILE
 
 CLEAN = "clean"
+MOST_LAYERS = 1000  # of a network: a damaged description could ask for more than can be built
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,11 @@ class EvaluationConfig:
         """How SparseVSR's family is searched."""
         return JointConfig(self.beam.beam, self.ctc_weight)
 
+    def modalities_of(self, model: Recognizer) -> str:
+        """What a model is given: a model of a single modality takes that."""
+        several = self.modalities in model.modalities
+        return self.modalities if several else model.modalities[0]
+
     def dictionary(self) -> Path:
         return self.data / "dict.wrd.txt"
 
@@ -179,7 +194,6 @@ class Evaluator:
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
-        self.device = choose_device(config.device)
         self.conditions = config.conditions()
         self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
@@ -208,12 +222,11 @@ class Evaluator:
         )
         return AVDataset(c.data, c.split, reading)
 
-    def load(self, path: Path) -> Family:
-        """A model whose vocabulary is that of the data."""
-        c = self.config
-        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), self.device)
+    def load(self, path: Path) -> Recognizer:
+        """Load a model, see `load_for`."""
+        return load_for(self.config, path)
 
-    def passes(self, model: Family) -> list[tuple[str, int]]:
+    def passes(self, model: Recognizer) -> list[tuple[str, int]]:
         """All (condition, pass), clean speech first."""
         return [
             (name, number)
@@ -221,11 +234,11 @@ class Evaluator:
             for number in range(self._count(condition, model))
         ]
 
-    def _count(self, condition: Condition, model: Family) -> int:
-        several = condition.varies() and condition.reaches(model.modalities)
+    def _count(self, condition: Condition, model: Recognizer) -> int:
+        several = condition.varies() and condition.reaches(self.config.modalities_of(model))
         return self.config.passes if several else 1
 
-    def run(self, model: Family, folder: Path, name: str, number: int) -> None:
+    def run(self, model: Recognizer, folder: Path, name: str, number: int) -> None:
         """Write one pass, unless it is there with every utterance read.
 
         Raises InputError, and writes nothing, if too many utterances are unreadable.
@@ -234,22 +247,23 @@ class Evaluator:
         if is_done(target):
             return
         clean = pass_file(folder, CLEAN, 0)
-        if target != clean and not self.conditions[name].reaches(model.modalities):
+        if target != clean and not self.conditions[name].reaches(self.config.modalities_of(model)):
             write_decoded(target, read_decoded(clean))
             return
         decoded = self.decode(model, name, number)
         report_unreadable(decoded)
         write_decoded(target, decoded)
 
-    def decode(self, model: Family, name: str, number: int) -> list[Decoded]:
+    def decode(self, model: Recognizer, name: str, number: int) -> list[Decoded]:
         """One pass over the split, in the order of its manifest."""
-        dataset = self._open(self.conditions[name], model.modalities, model.waveform)
+        modalities = self.config.modalities_of(model)
+        dataset = self._open(self.conditions[name], modalities, model.waveform)
         decoded: dict[int, Decoded] = {}
         for batch in self.batches:
             samples = [dataset[number, index] for index in batch]
-            found = model.search(collate(samples).to(self.device))
+            found = model.search(collate(samples))
             for sample, hypotheses in zip(samples, found, strict=True):
-                text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
+                text = comparable(model.text(hypotheses[0]), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
             # At once: if the corpus is gone, a whole pass over blanks would be wasted.
             reasons = [d.unreadable for d in decoded.values() if d.unreadable]
@@ -267,6 +281,32 @@ class Evaluator:
             unreadable,
             sample.visual_noise.record() if sample.visual_noise else None,
         )
+
+
+def load_for(config: EvaluationConfig, path: Path) -> Recognizer:
+    """Load a model to be evaluated, with the search settings of the evaluation.
+
+    Args:
+        config: The evaluation.
+        path: A checkpoint, or the `model.json` of an exported model.
+
+    Raises:
+        InputError: If the model cannot be read, or its subwords are not those of the data.
+    """
+    dictionary = config.dictionary()
+    if path.name == MODEL_FILE:
+        model = open_exported(path.parent, SearchConfig(), torch.get_num_threads())
+        symbols = Vocabulary(dictionary, model.ctc).pieces
+        check_dictionary(dictionary, symbols, len(model.symbols), dictionary_digest(model.symbols))
+    else:
+        model = open_checkpoint(path, dictionary, SearchConfig(), config.device, None)
+    model.settings = config.joint() if model.ctc else config.beam
+    return model
+
+
+def model_file(path: Path) -> Path:
+    """The file that identifies a model: the `model.json` of an exported model's folder."""
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def is_done(path: Path) -> bool:
@@ -302,9 +342,9 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
                 evaluator.run(model, out / name, condition, number)
 
 
-def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Family) -> None:
+def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Recognizer) -> None:
     """Write `model.json`, what the results in `folder` depend on, or check that it is still so."""
-    own = {"modalities": model.modalities, "beam": asdict(model.beam)}
+    own = {"modalities": config.modalities_of(model), "beam": asdict(model.settings)}
     record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
     noise = config.noise_record()
     more = {"allow_unreadable": config.allow_unreadable, **describe_model(path, model)}
@@ -343,22 +383,23 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()
 
 
-def describe_model(path: Path, model: Family) -> dict[str, Any]:
+def describe_model(path: Path, model: Recognizer) -> dict[str, Any]:
     """The encoder's network and cost, parameters without pruned ones; its training's batch."""
-    encoder = model.encoder
+    encoder = build_for(path, model.description, MOST_LAYERS).encoder
     c = encoder.config
     if isinstance(encoder, ConformerEncoder):
         visual, block = "none" if c.modality == "audio" else "resnet", "conformer"
     else:
         visual, block = c.visual, c.block
-    if isinstance(model, ExportedFamily):
-        parameters = model.model.encoder_parameters
+    if isinstance(model, ExportedRecognizer):
+        origin, parameters = model.model.origin, model.model.encoder_parameters
     else:
-        parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
+        masks = strip_prefix(read_masks(path), "encoder.")
+        origin, parameters = read_origin(path), kept_parameters(encoder, masks)
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),
-        "trained_with": origin_of(path).get("trained_with", "unknown"),
+        "trained_with": origin.get("trained_with", "unknown"),
     }
 
 

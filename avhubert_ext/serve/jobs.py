@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.serve.clips import Clip
 from avhubert_ext.serve.limits import Limits
 from avhubert_ext.serve.process import Tell
-from avhubert_ext.transcription.transcribe import Transcript, check_longest, transcribe
+from avhubert_ext.transcription.transcribe import Transcript, check_longest
 
 if TYPE_CHECKING:
     from avhubert_ext.mouth.clip import Faces, MouthClip
@@ -100,7 +100,9 @@ def make_recognizer(
 
     def recognize(streams: Streams, tell: Tell) -> Transcript:
         audio, video, seen = streams
-        return transcribe(recognizer, audio, video, seen=seen, longest=longest, progress=tell)
+        return recognizer.transcribe(
+            audio=audio, video=video, seen=seen, longest=longest, progress=tell
+        )
 
     return recognize, recognizer.modalities
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avhubert_ext.data.noise import mix
+from avhubert_ext.data.noise import add_noise
 
 LEVELS = (None, 20, 15, 10, 5, 0, -5, -10)  # dB of the slider; None is clean
 VOICES = 8
@@ -28,4 +28,4 @@ def noisy(speech: np.ndarray, noise: np.ndarray | None, level: int | None) -> np
     """int16 [N] -> int16 [N] with noise (int16 [M], None for babble of its own) at `level` dB."""
     if level is None:
         return speech
-    return mix(speech, own_babble(speech) if noise is None else noise, level)
+    return add_noise(speech, own_babble(speech) if noise is None else noise, level)

@@ -16,8 +16,8 @@ from pathlib import Path
 import uvicorn
 
 from avhubert_ext.data.media import read_audio
-from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.serve.app import Parts, create_app
 from avhubert_ext.serve.guard import is_loopback
 from avhubert_ext.serve.jobs import make_reader, make_recognizer

@@ -9,13 +9,15 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS, SLACK
-from avhubert_ext.decoding.recognition import Recognizer, check_clip
+from avhubert_ext.decoding.recognition import Recognition, clip_modality
 from avhubert_ext.errors import InputError
 from avhubert_ext.transcription.alignment import Word, words_of
 from avhubert_ext.transcription.segments import Segment, segment, spans
 
 SHORTEST = 2.0  # seconds; less is no segment for a model
 PLACES = 3  # that a note lists
+
+Recognize = Callable[[np.ndarray | None, np.ndarray | None], Recognition]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Transcript:
     notes: tuple[str, ...] = ()
 
 
-def transcribe(
-    recognizer: Recognizer,
+def transcribe_clip(
+    recognize: Recognize,
+    modalities: tuple[str, ...],
     audio: np.ndarray | None,
     video: np.ndarray | None,
     *,
@@ -55,11 +58,11 @@ def transcribe(
     Raises InputError where the recognizer does not take the clip.
     """
     check_longest(longest)
-    modality, _ = check_clip(audio, video, recognizer.modalities)
+    modality, _ = clip_modality(audio, video, modalities)
     audio, seen, notes = _timeline(audio, video, seen)
     frames = len(seen)
     parts = segment(audio, video, int(min(longest * FPS, frames)), seen)
-    alone = "audio" in recognizer.modalities and audio is not None
+    alone = "audio" in modalities and audio is not None
     if video is not None:
         unseen = [span for span in spans(seen) if not span[2]]
         notes += [_unseen_note(unseen, alone)] if unseen else []
@@ -71,7 +74,7 @@ def transcribe(
     for part in parts:
         heard = None if audio is None else audio[_samples(part)]
         shown = _held(video, part) if part.seen else None
-        found = words_of(recognizer.recognize(heard, shown))
+        found = words_of(recognize(heard, shown))
         shift = part.start / FPS
         later = [replace(w, start=w.start + shift, end=w.end + shift) for w in found]
         words = joined(words, later, part)

@@ -23,7 +23,7 @@ from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample, collate, read_transcripts
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.manifest import Utterance, read_manifest, write_manifest
-from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, mix
+from avhubert_ext.data.noise import NoiseConfig, NoiseMixer, add_noise
 from avhubert_ext.data.video import (
     center_crop,
     crop,
@@ -104,7 +104,7 @@ def test_features_of_another_rate_are_refused():
         with pytest.raises(InputError, match=r"expected an array of int16"):
             audio_features(wrong)
         with pytest.raises(InputError, match=r"noise is .* expected an"):
-            mix(tone(8000), wrong, 0)
+            add_noise(tone(8000), wrong, 0)
 
 
 # ---- audio files
@@ -156,7 +156,7 @@ def snr(clean: np.ndarray, mixed: np.ndarray) -> float:
 def test_mix_has_the_snr_asked_for(level):
     noise = (500 * np.random.default_rng(1).standard_normal(9000)).astype(np.int16)
     clean = tone(8000, level=1000)
-    mixed = mix(clean, noise, level)
+    mixed = add_noise(clean, noise, level)
     assert mixed.dtype == np.int16 and mixed.shape == clean.shape
     assert np.abs(mixed).max() < 32767  # nothing was clipped, or the measure would not hold
     assert snr(clean, mixed) == pytest.approx(level, abs=0.1)
@@ -164,8 +164,8 @@ def test_mix_has_the_snr_asked_for(level):
 
 def test_silent_noise_or_speech_leaves_the_clip():
     clean = tone(1000)
-    assert np.array_equal(mix(clean, np.zeros(500, np.int16), 0), clean)
-    assert np.array_equal(mix(np.zeros(1000, np.int16), clean, 0), np.zeros(1000))
+    assert np.array_equal(add_noise(clean, np.zeros(500, np.int16), 0), clean)
+    assert np.array_equal(add_noise(np.zeros(1000, np.int16), clean, 0), np.zeros(1000))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -173,7 +173,7 @@ def test_a_sum_too_loud_is_scaled_to_just_fit(sign):
     clean = tone(8000, level=9000)
     clean[100] = sign * 32000
     noise = clean[::-1].copy()
-    mixed = mix(clean, noise, -10)
+    mixed = add_noise(clean, noise, -10)
     ratio = np.sqrt(np.mean(clean.astype(float) ** 2) / np.mean(noise.astype(float) ** 2))
     ideal = clean + noise * ratio * 10 ** (10 / 20)
     ideal *= min(32767 / ideal.max(), -32768 / ideal.min())
@@ -184,9 +184,9 @@ def test_a_sum_too_loud_is_scaled_to_just_fit(sign):
 def test_short_noise_is_repeated_and_long_noise_cut():
     clean, noise = tone(1000), tone(300, seed=5)
     repeated = np.concatenate([noise] * 4)
-    assert np.array_equal(mix(clean, noise, 3), mix(clean, repeated[:1000], 3))
-    assert np.array_equal(mix(clean, repeated, 3), mix(clean, repeated[:1000], 3))
-    added = mix(clean, noise, 3).astype(float) - clean
+    assert np.array_equal(add_noise(clean, noise, 3), add_noise(clean, repeated[:1000], 3))
+    assert np.array_equal(add_noise(clean, repeated, 3), add_noise(clean, repeated[:1000], 3))
+    added = add_noise(clean, noise, 3).astype(float) - clean
     assert np.abs(added[:300] - added[300:600]).max() <= 2
 
 
@@ -244,7 +244,7 @@ def test_what_was_drawn_is_what_is_heard(noise_folders, mixed, start):
         shortest = min(map(len, waves))
         noise = np.floor(np.mean([w[:shortest] for w in waves], axis=0)).astype(np.int16)
         heard = noisy(mixer, clean, "u", number)
-        assert np.array_equal(heard, mix(clean, noise, draw["snr_db"]))
+        assert np.array_equal(heard, add_noise(clean, noise, draw["snr_db"]))
         lengths.add(shortest < len(clean))
         assert snr(clean, heard) == pytest.approx(draw["snr_db"], abs=0.1)
     assert lengths == {True, False}, "both longer and shorter noise must have occurred"
