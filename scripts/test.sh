@@ -5,6 +5,7 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 scripts/setup.sh
+mypy
 ruff check .
 ruff format --check .
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -27,4 +27,5 @@ def load(path: Path | str, *, device: str = "auto") -> AVHubertEncoder | Conform
     """
     model = load_model(path)
     encoder = model if isinstance(model, AVHubertEncoder) else model.encoder
+    assert isinstance(encoder, AVHubertEncoder | ConformerEncoder)
     return encoder.to(choose_device(device))

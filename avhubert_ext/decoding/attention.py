@@ -7,6 +7,7 @@ per utterance here, so that a result does not depend on the rest of the batch.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, sort_hypotheses
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 
 
@@ -145,6 +147,11 @@ def candidates(sums: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Ten
     return best, index // vocabulary, index % vocabulary
 
 
+def cross_attention(decoder: TransformerDecoder) -> list[MultiheadAttention]:
+    """Return each layer's attention to the memory."""
+    return [cast(MultiheadAttention, layer.encoder_attn) for layer in decoder.layers]
+
+
 class DecoderRows:
     """The decoder and its cache, with one row per hypothesis, grouped by utterance."""
 
@@ -155,10 +162,10 @@ class DecoderRows:
         self.decoder = decoder
         self.memory = memory
         self.padding = padding_mask
-        self.shape = (len(memory), 1)  # utterances, hypotheses of each
+        self.shape: tuple[int, ...] = (len(memory), 1)  # utterances, hypotheses of each
         self.cache = DecoderCache()
-        for i, layer in enumerate(decoder.layers):
-            self.cache.encoder_attention[i] = layer.encoder_attn.project_memory(memory)
+        for i, attention in enumerate(cross_attention(decoder)):
+            self.cache.encoder_attention[i] = attention.project_memory(memory)
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         """Return the log probabilities float32 [B, K, V] of what follows `tokens` [B, K]."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
-from avhubert_ext.decoding.beam import Hypothesis, JointConfig, SearchConfig
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, SearchConfig
 from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.runtime.backends import Arrays, Run
@@ -125,9 +125,10 @@ class ExportedRecognizer(Recognizer):
 
     def hypotheses(self, encoded: Encoded) -> list[Hypothesis]:
         """Search an encoded clip; best first."""
-        if isinstance(self.settings, JointConfig):
-            return joint_search(self._rows(encoded), encoded.ctc, self.settings)
-        return beam_search(self._rows(encoded), encoded.frames, self.settings)
+        if isinstance(self.settings, BeamConfig):
+            return beam_search(self._rows(encoded), encoded.frames, self.settings)
+        assert encoded.ctc is not None, "models with these settings have a CTC layer"
+        return joint_search(self._rows(encoded), encoded.ctc, self.settings)
 
     def _rows(self, encoded: Encoded) -> DecoderRows:
         return DecoderRows(self.graph("decoder"), self.model, encoded.memory)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avhubert_ext.checkpoints.files import choose_device, describe, load_recognizer
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.data.dataset import Batch
-from avhubert_ext.decoding.attention import search
+from avhubert_ext.decoding.attention import cross_attention, search
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig, SearchConfig
 from avhubert_ext.decoding.joint import joint_search
 from avhubert_ext.decoding.recognition import Recognition
+from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
 from avhubert_ext.recognizers.base import Recognizer
@@ -64,9 +65,10 @@ class PyTorchRecognizer(Recognizer):
         self, memory: Tensor, ctc: Tensor | None, padding_mask: Tensor | None
     ) -> list[list[Hypothesis]]:
         decoder, settings = self.network.decoder, self.settings
-        if isinstance(settings, JointConfig):
-            return joint_search(decoder, ctc, memory, padding_mask, settings)
-        return search(decoder, memory, padding_mask, settings)
+        if isinstance(settings, BeamConfig):
+            return search(decoder, memory, padding_mask, settings)
+        assert ctc is not None, "models with these settings have a CTC layer"
+        return joint_search(decoder, ctc, memory, padding_mask, settings)
 
     @property
     def _device(self) -> torch.device:
@@ -99,7 +101,7 @@ def open_checkpoint(
 def explain(
     decoder: TransformerDecoder, memory: Tensor, tokens: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute what the decoder thinks of each token of a hypothesis.
+    """Compute how the decoder scores each token of a hypothesis, and what it attends to.
 
     Args:
         decoder: The decoder.
@@ -112,11 +114,11 @@ def explain(
     """
     looks: list[Tensor] = []
 
-    def look(attention: nn.Module, inputs: tuple) -> None:
+    def look(attention: MultiheadAttention, inputs: tuple) -> None:
         query, (keys, _), *_ = inputs
         looks.append(attention.weights(query, keys)[0].mean(dim=0))
 
-    hooks = [layer.encoder_attn.register_forward_pre_hook(look) for layer in decoder.layers]
+    hooks = [a.register_forward_pre_hook(look) for a in cross_attention(decoder)]
     try:
         chosen = torch.tensor([tokens], device=memory.device)
         logits = decoder(chosen.roll(1, dims=1), memory)

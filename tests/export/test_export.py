@@ -37,7 +37,7 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.recognizers.pytorch import PyTorchRecognizer
 from avhubert_ext.runtime.backends import import_openvino, open_openvino
-from avhubert_ext.runtime.folder import digest, open_graph, read_model, write_model
+from avhubert_ext.runtime.folder import file_sha256, open_graph, read_model, write_model
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -204,7 +204,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, tmp_path, 
     assert main([*command, str(tmp_path / "nowhere")]) == 1
     assert "nowhere/train.tsv not found" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="calibration is for 8 bits in the format onnx"):
+    with pytest.raises(InputError, match="calibration needs int8 and the format onnx"):
         ExportConfig("openvino", int8=True, calibrate=tmp_path)
     with pytest.raises(InputError, match="format 'torch': expected one of onnx, openvino"):
         ExportConfig("torch")
@@ -303,7 +303,7 @@ def test_a_graph_that_its_runtime_refuses_is_one_line(teacher_onnx, tmp_path, ca
     model = read_model(folder)
     for content in (b"", b"no graph", (folder / "audio.onnx").read_bytes()):
         (folder / "video.onnx").write_bytes(content)
-        files = model.files | {"video.onnx": digest(folder / "video.onnx")}
+        files = model.files | {"video.onnx": file_sha256(folder / "video.onnx")}
         write_model(folder, replace(model, files=files))
         with pytest.raises(InputError, match=r"video\.onnx: the graph failed \(.*\); export"):
             opened(folder).recognize(None, clip(3)[1])
@@ -323,7 +323,7 @@ def test_a_graph_takes_weights_from_its_own_folder_alone(tmp_path):
     content = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
     path = tmp_path / "model/audio.onnx"
     path.write_bytes(content.SerializeToString())
-    model = replace(MODEL, graphs={"audio": ["projected"]}, files={"audio.onnx": digest(path)})
+    model = replace(MODEL, graphs={"audio": ["projected"]}, files={"audio.onnx": file_sha256(path)})
     with pytest.raises(InputError, match=r"audio\.onnx: the graph failed .*escapes"):
         open_graph(path.parent, model, "audio", 1)
 
@@ -344,7 +344,7 @@ def test_folders_of_the_format_torch_are_refused_unopened(tmp_path):
     files = {}
     for name in ("encoder.pt2", "decoder.pt2"):
         torch.save(Command(marker), tmp_path / name)
-        files[name] = digest(tmp_path / name)
+        files[name] = file_sha256(tmp_path / name)
     record = asdict(MODEL) | {"format": "torch", "files": files}
     del record["encoder_parameters"]  # which older versions did not write
     (tmp_path / "model.json").write_text(json.dumps(record))
