@@ -243,6 +243,6 @@ def cut_stretch(active: np.ndarray, start: int, stop: int, longest: int) -> list
         cuts.append(origin[cuts[-1]])
     found = []
     for a, b in pairwise(start + int(cut) for cut in reversed(cuts)):
-        before, after = int(overlap[a - start]), int(overlap[b - start])
-        found.append(Segment(a - before, b + after, a, b))
+        early, late = int(overlap[a - start]), int(overlap[b - start])
+        found.append(Segment(a - early, b + late, a, b))
     return found
