@@ -39,6 +39,7 @@ setup(
         "dev": [
             "pytest",
             "pytest-xdist",
+            "mypy",
             "ruff",
             "jiwer",
             "playwright",

@@ -6,6 +6,7 @@ set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 scripts/setup.sh
+mypy
 ruff check .
 ruff format --check .
 python scripts/check_english.py

@@ -26,13 +26,13 @@ from avhubert_ext.checkpoints.model_file import load_avhubert_asr, read_masks, s
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP, FPS
 from avhubert_ext.decoding.attention import search
-from avhubert_ext.decoding.beam import BeamConfig
+from avhubert_ext.decoding.beam import BeamConfig, SearchConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.export.folder import ExportConfig, export_recognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import DECODERS, encoder_preset, full_name
-from avhubert_ext.runtime import ExportedRecognizer, load_exported
+from avhubert_ext.recognizers.exported import ExportedRecognizer, open_exported
 from avhubert_ext.runtime.folder import MODEL_FILE
 
 PYTORCH = ("pytorch", "pytorch fused")
@@ -193,8 +193,8 @@ def _runner(
     if form in PYTORCH:
         encoder = network.encoder if form == "pytorch" else network.encoder.fuse()
         return partial(_run_pytorch, network, encoder, clip, config)
-    recognizer = load_exported(path, threads=threads)
-    recognizer.beam = config
+    recognizer = open_exported(path, SearchConfig(), threads)
+    recognizer.settings = config
     return partial(_run_exported, recognizer, clip)
 
 
@@ -214,7 +214,7 @@ def _run_exported(recognizer: ExportedRecognizer, clip: Clip) -> Parts:
     start = time.perf_counter()
     encoded = recognizer.encode(clip.audio, clip.video)
     middle = time.perf_counter()
-    recognizer.search(encoded)
+    recognizer.hypotheses(encoded)
     return middle - start, time.perf_counter() - middle
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from avhubert_ext.benchmarks.encoder import machine
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import FPS, load_video
-from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.preparation.corpora import timed_words
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.transcription.alignment import Word
-from avhubert_ext.transcription.transcribe import transcribe
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def benchmark_transcription(
     """Transcribe the utterances in `corpus/test`, each alone and all of a speaker as one long clip.
 
     corpus: LRS3's layout, with word times in its transcripts and a WAV beside each clip. longest:
-    see `transcribe`. progress: called with a line on what is done next.
+    see `Recognizer.transcribe`. progress: called with a line on what is done next.
     """
     single = read_utterances(corpus)
     forms = {
@@ -106,7 +105,7 @@ def measure(
     for clip in clips:
         audio = None if modality == "video" else clip.audio
         video = None if modality == "audio" else clip.video
-        found = transcribe(recognizer, audio, video, longest=longest)
+        found = recognizer.transcribe(audio=audio, video=video, longest=longest)
         texts.append((" ".join(word for word, _, _ in clip.words).lower(), found.text.lower()))
         errors += time_errors(clip.words, found.words)
     words = sum(len(clip.words) for clip in clips)

@@ -285,9 +285,11 @@ def _benchmark_transcription(args: argparse.Namespace) -> None:
     import sys
 
     from avhubert_ext.benchmarks.transcription import benchmark_transcription, text_table
-    from avhubert_ext.transcription.recognizers import load
+    from avhubert_ext.recognizers.base import Recognizer
 
-    recognizer = load(args.model, dictionary=args.dictionary, threads=args.threads)
+    recognizer = Recognizer.from_file(
+        args.model, dictionary=args.dictionary, device="cpu", threads=args.threads
+    )
     report = benchmark_transcription(
         recognizer, args.corpus, args.longest, lambda line: print(line, file=sys.stderr)
     )

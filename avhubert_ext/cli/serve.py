@@ -28,13 +28,13 @@ def _serve(args: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise InputError(f"{error.name} is missing: pip install 'avhubert-ext[serve]'") from None
-    from avhubert_ext.serve.limits import Limits
+    from avhubert_ext.recognizers.base import Recognizer
+    from avhubert_ext.serve.limits import ServeLimits
     from avhubert_ext.serve.server import serve
-    from avhubert_ext.transcription.recognizers import load
 
-    limits = Limits(args.max_mb, args.max_seconds, args.timeout)
+    limits = ServeLimits(args.max_mb, args.max_seconds, args.timeout)
     recognizer = partial(
-        load,
+        Recognizer.from_file,
         args.model,
         dictionary=args.dictionary,
         device=args.device,

@@ -23,7 +23,7 @@ from avhubert_ext.errors import InputError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from avhubert_ext.decoding.recognition import Recognizer
+    from avhubert_ext.recognizers.base import Recognizer
 
 FORMATS = ("txt", "json", "srt", "vtt")
 LONG = 300  # seconds; for a longer file it is reported how long it took
@@ -39,15 +39,15 @@ def _transcribe(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from avhubert_ext.data.files import make_folder
-    from avhubert_ext.transcription.recognizers import load
+    from avhubert_ext.decoding.beam import SearchConfig
+    from avhubert_ext.recognizers.base import Recognizer
 
     if args.out:
         make_folder(args.out)
-    recognizer = load(
+    recognizer = Recognizer.from_file(
         args.model,
         dictionary=args.dictionary,
-        beam=args.beam,
-        ctc_weight=args.ctc_weight,
+        search=SearchConfig(beam=args.beam, ctc_weight=args.ctc_weight),
         device=args.device,
         threads=args.threads,
     )
@@ -117,7 +117,6 @@ def _one(
     from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription import subtitles
     from avhubert_ext.transcription.streams import read_streams
-    from avhubert_ext.transcription.transcribe import transcribe
 
     begun = time.monotonic()
     streams = read_streams(
@@ -130,10 +129,9 @@ def _one(
         limits=MediaLimits(seconds=args.max_seconds),
         progress=_stage(bar, f"{path.name} mouth"),
     )
-    transcript = transcribe(
-        recognizer,
-        streams.audio,
-        streams.video,
+    transcript = recognizer.transcribe(
+        audio=streams.audio,
+        video=streams.video,
         seen=streams.seen,
         longest=args.longest,
         progress=_stage(bar, f"{path.name} words"),

@@ -175,6 +175,8 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         # The protocol is explicit, so that http:x.mp4 is the name of a file.
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             yield container
+    except InputError:
+        raise
     except (av.error.FFmpegError, ValueError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(

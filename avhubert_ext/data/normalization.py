@@ -177,12 +177,12 @@ def read_text_config(folder: Path) -> TextConfig:
         return TextConfig()
     try:
         return TextConfig(**json.loads("\n".join(read_lines(path))))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, RecursionError):
         raise InputError(
             f"{path}: not settings of text normalization; run `avhubert-ext data prepare` again"
         ) from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _visible(char: str) -> str:
