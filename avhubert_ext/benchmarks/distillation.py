@@ -55,7 +55,8 @@ def benchmark_distillation(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     encoder = AVHubertEncoder(encoder_preset(full_name(teacher))).eval()
-    config = DistillationConfig("random", student, teacher_precision=precision)
+    name = student.removeprefix("student-")
+    config = DistillationConfig("random", name, teacher_precision=precision)
     ours, frozen = config.new_student(encoder).train(), config.new_teacher(encoder)
     plain = copy.deepcopy(ours)
     batch = Batch(

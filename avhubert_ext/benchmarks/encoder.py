@@ -227,7 +227,7 @@ def _plain_convolution(module: ConformerConvolution, x: Tensor) -> Tensor:
     return module.pointwise2(y).transpose(1, 2)
 
 
-def benchmark(
+def benchmark_encoder(
     models: list[str],
     backends: list[str],
     threads: int = 1,

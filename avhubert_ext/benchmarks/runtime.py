@@ -31,7 +31,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.export.folder import ExportConfig, export_recognizer
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import DECODERS, encoder_preset, full_name
+from avhubert_ext.models.presets import DECODERS, encoder_preset, full_name, preset
 from avhubert_ext.runtime import ExportedRecognizer, load_exported
 from avhubert_ext.runtime.folder import MODEL_FILE
 
@@ -82,6 +82,7 @@ def benchmark_runtime(
     seconds: float = 4.0,
     tokens: int | None = None,
     rounds: int = 5,
+    decoder: str | None = None,
 ) -> dict[str, Any]:
     """Time AV-HuBERT's family: presets with random weights (see `full_name`), or model files.
 
@@ -109,7 +110,7 @@ def benchmark_runtime(
         rng.standard_normal((frames, FEATURES), np.float32),
         rng.standard_normal((frames, CROP, CROP), np.float32),
     )
-    found = [_open(name, folder, forms, clip) for name in models]
+    found = [_open(name, folder, forms, clip, decoder) for name in models]
     timings = [
         timing
         for count in threads
@@ -133,7 +134,7 @@ class _Model:
     forms: dict[str, Path]
 
 
-def _open(name: str, folder: Path, forms: list[str], clip: Clip) -> _Model:
+def _open(name: str, folder: Path, forms: list[str], clip: Clip, decoder: str | None) -> _Model:
     """A model whose forms are all there; what is missing is exported."""
     place = folder / Path(name).stem
     file = Path(name)
@@ -143,8 +144,9 @@ def _open(name: str, folder: Path, forms: list[str], clip: Clip) -> _Model:
         file = place / "model.safetensors"
         if not file.is_file():
             torch.manual_seed(0)
-            decoder = DECODERS["tiny" if "tiny" in name else "base"]
-            save_model(file, AVRecognizer(encoder_preset(full_name(name)), decoder))
+            decoder = decoder or ("tiny" if "tiny" in name else "base")
+            config = preset(DECODERS, decoder, "decoder")
+            save_model(file, AVRecognizer(encoder_preset(full_name(name)), config))
         network = load_avhubert_asr(file)
     symbols = [str(i) for i in range(network.decoder.config.vocabulary)]
     paths = {}

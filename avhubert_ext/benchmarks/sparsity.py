@@ -174,7 +174,7 @@ def with_csr(model: nn.Module) -> nn.Module:
     return model
 
 
-def benchmark_sparse(
+def benchmark_sparsity(
     models: list[str],
     sparsities: list[float],
     threads: int = 1,

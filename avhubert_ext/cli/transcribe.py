@@ -30,6 +30,7 @@ LONG = 300  # seconds; for a longer file it is reported how long it took
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
     _add_transcribe(commands)
 
 
@@ -213,60 +214,64 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         commands,
         "transcribe",
         _transcribe,
-        "Transcribe videos or sound files to text, words with times, and subtitles",
+        "Transcribe videos or sound files to text, timed words and subtitles",
+        "avhubert-ext transcribe talk.mp4 --model model.safetensors",
+        "avhubert-ext transcribe talks/*.mp4 --model model.safetensors --out transcripts",
+        "avhubert-ext transcribe talk.mp4 --model model.safetensors --formats srt --face 1",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Video or sound file")
     add_recognizer(parser)
     parser.add_argument(
         "--out",
         type=Path,
-        help="Folder to write to, where nothing is overwritten; without it the text is printed",
+        help="Folder to write to; existing files are kept. Without it the text is printed",
     )
     parser.add_argument(
         "--formats",
         nargs="+",
         choices=FORMATS,
-        help="Formats to write; without the option all with --out, else txt",
+        help="Formats to write; by default all with --out, otherwise txt",
     )
     parser.add_argument(
         "--modalities",
         choices=("both", "audio", "video"),
-        help="Streams to use; without the option all that the model and the file have",
+        help="Streams to use; by default all that both the model and the file have",
     )
     parser.add_argument(
         "--face",
         type=_face,
         default="speaking",
-        help="Face to read in a video with several: speaking is the one that moves with the "
-        "sound, largest the largest, N the N-th largest",
+        help="Face to read if there are several: speaking (the lips move with the sound), "
+        "largest, or N for the N-th largest",
     )
     parser.add_argument(
         "--mouth",
         action="store_true",
-        help="Take the videos as mouth regions, of any size: no face is looked for",
+        help="Treat the videos as mouth regions, of any size, and skip face detection",
     )
     parser.add_argument(
         "--landmarks",
         type=Path,
         metavar="FILE",
-        help="Landmarks of the face, as AV-HuBERT or Auto-AVSR store them, instead of looking for "
-        "it",
+        help="Face landmarks in AV-HuBERT's or Auto-AVSR's format, used instead of face detection",
     )
     parser.add_argument(
         "--max-seconds",
         type=positive,
         default=3600,
         metavar="SECONDS",
-        help="Length of the longest file; a longer one is refused before anything is read",
+        help="Longest file to accept, in seconds; longer ones are rejected before they are read",
     )
     add_landmark_model(parser)
     parser.add_argument(
         "--beam",
         type=positive,
-        help="Number of hypotheses in the beam search; without the option the model's",
+        help="Number of hypotheses in the beam search; by default what the model suggests",
     )
     parser.add_argument(
-        "--ctc-weight", type=float, help="Weight of CTC in the search, for models with CTC"
+        "--ctc-weight",
+        type=float,
+        help="Weight of the CTC scores in the search, for models with a CTC layer",
     )
     add_device(parser)
     parser.add_argument("--threads", type=positive, help="Number of CPU threads")

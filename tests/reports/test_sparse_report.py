@@ -311,11 +311,11 @@ def test_benchmark_errors_are_one_line(options, words, tmp_path, capsys):
 
 
 def test_a_pytorch_without_mkl_is_an_input_error(monkeypatch):
-    from avhubert_ext.benchmarks.sparsity import benchmark_sparse
+    from avhubert_ext.benchmarks.sparsity import benchmark_sparsity
 
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     with pytest.raises(InputError, match="without MKL"):
-        benchmark_sparse(["tiny-7"], [0.5])
+        benchmark_sparsity(["tiny-7"], [0.5])
 
 
 def test_backends_that_are_not_installed_are_named(monkeypatch):
