@@ -21,9 +21,8 @@ from avhubert_ext.cli.parsing import (
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from avhubert_ext.decoding.recognition import Recognizer
+    from avhubert_ext.progress import Progress
 
 FORMATS = ("txt", "json", "srt", "vtt")
 LONG = 300  # seconds; for a longer file it is reported how long it took
@@ -37,9 +36,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _transcribe(args: argparse.Namespace) -> None:
     formats = args.formats or (FORMATS if args.out else FORMATS[:1])
     _check(args, formats)
-    from tqdm import tqdm
-
     from avhubert_ext.data.files import make_folder
+    from avhubert_ext.progress import Progress
     from avhubert_ext.transcription.recognizers import load
 
     if args.out:
@@ -64,8 +62,7 @@ def _transcribe(args: argparse.Namespace) -> None:
         if not missing:
             continue
         try:
-            # No bar in a log: disable=None draws on terminals only.
-            with tqdm(unit="frame", leave=False, desc=path.name, disable=None) as bar:
+            with Progress(unit="frame", leave=False, desc=path.name) as bar:
                 written = _one(args, missing, recognizer, modalities, path, name, bar)
         except InputError as error:
             if len(args.files) == 1:
@@ -111,7 +108,7 @@ def _one(
     modalities: tuple[str, ...],
     path: Path,
     name: str,
-    bar: tqdm,
+    bar: Progress,
 ) -> str:
     """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
     from avhubert_ext.data.files import write_text
@@ -157,7 +154,7 @@ def _one(
     return f"{path}: {transcript.text}\n"
 
 
-def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
+def _stage(bar: Progress, what: str) -> Callable[[int, int], None]:
     """Progress of a part of the work, which begins at its first call."""
     begun = False
 

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from avhubert_ext.checkpoints.files import choose_device, read_masks, strip_prefix
 from avhubert_ext.compression.pruning import kept_parameters
 from avhubert_ext.data.batching import batches_by_frames
@@ -46,6 +44,7 @@ from avhubert_ext.evaluation.families import (
 )
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.models.conformer import ConformerEncoder
+from avhubert_ext.progress import Progress
 
 CLEAN = "clean"
 
@@ -296,7 +295,8 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
         path = model_file(given)
         model = evaluator.load(path)
         begin_model(out / name, path, config, model)
-        with tqdm(evaluator.passes(model), unit="pass", desc=f"evaluate {name}") as bar:
+        passes = evaluator.passes(model)
+        with Progress(passes, unit="pass", desc=f"evaluate {name}") as bar:
             for condition, number in bar:
                 bar.set_postfix_str(f"{condition} {number}")
                 evaluator.run(model, out / name, condition, number)
@@ -365,4 +365,4 @@ def describe_model(path: Path, model: Family) -> dict[str, Any]:
 def report_unreadable(decoded: list[Decoded]) -> None:
     for utterance in decoded:
         if utterance.unreadable:
-            tqdm.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
+            Progress.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
