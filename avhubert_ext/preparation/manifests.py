@@ -175,7 +175,7 @@ def _utterance(c: ClipRecord) -> Utterance:
 def _read_clips(
     corpus: Path, videos: list[Path], out: Path, workers: int, text: TextConfig
 ) -> tuple[list[ClipRecord], list[str]]:
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     jobs = {str(v.relative_to(corpus).with_suffix("")): v for v in videos}
     progress = out / PROGRESS
@@ -190,12 +190,12 @@ def _read_clips(
 
     def failed(clip_id: str, reason: str) -> None:
         failures[clip_id] = reason
-        tqdm.write(f"failed: {reason}", file=sys.stderr)
+        Progress.write(f"failed: {reason}", file=sys.stderr)
 
     todo = [(clip_id, video, out) for clip_id, video in jobs.items() if clip_id not in known]
     with (
         progress.open("a", encoding="utf-8", buffering=1) as log,
-        tqdm(total=len(jobs), initial=len(known), desc="prepare", unit="clip") as bar,
+        Progress(total=len(jobs), initial=len(known), desc="prepare", unit="clip") as bar,
     ):
         for (clip_id, video, _), read in in_workers(_read_clip, todo, workers):
             if isinstance(read, ClipRecord):

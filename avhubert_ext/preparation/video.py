@@ -32,7 +32,7 @@ from avhubert_ext.preparation.corpora import Excerpt, Source, excerpts
 from avhubert_ext.workers import in_workers
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
 CRF = 10  # of x264: no visible loss at a third of the size of a lossless file
 LANDMARK_SUFFIXES = (".pkl", ".npy", ".npz")
@@ -99,7 +99,7 @@ def prepare_video(
     Raises:
         InputError: If the folder cannot be written to, or the face detector is not available.
     """
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     number, shards = shard
     make_folder(out)
@@ -125,9 +125,9 @@ def prepare_video(
                 lines[line["name"]] = line
                 _remove_others(known.get(line["name"], {}), line, out)
                 if "error" in line:
-                    tqdm.write(f"failed: {line['error']}", file=sys.stderr)
+                    Progress.write(f"failed: {line['error']}", file=sys.stderr)
                 for warning in line.get("warnings", ()):
-                    tqdm.write(f"warning: {line['video']}: {warning}", file=sys.stderr)
+                    Progress.write(f"warning: {line['video']}: {warning}", file=sys.stderr)
                 log.write(_as_line(line))
     return _summary(lines.values())
 
@@ -135,14 +135,15 @@ def prepare_video(
 def _work(
     todo: list[Source], total: int, out: Path, settings: Settings, workers: int
 ) -> Iterator[dict]:
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     if len(todo) == 1:
-        with tqdm(desc=todo[0].name, unit="frame") as bar:
+        with Progress(desc=todo[0].name, unit="frame") as bar:
             yield _prepare_one(todo[0], out, settings, bar)
         return
     prepare_one = partial(_prepare_one, out=out, settings=settings)
-    with tqdm(total=total, initial=total - len(todo), desc="prepare-video", unit="video") as bar:
+    count = {"total": total, "initial": total - len(todo)}
+    with Progress(**count, desc="video", unit="video") as bar:
         for source, line in in_workers(prepare_one, todo, workers):
             bar.update()
             yield line or _line(source, settings) | {
@@ -161,7 +162,7 @@ def _line(source: Source, settings: Settings) -> dict[str, Any]:
 
 
 def _prepare_one(
-    source: Source, out: Path, settings: Settings, bar: tqdm | None = None
+    source: Source, out: Path, settings: Settings, bar: Progress | None = None
 ) -> dict[str, Any]:
     """Write the clips of one video, and return its line in the report."""
     line = _line(source, settings)
@@ -195,7 +196,7 @@ def _prepare_one(
     return line
 
 
-def _show_progress(bar: tqdm, done: int, total: int) -> None:
+def _show_progress(bar: Progress, done: int, total: int) -> None:
     bar.total = total or None
     bar.update(done - bar.n)
 
@@ -245,7 +246,7 @@ def _named(sources: list[Source], out: Path, known: dict[str, dict]) -> list[Sou
         out: The output folder.
         known: Lines of earlier runs, whose videos keep their names.
     """
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     apart = [s for s in sources if out.resolve() not in s.video.resolve().parents]
     if not apart:
@@ -263,7 +264,7 @@ def _named(sources: list[Source], out: Path, known: dict[str, dict]) -> list[Sou
                 break
         if name != source.name:
             other = taken[source.name]
-            tqdm.write(
+            Progress.write(
                 f"{source.video} becomes {name}.mp4, as {other} has the same name", file=sys.stderr
             )
         named[name] = replace(source, name=name)

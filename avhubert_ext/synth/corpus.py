@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Progress
 from avhubert_ext.synth import noise
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
@@ -237,7 +237,7 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
     if not jobs:
         return
     workers = min(workers, len(jobs))
-    with tqdm(total=len(jobs), unit="file", desc="synth") as bar:
+    with Progress(total=len(jobs), unit="file", desc="synth") as bar:
         if workers == 1:
             for job in jobs:
                 job()
