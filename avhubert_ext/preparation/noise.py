@@ -19,9 +19,9 @@ from avhubert_ext.data.files import make_folder, write_text
 from avhubert_ext.data.manifest import check_name, read_manifest
 from avhubert_ext.data.noise import hashed_generator, speaker_of
 from avhubert_ext.errors import InputError
+from avhubert_ext.preparation.corpora import SPLITS
 from avhubert_ext.preparation.manifests import check_failures
 
-SPLITS = ("train", "valid", "test")
 BABBLE_TALKERS = 30
 BABBLE_SECONDS = 20
 BABBLE_FILES = 10  # per split, each with its own talkers and offsets
