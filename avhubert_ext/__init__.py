@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from avhubert_ext.models.student import build_student
     from avhubert_ext.transcription.transcribe import transcribe
 
+__version__ = "0.2.0"
+
 __all__ = [
     "AVHubertEncoder",
     "audio_features",

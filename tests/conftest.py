@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = (
     "test_demo",
     "test_prune_recipe",
-    "test_readme_commands",
+    "test_doc_trainings",
     "test_s3prl",
     "test_export",
     "test_table_1",
@@ -58,13 +57,6 @@ def run_well(*command: str | Path, **options: str) -> str:
     result = run(*command, **options)
     assert result.returncode == 0, result.stdout[-4000:]
     return result.stdout
-
-
-def readme_examples(naming: str | None = None) -> list[str]:
-    """The Python examples in the README, in their order; only those that name something."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return [example for example in found if naming is None or naming in example]
 
 
 @pytest.fixture(scope="session")

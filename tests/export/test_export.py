@@ -11,14 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, readme_examples, run_well
+from conftest import ROOT, run_well
 from networks import VARIANTS, randomize
-from portrait import write_clip
 from test_runtime import MODEL
 from torch import Tensor
 
@@ -26,8 +24,6 @@ from avhubert_ext.checkpoints.files import load_avhubert_asr, read_masks, save_m
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.compression.quantization import quantize
-from avhubert_ext.data.audio import load_audio
-from avhubert_ext.data.video import load_video
 from avhubert_ext.decoding.beam import BeamConfig, JointConfig
 from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.errors import InputError
@@ -111,24 +107,6 @@ def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
     for name, utterance in found.items():
         assert utterance.hypothesis == expected[name].hypothesis
         assert utterance.score == pytest.approx(expected[name].score, abs=1e-4)
-
-
-def test_the_readme_s_examples_agree(teacher_onnx, corpus, tmp_path, monkeypatch):
-    source = sorted((corpus / "test").glob("*/*.mp4"))[0]
-    frames = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in load_video(source)]
-    write_clip(tmp_path / "talk.mp4", frames, audio=load_audio(source.with_suffix(".wav")))
-    shutil.copy(TEACHER, tmp_path / "finetuned.safetensors")
-    shutil.copy(TEACHER.with_name("dict.wrd.txt"), tmp_path)
-    (tmp_path / "exported").symlink_to(teacher_onnx)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    (in_pytorch,), (exported,) = readme_examples("mouth_clips"), readme_examples("load_exported")
-    exec(in_pytorch, names)
-    said = source.with_suffix(".txt").read_text().splitlines()[0].removeprefix("Text:").lower()
-    assert names["transcript"].text.split() == said.split()
-    names |= {"audio": names["clip"].audio, "video": names["clip"].video}
-    exec(exported, names)
-    assert names["found"].text == names["transcript"].text
 
 
 def test_a_ctc_attention_recognizer_of_both_streams(tmp_path):
