@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,4 +95,28 @@ def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise manifests of `corpus`."""
     folder = tmp_path_factory.mktemp("noise")
     run_well("avhubert-ext", "noise", "--musan", corpus / "musan", "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stage(teacher_data: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos, models and data under the names that the documentation gives them."""
+    from serving import MODEL, face_video, utterance, write_clip
+
+    from avhubert_ext import build_student
+    from avhubert_ext.checkpoints.files import save_model
+    from avhubert_ext.data.audio import write_wav
+
+    folder = tmp_path_factory.mktemp("stage")
+    said = utterance(1)
+    for name in ("talk.mp4", "clip.mp4"):
+        write_clip(folder / name, said.frames, said.samples)
+    write_wav(folder / "clip.wav", said.samples)
+    (folder / "talks").mkdir()
+    write_clip(folder / "talks/face.mp4", face_video(30), said.samples[: 30 * 640])
+    shutil.copy(MODEL, folder / "finetuned.safetensors")
+    shutil.copy(MODEL.with_name("dict.wrd.txt"), folder)
+    save_model(folder / "student.safetensors", build_student("tiny-7").encoder)
+    (folder / "data").symlink_to(teacher_data)
+    (folder / "noise").symlink_to(noise)
     return folder
