@@ -124,7 +124,7 @@ def call(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Run blocks of plain `avhubert-ext` commands in `folder`, in this process, which is faster."""
     monkeypatch.chdir(folder)
     for line in (line for name in names for line in shortened(name)):
-        words = [word for word in shlex.split(line) if not re.match(r"\w+=|export$", word)]
+        words = shlex.split(re.sub(r"^(export )?(\w+=\S* ?)+", "", line))
         if words:
             assert words[0] == "avhubert-ext", line
             arguments = [found for word in words[1:] for found in _expanded(word)]

@@ -10,7 +10,7 @@ from conftest import ROOT, run
 from doc_blocks import BLOCKS
 
 PINS = dict(
-    line.partition(";")[0].strip().lower().split("==")
+    line.partition(";")[0].strip().lower().replace("_", "-").split("==")
     for line in (ROOT / "scripts/constraints.txt").read_text().splitlines()
     if "==" in line
 )
@@ -53,5 +53,5 @@ def test_pip_lines_name_extras_and_versions_that_exist() -> None:
 
 def test_what_the_project_needs_is_pinned() -> None:
     needed = (ROOT / "scripts/requirements.txt").read_text().splitlines()
-    names = {re.split(r"[\s\[]", line)[0].lower() for line in needed if not line.startswith("#")}
-    assert names <= PINS.keys()
+    names = {re.split(r"[\s\[]", line)[0] for line in needed if not line.startswith("#")}
+    assert {name.lower().replace("_", "-") for name in names} <= PINS.keys()
