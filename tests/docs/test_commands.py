@@ -18,12 +18,13 @@ OFFICIAL = "base_noise_pt_noise_ft_433h.pt"
 
 
 def test_transcribe_the_embedded_corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
+    (tmp_path / "corpus").symlink_to(corpus)  # `data synth` finds that nothing is left to do
     call(tmp_path, monkeypatch, "try-transcribe")
     videos = sorted(tmp_path.glob("corpus/test/*/*.mp4"))
     lines = [line for line in capsys.readouterr().out.splitlines() if ".mp4: " in line]
-    assert len(videos) == len(lines) == 2
+    assert len(videos) == len(lines) == 4
     for video, line in zip(videos, lines, strict=True):
         text = video.with_suffix(".txt").read_text().splitlines()[0].removeprefix("Text:").lower()
         assert line.split(": ")[1].split() == text.split()
@@ -59,14 +60,18 @@ def test_serve(stage: Path) -> None:
         process.stdout.close()
 
 
-def test_data_of_the_embedded_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_the_embedded_corpus(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus").symlink_to(corpus)
     call(tmp_path, monkeypatch, "data-synth")
     assert (tmp_path / "data/train.tsv").is_file() and (tmp_path / "noise/babble").is_dir()
 
 
-def test_word_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_times(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "corpus_words").symlink_to(corpus)
     call(tmp_path, monkeypatch, "benchmark-transcription")
-    assert (tmp_path / "benchmark_transcription.json").is_file()
+    assert "modality" in capsys.readouterr().out
 
 
 def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
