@@ -55,7 +55,8 @@ SHORTER = {
     "benchmark encoder": " --preset student-tiny-7 --backend eager --rounds 1 --frames 5",
     "benchmark sparsity": " --preset student-tiny-7 --sparsity 0.5 --rounds 1 --frames 5",
     "benchmark distillation": (
-        " --student tiny-7 --teacher teacher-tiny --batch-size 2 --frames 10 --rounds 1"
+        " --student tiny-7 --teacher teacher-tiny --batch-size 2 --frames 5 --rounds 1 --threads 1"
+        " --teacher-precision float32"
     ),
     "benchmark data": " --rounds 1",
     "benchmark runtime": (
