@@ -26,6 +26,8 @@ __version__ = "0.2.0"
 
 __version__ = "0.2.0"
 
+__version__ = "0.2.0"
+
 __all__ = [
     "AVHubertEncoder",
     "InputError",
