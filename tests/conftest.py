@@ -64,7 +64,9 @@ def run_well(*command: str | Path, **options: str) -> str:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LRS3-layout corpus: 5 speakers x 4 utterances, the last speaker for the test."""
     folder = tmp_path_factory.mktemp("corpus")
-    run_well("avhubert-ext", "synth", "--out", folder, "--speakers", "5", "--utterances", "4")
+    run_well(
+        "avhubert-ext", "data", "synth", "--out", folder, "--speakers", "5", "--utterances", "4"
+    )
     return folder
 
 
@@ -73,7 +75,7 @@ def manifests(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest folder of `corpus`."""
     folder = tmp_path_factory.mktemp("manifests")
     run_well(
-        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder,
+        "avhubert-ext", "data", "prepare", "--corpus", corpus, "--out", folder,
         "--subwords", "bpe", "--vocabulary", "64",
     )  # fmt: skip
     return folder
@@ -85,7 +87,15 @@ def teacher_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("teacher_data")
     subwords = ROOT / "scripts/models/tiny-teacher"
     run_well(
-        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder, "--reuse-subwords", subwords
+        "avhubert-ext",
+        "data",
+        "prepare",
+        "--corpus",
+        corpus,
+        "--out",
+        folder,
+        "--reuse-subwords",
+        subwords,
     )
     return folder
 
@@ -94,7 +104,7 @@ def teacher_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise manifests of `corpus`."""
     folder = tmp_path_factory.mktemp("noise")
-    run_well("avhubert-ext", "noise", "--musan", corpus / "musan", "--out", folder)
+    run_well("avhubert-ext", "data", "noise", "--musan", corpus / "musan", "--out", folder)
     return folder
 
 

@@ -151,7 +151,9 @@ class EvaluationConfig:
         self.conditions()  # these two raise an InputError for invalid values
         self.joint()
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
+            raise InputError(
+                f"{self.data}: no such folder; make it with `avhubert-ext data prepare`"
+            )
         choose_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:

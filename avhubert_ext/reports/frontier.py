@@ -116,7 +116,7 @@ def make_point(name: str, result: Result, condition: str) -> Point:
     why = ""
     if file.suffix != ".safetensors":
         why = (
-            f"{file} holds more than the model, as an optimizer's state; `avhubert-ext convert` "
+            f"{file} holds more than the model, such as optimizer state; `avhubert-ext model convert` "
             "it to .safetensors and evaluate that"
         )
     elif not file.is_file():

@@ -413,7 +413,7 @@ def test_the_subwords_of_a_finetuned_file(real, tmp_path):
     import sentencepiece
 
     path = real[avhubert.FINETUNED][0]
-    assert main(["subwords", str(path), str(tmp_path)]) == 0
+    assert main(["data", "subwords", str(path), str(tmp_path)]) == 0
     assert (tmp_path / "dict.wrd.txt").read_text() == "one 1\n"
     expected = sentencepiece.SentencePieceProcessor(model_file=str(path.parent / "spm.model"))
     found = Subwords(tmp_path / "spm_unigram5.model")
@@ -424,7 +424,7 @@ def test_the_subwords_of_a_finetuned_file(real, tmp_path):
 
 def test_no_subwords_in_a_file(tmp_path, capsys):
     path = saved(finetuned(), tmp_path)
-    assert main(["subwords", str(path), str(tmp_path / "out")]) == 1
+    assert main(["data", "subwords", str(path), str(tmp_path / "out")]) == 1
     assert f"{path}: no subwords in it" in capsys.readouterr().err
 
 

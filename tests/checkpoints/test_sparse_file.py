@@ -82,7 +82,7 @@ def test_a_model_on_codebooks_comes_back_bit_for_bit(
 ) -> None:
     """Through a file without codebooks."""
     plain, again = tmp_path / "plain.pt", tmp_path / "again.safetensors"
-    assert main(["convert", str(files[name]), str(plain)]) == 0
+    assert main(["model", "convert", str(files[name]), str(plain)]) == 0
     export_sparse(plain, again, codebook=True)
     assert f"{NAME}.codebook" in load_file(again)
     assert different(load_model(again), load_model(files[name])) == []
@@ -169,7 +169,7 @@ def test_the_command_tells_size_and_ratio(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "small.safetensors"
-    assert main(["export-sparse", str(files["pruned"]), str(target), "--codebook"]) == 0
+    assert main(["model", "compress", str(files["pruned"]), str(target), "--codebook"]) == 0
     printed = capsys.readouterr().out
     assert f"{target}: {target.stat().st_size / 1e6:.1f} MB" in printed
     ratio = target.stat().st_size / files["dense"].stat().st_size
@@ -183,7 +183,7 @@ def test_what_cannot_be_exported_is_refused(
         ("dense", "small.safetensors", "a dense model, without zeros to leave out; prune it first"),
         ("sparse", "small.pt", "small.pt: expected .safetensors"),
     ):
-        assert main(["export-sparse", str(files[source]), str(tmp_path / target)]) == 1
+        assert main(["model", "compress", str(files[source]), str(tmp_path / target)]) == 1
         printed = capsys.readouterr().err
         assert said in printed and printed.count("\n") == 1
         assert not (tmp_path / target).exists()

@@ -22,7 +22,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_fresh_weights_for_the_given_subwords(data: Path) -> None:
     path = data / "start.safetensors"
-    assert main(["init", "tiny", str(path), "--data", str(data), "--seed", "3"]) == 0
+    assert main(["model", "init", "tiny", str(path), "--data", str(data), "--seed", "3"]) == 0
     torch.manual_seed(3)
     expected = build_vsr("tiny", vocabulary=6).state_dict()  # blank, unknown, three, end
     found = load_model(path).state_dict()

@@ -109,7 +109,7 @@ def test_of_a_ctc_model_in_auto_avsrs_units(tmp_path: Path) -> None:
 
 def test_new_lip_readers_bring_them(tmp_path: Path) -> None:
     path = tmp_path / "start.safetensors"
-    assert main(["init", "tiny", str(path), "--data", str(TEACHER)]) == 0
+    assert main(["model", "init", "tiny", str(path), "--data", str(TEACHER)]) == 0
     assert find_subwords(path) == ctc_symbols(SYMBOLS[4:])
     assert read_origin(path)["subwords"] == join_symbols(ctc_symbols(SYMBOLS[4:]))
 

@@ -338,7 +338,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5)
         save_model(paths[name], recognizer, origin={"trained_with": f"{name}'s"})
-    assert main(["prune", str(paths["dense"]), str(paths["half"]), "--sparsity", "0.5"]) == 0
+    assert (
+        main(["model", "prune", str(paths["dense"]), str(paths["half"]), "--sparsity", "0.5"]) == 0
+    )
     paths["torn"].write_bytes(paths["half"].read_bytes()[:-100])
     return paths
 
@@ -346,7 +348,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("target", ["out.pt", "out.safetensors"])
 def test_prune_goes_on_from_a_pruned_file(files, tmp_path, capsys, target):
     path = tmp_path / target
-    assert main(["prune", str(files["half"]), str(path), "--sparsity", "0.7"]) == 0
+    assert main(["model", "prune", str(files["half"]), str(path), "--sparsity", "0.7"]) == 0
     masks, before, model = read_masks(path), read_masks(files["half"]), load_model(path)
     dense = load_model(files["dense"])
     assert same(before, global_magnitude_mask(dense, 0.5))
@@ -361,7 +363,9 @@ def test_prune_goes_on_from_a_pruned_file(files, tmp_path, capsys, target):
 def test_rewound_weights_are_those_of_the_other_file(files, tmp_path):
     """The mask comes from one file; kept weights, biases and statistics from the other."""
     path, weights = tmp_path / "out.pt", ["--weights", str(files["earlier"])]
-    assert main(["prune", str(files["half"]), str(path), "--sparsity", "0.6", *weights]) == 0
+    assert (
+        main(["model", "prune", str(files["half"]), str(path), "--sparsity", "0.6", *weights]) == 0
+    )
     masks = read_masks(path)
     assert same(masks, global_magnitude_mask(load_model(files["dense"]), 0.6))
     found = load_model(path).state_dict()
@@ -384,7 +388,7 @@ def test_rewound_weights_are_those_of_the_other_file(files, tmp_path):
 )
 def test_files_that_cannot_be_pruned(files, tmp_path, capsys, words, said):
     source, *options = (str(files.get(word, word)) for word in words)
-    assert main(["prune", source, str(tmp_path / "out.pt"), *options]) == 1
+    assert main(["model", "prune", source, str(tmp_path / "out.pt"), *options]) == 1
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -394,7 +398,7 @@ def test_convert_keeps_the_mask_in_every_form(files, tmp_path):
     expected = load_model(files["half"]).state_dict()
     for name, options in (("a.pt", []), ("b.safetensors", []), ("c.safetensors", ["--half"])):
         target = tmp_path / name
-        assert main(["convert", str(source), str(target), *options]) == 0
+        assert main(["model", "convert", str(source), str(target), *options]) == 0
         assert same(read_masks(target), masks)
         if options:
             expected = {name: t.half().to(t.dtype) for name, t in expected.items()}
@@ -409,7 +413,7 @@ def test_an_average_is_of_models_with_one_mask(files, tmp_path, capsys):
         parameter.data *= 3
     three, mean = tmp_path / "three.pt", tmp_path / "mean.safetensors"
     save_fairseq(three, model, masks=masks)
-    assert main(["average", str(files["half"]), str(three), str(mean)]) == 0
+    assert main(["model", "average", str(files["half"]), str(three), str(mean)]) == 0
     assert same(read_masks(mean), masks)
     once = load_model(files["half"]).state_dict()
     for name, weight in prunable_weights(load_model(mean)).items():

@@ -104,7 +104,7 @@ def test_generate_scores_as_the_library_does(
 
 def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
-    run_well("avhubert-ext", "convert", trained / "checkpoint_last.pt", target)
+    run_well("avhubert-ext", "model", "convert", trained / "checkpoint_last.pt", target)
     model = load_model(target)
     stored = weights(trained)
     key = "encoder.w2v_model.post_extract_proj.weight"
@@ -113,7 +113,7 @@ def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> N
 
 def test_shipped_teacher_recognizes_an_unseen_speaker(teacher_data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "teacher.pt"
-    run_well("avhubert-ext", "convert", TEACHER / "model.safetensors", checkpoint)
+    run_well("avhubert-ext", "model", "convert", TEACHER / "model.safetensors", checkpoint)
     run_well(*generate_command(teacher_data, checkpoint, tmp_path))
     assert word_error_rate(read_hypotheses(tmp_path / "generate-test.txt")) < 25
 

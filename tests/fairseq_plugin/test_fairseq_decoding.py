@@ -261,13 +261,13 @@ def test_the_mean_of_checkpoints(teacher_data: Path, tmp_path: Path) -> None:
         save_fairseq(tmp_path / f"{name}.pt", model)
     target = tmp_path / "mean.pt"
     files = [tmp_path / "one.pt", tmp_path / "two.pt"]
-    assert "mean of 2 checkpoints" in run_well("avhubert-ext", "average", *files, target)
+    assert "mean of 2 checkpoints" in run_well("avhubert-ext", "model", "average", *files, target)
     mean = load_avhubert_asr(target).state_dict()
     for name, parameter in one.named_parameters():
         torch.testing.assert_close(mean[name], 1.25 * parameter.detach())
     run_well(*generate(teacher_data, target, tmp_path), **ONE_THREAD)
     assert len(read_decoded(tmp_path / "decoded-test.jsonl")) == 4
-    refused = run("avhubert-ext", "average", files[0], target)
+    refused = run("avhubert-ext", "model", "average", files[0], target)
     assert refused.returncode == 1 and "two or more" in refused.stdout
 
 
@@ -301,7 +301,7 @@ def test_validate_and_training_batch_in_the_printed_conditions(
 
     # A conversion keeps the effective batch size and the subwords.
     converted = tmp_path / "model.safetensors"
-    run_well("avhubert-ext", "convert", model, converted)
+    run_well("avhubert-ext", "model", "convert", model, converted)
     assert read_origin(converted) == read_origin(model)
     symbols = [line.split()[0] for line in (teacher_data / "dict.wrd.txt").read_text().splitlines()]
     assert read_origin(model)["subwords"].split("\n") == [*SPECIAL_SYMBOLS, *symbols]

@@ -188,7 +188,7 @@ def test_a_checkpoint_converts_and_finetunes(
     parts = {name.split(".")[1] for name in weights if name.startswith("student.")}
     assert parts == {"encoder", "heads"} and all(n.startswith("student.") for n in weights)
 
-    run_well("avhubert-ext", "convert", best, tmp_path / "student.safetensors")
+    run_well("avhubert-ext", "model", "convert", best, tmp_path / "student.safetensors")
     encoder = load_avhubert(tmp_path / "student.safetensors")
     expected = {
         name.removeprefix("student.encoder."): tensor

@@ -206,7 +206,7 @@ def test_all_processes_have_the_masks_of_the_first(tmp_path: Path) -> None:
 def test_an_average_keeps_the_mask(frozen: tuple[Path, str], tmp_path: Path) -> None:
     paths = [frozen[0] / f"checkpoint{epoch}.pt" for epoch in (1, 2)]
     target = tmp_path / "mean.pt"
-    assert main(["average", *map(str, paths), str(target)]) == 0
+    assert main(["model", "average", *map(str, paths), str(target)]) == 0
     masks = assert_pruned(target, 0.5)
     assert pruning.same(masks, read_masks(paths[0]))
     mean, one, two = (weights_of(path) for path in (target, *paths))
@@ -216,8 +216,8 @@ def test_an_average_keeps_the_mask(frozen: tuple[Path, str], tmp_path: Path) -> 
 
 def test_safetensors_and_back(frozen: tuple[Path, str], tmp_path: Path) -> None:
     checkpoint, small = frozen[0] / "checkpoint_last.pt", tmp_path / "model.safetensors"
-    assert main(["convert", str(checkpoint), str(small)]) == 0
-    assert main(["convert", str(small), str(tmp_path / "back.pt")]) == 0
+    assert main(["model", "convert", str(checkpoint), str(small)]) == 0
+    assert main(["model", "convert", str(small), str(tmp_path / "back.pt")]) == 0
     masks, expected = read_masks(checkpoint), weights_of(checkpoint)
     for path in (small, tmp_path / "back.pt"):
         assert pruning.same(assert_pruned(path, 0.5), masks)
@@ -232,7 +232,7 @@ def test_a_second_round_prunes_more_and_nothing_comes_back(
     frozen: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:
     first, start = frozen[0] / "checkpoint_last.pt", tmp_path / "start.safetensors"
-    assert main(["prune", str(first), str(start), "--sparsity", "0.7"]) == 0
+    assert main(["model", "prune", str(first), str(start), "--sparsity", "0.7"]) == 0
     options = ("--mask", start, "--finetune-from-model", start, "--max-update", 2)
     run_well(*train(manifests, tmp_path / "out", *options), **ONE_THREAD)
     masks = assert_pruned(tmp_path / "out/checkpoint_last.pt", 0.7)

@@ -122,7 +122,7 @@ def test_generate_finds_what_the_library_finds(
     log = run_well(*generate(manifests, checkpoint, tmp_path / "one", *options), **ONE_THREAD)
     assert "beam 3, CTC weight 0.3, no length penalty" in log
     assert "visual noise motion_blur level 4" in log and "trained with 6 utterances x 1" in log
-    assert main(["convert", str(checkpoint), str(converted)]) == 0
+    assert main(["model", "convert", str(checkpoint), str(converted)]) == 0
     run_well(*generate(manifests, converted, tmp_path / "two", *options), **ONE_THREAD)
     lines = [(tmp_path / n / "decoded-test.jsonl").read_text() for n in ("one", "two")]
     assert lines[0] == lines[1]

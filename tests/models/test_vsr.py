@@ -583,7 +583,7 @@ def test_a_fresh_model_starts_as_auto_avsrs():
 def test_convert_keeps_every_weight(tmp_path):
     torch.save(peer_state(), tmp_path / "peer.pth")
     for source, target in (("peer.pth", "m.safetensors"), ("m.safetensors", "m.pt")):
-        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+        assert main(["model", "convert", str(tmp_path / source), str(tmp_path / target)]) == 0
     first, last = (load_model(tmp_path / name) for name in ("peer.pth", "m.pt"))
     assert describe(first) == describe(last)
     for name, tensor in first.state_dict().items():
@@ -604,7 +604,7 @@ def test_the_frontend_starts_from_a_word_recognizer_or_auto_avsr(tmp_path, kind)
     start = tmp_path / ("start.pth" if kind in stored else kind)
     torch.save(stored.get(kind, state), tmp_path / "start.pth")
     if kind not in stored:
-        assert main(["convert", str(tmp_path / "start.pth"), str(start)]) == 0
+        assert main(["model", "convert", str(tmp_path / "start.pth"), str(start)]) == 0
     model = small()
     others = {n: t.clone() for n, t in model.state_dict().items() if ".frontend." not in n}
     load_frontend(model, start)
@@ -676,7 +676,7 @@ def upper_case_model(folder) -> tuple:
 def test_subwords_of_auto_avsr_become_a_dictionary(tmp_path):
     units, model, listed = upper_case_model(tmp_path)
     out = tmp_path / "out"
-    assert main(["subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
+    assert main(["data", "subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
     vocabulary = Vocabulary(out / "dict.wrd.txt", ctc=True)
     assert vocabulary.pieces == ["<blank>", *listed, "<eos>"]
     subwords = Subwords(next(out.glob("spm_*.model")))

@@ -62,7 +62,7 @@ def small(corpus, tmp_path) -> Path:
 
 def prepare(corpus: Path, out: Path, *options: str) -> int:
     """Run the command in this process, which is faster; returns the exit code."""
-    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    words = ["data", "prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
     return main([str(w) for w in (*words, "--vocabulary", "64", "--workers", "1", *options)])
 
 
@@ -189,7 +189,7 @@ def test_a_killed_run_leaves_no_workers_and_is_resumed(corpus, tmp_path):
             name = f"{folder.parent.name}/{copy}-{folder.name}"
             shutil.copytree(folder, tmp_path / "corpus" / name)
     corpus, out = tmp_path / "corpus", tmp_path / "m"
-    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    words = ["data", "prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
     options = ["--vocabulary", "64", "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "avhubert_ext.cli", *map(str, words), *options],
@@ -477,7 +477,7 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
             wave = (1000 * (1 + hertz / 300) * np.sin(2 * np.pi * hertz * time)).astype(np.int16)
             soundfile.write(tmp_path / "musan" / kind / "set" / name, wave, 16000)
     out = tmp_path / "noise"
-    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
+    assert main(["data", "noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
     talkers = {}
     for split in ("train", "valid", "test"):
         path, *others = (out / "babble" / f"{split}.tsv").read_text().splitlines()
@@ -493,7 +493,7 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
     assert sum(map(len, talkers.values())) == 9
     assert set.union(*talkers.values()) == set(tones.values())
     again = tmp_path / "again"
-    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
+    assert main(["data", "noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
     for split in ("train", "valid", "test"):
         for number in range(10):
             name = f"babble/{split}/{number:02d}.wav"
@@ -532,7 +532,7 @@ def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
     (root / "noise/2.wav").write_bytes(b"no sound")
     whole = (root / "speech/3.wav").read_bytes()
     (root / "speech/3.wav").write_bytes(b"")
-    command = ["noise", "--musan", str(root), "--out", str(out)]
+    command = ["data", "noise", "--musan", str(root), "--out", str(out)]
     assert main(command) == 1
     told = capfd.readouterr().err
     for name, about in (("music/1", "8000 Hz"), ("noise/2", "not a"), ("speech/3", "not a")):
@@ -552,7 +552,7 @@ def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
 
 def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
     root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
-    command = ["noise", "--musan", str(root), "--out", str(out)]
+    command = ["data", "noise", "--musan", str(root), "--out", str(out)]
     assert main(command) == 0
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("0*.wav")}
     assert len(before) == 30
@@ -567,7 +567,7 @@ def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
 
 
 def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
-    command = ["noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
+    command = ["data", "noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
     assert main([*command, "--manifests", str(manifests)]) == 1
     said = capsys.readouterr().err
     assert "all utterances are by spk" in said and "--valid-fraction" in said
@@ -610,12 +610,14 @@ def damaged(small: Path, suffix: str) -> Path:
 
 def prepare_fails(small: Path, named: Path | str, about: str, *options: str | Path) -> None:
     out = () if "--out" in options else ("--out", small.parent / "m")
-    fails(named, "prepare", "--corpus", small, *out, "--workers", "1", *options, about=about)
+    fails(
+        named, "data", "prepare", "--corpus", small, *out, "--workers", "1", *options, about=about
+    )
 
 
 def test_missing_corpus_on_the_real_command_line(tmp_path):
     nowhere = tmp_path / "nowhere"
-    result = run("avhubert-ext", "prepare", "--corpus", nowhere, "--out", tmp_path / "m")
+    result = run("avhubert-ext", "data", "prepare", "--corpus", nowhere, "--out", tmp_path / "m")
     check_error(result.stdout, result.returncode, nowhere, "LRS3-layout")
 
 
@@ -682,14 +684,25 @@ def test_options_that_cannot_be(small, options, named, about):
 
 
 def test_noise_without_musan_and_below_a_file(corpus, tmp_path):
-    fails(tmp_path / "no/speech", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n")
+    fails(
+        tmp_path / "no/speech", "data", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n"
+    )
     (tmp_path / "file").write_text("")
     below = tmp_path / "file/n"
-    fails(below, "noise", "--musan", corpus / "musan", "--out", below, about="cannot create")
+    fails(
+        below, "data", "noise", "--musan", corpus / "musan", "--out", below, about="cannot create"
+    )
 
 
 def test_convert_and_report_of_missing_files(tmp_path):
-    fails(tmp_path / "x.pt", "convert", tmp_path / "x.pt", tmp_path / "y.pt", about="not found")
+    fails(
+        tmp_path / "x.pt",
+        "model",
+        "convert",
+        tmp_path / "x.pt",
+        tmp_path / "y.pt",
+        about="not found",
+    )
     row = ("--model", "one", tmp_path / "x.pt", tmp_path / "decoded")
     fails(tmp_path / "x.pt", "report", "--out", tmp_path / "r", *row, about="not found")
 

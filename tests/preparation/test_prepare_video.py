@@ -45,7 +45,7 @@ def put(source: Path, target: Path, text: str | None = None, suffix: str = ".txt
 
 def prepare_video(*words: str | Path) -> int:
     """Run the command in this process, which is faster; returns the exit code."""
-    return main([str(w) for w in ("prepare-video", *words, "--workers", "1")])
+    return main([str(w) for w in ("data", "video", *words, "--workers", "1")])
 
 
 def report(out: Path, name: str = "report.jsonl") -> dict[str, dict]:
@@ -184,7 +184,7 @@ def test_names_that_are_not_utf8(video, tmp_path):
     put(video, raw / "good.mp4")
     shutil.copy(video, os.fsencode(raw) + b"/caf\xe9.mp4")
     Path(os.fsdecode(os.fsencode(raw) + b"/bad\xe9.mp4")).write_bytes(b"no video")
-    result = run("avhubert-ext", "prepare-video", raw, out, PYTHONIOENCODING="utf-8:strict")
+    result = run("avhubert-ext", "data", "video", raw, out, PYTHONIOENCODING="utf-8:strict")
     assert result.returncode == 1 and "Traceback" not in result.stdout
     assert "bad\\udce9.mp4: not a " in result.stdout and "out\\udce9/sheets" in result.stdout
     assert set(report(Path(out))) == {"good", "caf\udce9", "bad\udce9"}
@@ -241,7 +241,7 @@ def test_a_killed_run_can_be_resumed(video, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(6):
         put(video, raw / f"{number}.mp4")
-    command = [sys.executable, "-m", "avhubert_ext.cli", "prepare-video", raw, out]
+    command = [sys.executable, "-m", "avhubert_ext.cli", "data", "video", raw, out]
     process = subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.DEVNULL)
     while not (out / "report.jsonl").is_file() or not (out / "report.jsonl").stat().st_size:
         assert process.poll() is None

@@ -106,7 +106,7 @@ def assert_same_weights(one: dict, two: dict) -> None:
 
 def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
     target = tmp_path / "student.safetensors"
-    run_well("avhubert-ext", "convert", distilled, target)
+    run_well("avhubert-ext", "model", "convert", distilled, target)
     encoder = load_avhubert(target)
     assert encoder.config.dim == encoder_preset("student-tiny-7").dim
     state = last_state(distilled)["Student"]
