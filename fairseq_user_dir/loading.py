@@ -17,12 +17,8 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from avhubert_ext.checkpoints.avhubert import FINETUNED, PRETRAINED
-from avhubert_ext.checkpoints.files import (
-    effective_batch,
-    fairseq_state,
-    load_recognizer,
-    read_origin,
-)
+from avhubert_ext.checkpoints.fairseq_file import effective_batch, fairseq_state
+from avhubert_ext.checkpoints.model_file import load_recognizer, read_origin
 from avhubert_ext.checkpoints.torch_file import check_sums
 from avhubert_ext.errors import InputError
 

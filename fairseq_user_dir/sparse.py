@@ -14,7 +14,8 @@ from fairseq.optim import FairseqOptimizer
 from omegaconf import II
 from torch import nn
 
-from avhubert_ext.checkpoints.files import read_masks, to_fairseq_names
+from avhubert_ext.checkpoints.fairseq_file import to_fairseq_names
+from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression import pruning
 from avhubert_ext.errors import InputError
 

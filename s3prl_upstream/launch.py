@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 import yaml
 
-from avhubert_ext.checkpoints.files import newest_state
+from avhubert_ext.checkpoints.s3prl_file import newest_state
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.errors import InputError
 

@@ -24,7 +24,7 @@ from avhubert_ext.decoding.attention import BeamConfig, search
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer
 from avhubert_ext.models.encoder import AVHubertEncoder
-from avhubert_ext.models.presets import DECODERS, encoder_preset, full_name, preset
+from avhubert_ext.models.presets import decoder_preset, encoder_preset, full_name
 
 SUBWORDS_A_SECOND = 3.5  # of LRS3, with 1000 subwords
 BACKENDS = ("eager", "fused")  # of the encoder; `.fuse()` leaves the decoder as it is
@@ -102,7 +102,7 @@ def _make_runs(
     runs: dict[tuple[str, str], Callable[[Times], None]] = {}
     for name in tqdm(models, desc="building", unit="model"):
         encoder = encoder_preset(full_name(name))
-        model = AVRecognizer(encoder, preset(DECODERS, decoder, "decoder")).eval()
+        model = AVRecognizer(encoder, decoder_preset(decoder)).eval()
         for backend in BACKENDS:
             form = model.encoder if backend == "eager" else model.encoder.fuse()
             runs[name, backend] = partial(_recognize, model, form, clip, config)

@@ -22,7 +22,7 @@ from avhubert_ext.data.video import CROP
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.presets import encoder_preset, full_name
 from avhubert_ext.models.student import Student
-from avhubert_ext.training.distillation import DistillationConfig, distil_batch
+from avhubert_ext.training.distillation import DistillationConfig, distill_batch
 
 PARTS = ("teacher", "student and loss", "backward", "optimizer")
 OPERATIONS = 12  # shown of the profile, by their own time
@@ -71,7 +71,7 @@ def benchmark_distillation(
 
     def update() -> None:
         with record_function("student and loss"):  # the teacher's time is taken off it below
-            loss, _ = distil_batch(config, named_teacher, ours, batch)
+            loss, _ = distill_batch(config, named_teacher, ours, batch)
         with record_function("backward"):
             loss.backward()
         with record_function("optimizer"):

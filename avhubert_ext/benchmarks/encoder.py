@@ -40,7 +40,7 @@ from avhubert_ext.models.blocks import (
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ResNet18
-from avhubert_ext.models.presets import VSR, encoder_preset, full_name, preset
+from avhubert_ext.models.presets import encoder_preset, full_name, vsr_preset
 
 TEACHER = "teacher-base"
 REFERENCE = "plain"
@@ -284,7 +284,7 @@ def _make_runs(
 def fresh_encoder(name: str) -> Encoder:
     """An encoder by full name, with random weights."""
     if name.startswith("vsr-"):
-        return ConformerEncoder(preset(VSR, name.removeprefix("vsr-"), "VSR").encoder)
+        return ConformerEncoder(vsr_preset(name).encoder)
     return AVHubertEncoder(encoder_preset(name))
 
 

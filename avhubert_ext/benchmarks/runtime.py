@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from avhubert_ext.benchmarks.decoding import SUBWORDS_A_SECOND
 from avhubert_ext.benchmarks.encoder import machine
-from avhubert_ext.checkpoints.files import load_avhubert_asr, read_masks, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP, FPS
 from avhubert_ext.decoding.attention import search

@@ -1,10 +1,10 @@
 """Checkpoints of Auto-AVSR and of Visual Speech Recognition for Multiple Languages.
 
-Both store tensors alone, under the names of github.com/mpc001/auto_avsr at 182b628, or under those
-of 2023 (also in Visual_Speech_Recognition_for_Multiple_Languages at 5e1405d), where the frontend
-lies within the encoder and audio-visual models have an `aux_encoder`. The latter repository can
-build an older kind of relative positions, too (`legacy_rel_mha`), which no tensor tells from the
-newer one: a model of that kind would load and compute something else.
+Both contain nothing but tensors, with the names of github.com/mpc001/auto_avsr at 182b628, or the
+names of 2023 (also in Visual_Speech_Recognition_for_Multiple_Languages at 5e1405d), where the
+frontend is part of the encoder and audio-visual models have an `aux_encoder`. The second repository
+also has an older kind of relative positions (`legacy_rel_mha`). No tensor shows which kind a model
+has: one with the older kind loads, but gives other results.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from typing import Any
 from torch import Tensor
 
 from avhubert_ext.checkpoints import sparse_file
-from avhubert_ext.checkpoints.torch_file import bare_names, check_finite, layers, read_torch_file
+from avhubert_ext.checkpoints.safetensors_file import SafetensorsFile
+from avhubert_ext.checkpoints.stored_network import StoredNetwork
+from avhubert_ext.checkpoints.torch_file import (
+    bare_names,
+    check_finite,
+    layers,
+    plain_tensors,
+    read_torch_file,
+)
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.text import CTC_FIRST
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.frontends import RESNET_CHANNELS, ResNet18
 
-MARK = "ctc.ctc_lo.weight"  # in every checkpoint, and in no other project's
-PREFIXES = ("module.", "model.")  # that training left before the names
-# Where a file of the peer, of ours, or of a recognizer of words has the visual frontend.
+MARK = "ctc.ctc_lo.weight"  # in every checkpoint of these projects, and in no others
+PREFIXES = ("module.", "model.")  # left by training in front of the names
+# The visual frontend in a file of Auto-AVSR, of this library, or of a word recognizer.
 FRONTEND_PREFIXES = ("encoder.frontend.", "encoder.video.frontend.", "frontend.", "")
 
-# Parts of names, one after another: theirs -> ours. The encoder of an audio model is called as
-# that of a video model.
+# Parts of names, replaced one after another: Auto-AVSR's -> the library's. The encoder of an audio
+# model has the same name there as that of a video model.
 RENAMED = [
     (r"^(frontend|proj_encoder)\.", r"encoder.\1."),
     (r"^encoder\.", "encoder.{stream}."),
@@ -59,14 +67,22 @@ RENAMED = [
 ]
 
 
-def tensors_of(stored: dict[str, Any]) -> dict[str, Any] | None:
-    """The tensors in what a file holds, under the peer's names; None if it is not of the peer."""
-    found = (bare_names(content, PREFIXES) for content in layers(stored))
-    return next((state for state in found if MARK in state), None)
+def network(path: Path, stored: dict[str, Any]) -> StoredNetwork | None:
+    """The network in the content of a file; None if the file is not one of these checkpoints.
+
+    Raises:
+        InputError: If the weights are not plain tensors, or as `description`.
+    """
+    candidates = (bare_names(content, PREFIXES) for content in layers(stored))
+    found = next((state for state in candidates if MARK in state), None)
+    if found is None:
+        return None
+    tensors = renamed(plain_tensors(path, found))
+    return StoredNetwork(description(path, tensors), tensors, {})
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under our names."""
+    """Auto-AVSR's tensors under the library's names."""
     stream = "video" if any(".frontend3D." in f".{name}" for name in state) else "audio"
     return {_our_name(name, stream): tensor for name, tensor in state.items()}
 
@@ -78,9 +94,14 @@ def _our_name(name: str, stream: str) -> str:
 
 
 def description(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
-    """The network of tensors under our names, in the form of `checkpoint.describe`.
+    """The description of the network, see `description.describe`, from the shapes of its tensors.
 
-    All of it shows in their shapes. Raises InputError if a tensor that it shows in is missing.
+    Args:
+        path: The file's name for error messages.
+        state: The tensors by the library's names.
+
+    Raises:
+        InputError: If a tensor that is needed for it is missing.
     """
     streams = [s for s in ("video", "audio") if f"encoder.{s}.projection.weight" in state]
     modality = "both" if len(streams) > 1 else "".join(streams)
@@ -104,14 +125,14 @@ def description(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
         ffn = len(state["decoder.layers.0.fc1.bias"])
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: not a whole checkpoint of Auto-AVSR, see {error}; copy it again"
+            f"{path}: not a complete checkpoint of Auto-AVSR ({error}); copy it again"
         ) from None
     decoder = {
         "vocabulary": vocabulary,
         "layers": _layers(state, "decoder."),
         "dim": decoder_dim,
         "ffn": ffn,
-        "heads": heads,  # no shape shows it; public models have the encoder's
+        "heads": heads,  # no shape shows it; in public models it is the encoder's
         "attention_dropout": 0.1,
         "padding_idx": None,
     }
@@ -119,19 +140,28 @@ def description(path: Path, state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _layers(state: dict[str, Tensor], prefix: str) -> int:
+    """The number of layers below a prefix."""
     found = re.compile(re.escape(prefix) + r"layers\.(\d+)\.")
     return 1 + max(int(match[1]) for name in state if (match := found.match(name)))
 
 
 def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
-    """The subwords in Auto-AVSR's `unigram5000_units.txt`, and the sentencepiece model beside it.
+    """Auto-AVSR's subwords and its sentencepiece model.
 
-    Raises InputError where a file is missing, and as `read_units`.
+    Args:
+        units: Auto-AVSR's `unigram5000_units.txt`.
+        model: The sentencepiece model beside it.
+
+    Returns:
+        The subwords in the order of their ids, and the content of the model.
+
+    Raises:
+        InputError: If a file is missing or damaged.
     """
     import sentencepiece
 
     if model is None:
-        raise InputError(f"{units}: name the sentencepiece model, too: --sentencepiece MODEL")
+        raise InputError(f"{units}: also name the sentencepiece model: --sentencepiece MODEL")
     for path in (units, model):
         if not path.is_file():
             raise InputError(f"{path} not found: both files are in Auto-AVSR's spm/")
@@ -145,8 +175,10 @@ def subwords(units: Path, model: Path | None) -> tuple[list[str], bytes]:
 def read_units(units: Path) -> list[str]:
     """The subwords in Auto-AVSR's `unigram5000_units.txt`.
 
-    A unit a line, `<unk> 1` the first, in the order of their ids. Raises InputError where these
-    have gaps.
+    The file has one unit per line, in the order of their ids; the first line is `<unk> 1`.
+
+    Raises:
+        InputError: If the file is missing, or its ids have gaps.
     """
     lines = [line.split() for line in read_lines(units)]
     if [line[1:] for line in lines] != [[str(number)] for number in range(1, len(lines) + 1)]:
@@ -159,20 +191,27 @@ def read_units(units: Path) -> list[str]:
 
 
 def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
-    """Start the visual frontend from a trained one, as paper B does.
+    """Give a model the visual frontend of a trained one, as in paper B.
 
-    path: a lip reader of words (LRW; `model_state_dict` with `trunk.*` and `frontend3D.*`), a
-    checkpoint of Auto-AVSR, or a lip reader of ours, `.pt` or `.safetensors`. Raises InputError if
-    there is none in it, or another network.
+    Args:
+        model: The model to change.
+        path: A word recognizer trained on LRW (`model_state_dict` with `trunk.*` and
+            `frontend3D.*`), a checkpoint of Auto-AVSR, or a lip reader of this library, `.pt` or
+            `.safetensors`.
+
+    Raises:
+        InputError: If the file has no visual frontend or one with another network, or if the model
+            has none.
     """
     path = Path(path)
     if model.encoder.video is None:
-        raise InputError(f"{path}: the model has no visual frontend to start from it; leave it out")
+        raise InputError(f"{path}: the model has no visual frontend; leave this file out")
     frontend: ResNet18 = model.encoder.video.frontend
     if path.suffix == ".safetensors":
-        stored = sparse_file.to_dense(*sparse_file.read_tensors(path), path)
+        file = SafetensorsFile(path)
+        stored = sparse_file.to_dense(file.tensors(), file.metadata, path)
     else:
-        stored = read_torch_file(path)
+        stored = read_torch_file(path, mapped=True)
     own = frontend.state_dict()
     given = next(filter(None, map(_frontend_in, layers(stored))), {})
     misfits = sorted(own.keys() ^ given.keys())
@@ -180,14 +219,15 @@ def load_frontend(model: CTCAttentionRecognizer, path: Path | str) -> None:
     if misfits:
         raise InputError(
             f"{path}: not a ResNet-18 with SiLU of {len(own)} tensors: {len(misfits)} differ, "
-            f"e.g. {misfits[0]}; name a checkpoint of Auto-AVSR or of its word recognizer on LRW"
+            f"for example {misfits[0]}; name a checkpoint of Auto-AVSR or of its word recognizer "
+            "on LRW"
         )
     check_finite(path, given)
     frontend.load_state_dict(given)
 
 
 def _frontend_in(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a visual frontend, under its own names; empty if there are none."""
+    """The tensors of a visual frontend by its own names; empty if there are none."""
     state = bare_names(content, (*PREFIXES, "recognizer."))
     state = {name: t for name, t in state.items() if isinstance(t, Tensor)}
     for prefix in FRONTEND_PREFIXES:

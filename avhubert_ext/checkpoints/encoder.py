@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avhubert_ext.checkpoints.files import choose_device, load_model
+from avhubert_ext.checkpoints.model_file import load_model
+from avhubert_ext.device import choose_device
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 

@@ -1,4 +1,4 @@
-"""ImageNet weights for the ShuffleNetV2 frontend, from a file of torchvision's."""
+"""ImageNet weights for the ShuffleNetV2 frontend, from a file of torchvision."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.models.frontends import ShuffleNetV2
 
 REPLACED = ("conv1.", "conv5.", "fc.")  # torchvision's layers that paper A's trunk does not have
-UNUSED = "num_batches_tracked"  # a counter that nothing reads; older files lack it
-SHOWN = 5  # misfits named in an error
+UNUSED = "num_batches_tracked"  # a counter that nothing reads; missing in older files
+SHOWN = 5  # misfits named in an error message
 
 
 def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
     """Copy stages 2 to 4 of torchvision's `shufflenetv2_x1_0` into a trunk of width 1.0.
 
-    path: its state dict, `.pth` or `.safetensors`. The stem (2D on RGB there, 3D on gray here),
-    the last convolution (1024 channels there, 512 here) and the classifier do not fit: the trunk's
-    own stay as they are. Raises InputError if the file is missing or damaged, holds anything but
-    tensors, or has other names or shapes than the stages.
+    The stem (2D on RGB there, 3D on gray here), the last convolution (1024 channels there, 512
+    here) and the classifier do not fit, so those of the trunk do not change.
+
+    Args:
+        trunk: The trunk to change.
+        path: torchvision's state dict, `.pth` or `.safetensors`.
+
+    Raises:
+        InputError: If the file is missing or damaged, contains anything but tensors, or its stages
+            have other names or shapes.
     """
     path = Path(path)
     stored = read_tensors(path)
@@ -49,9 +55,12 @@ def load_imagenet_shufflenet(trunk: ShuffleNetV2, path: Path | str) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` or `.pth` file; executes nothing in it.
+    """The tensors of a `.safetensors` or `.pth` file by name. Nothing in it is executed.
 
-    Not by `read_torch_file`, which refuses the format before PyTorch 1.6, torchvision's file.
+    `read_torch_file` cannot read torchvision's file, whose format is older than PyTorch 1.6.
+
+    Raises:
+        InputError: If the file is missing or damaged, or contains anything but tensors.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: correct the path, or start from fresh weights")
@@ -61,22 +70,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
             stored = load_file(path)
         else:
-            if zipfile.is_zipfile(path):  # torchvision's own file is older, without checksums
+            if zipfile.is_zipfile(path):  # torchvision's own file is older and has no checksums
                 check_sums(path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about what else could be wrong with the pickle
+                warnings.simplefilter("ignore")  # PyTorch's about other problems of the pickle
                 stored = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
-        # Not PyTorch's own message, which advises to switch its safety off.
+        # Without PyTorch's own message, which advises the user to switch its safety off.
         raise InputError(
-            f"{path}: truncated, or not tensors alone ({type(error).__name__}); copy it again"
+            f"{path}: truncated, or not only tensors ({type(error).__name__}); copy it again"
         ) from None
     if not isinstance(stored, dict) or not all(
         isinstance(name, str) and isinstance(t, Tensor) for name, t in stored.items()
     ):
-        raise InputError(
-            f"{path}: not a state dict of tensors; save the model's state_dict() alone"
-        )
+        raise InputError(f"{path}: not a state dict of tensors; save only the model's state_dict()")
     return stored

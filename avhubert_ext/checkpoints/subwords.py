@@ -1,11 +1,11 @@
-"""The subwords that a model's outputs stand for: in its file, or in a dictionary that fits it."""
+"""The symbols that a model's outputs stand for: in its file, or in a dictionary that fits it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from avhubert_ext.checkpoints import auto_avsr
-from avhubert_ext.checkpoints.files import read_checkpoint, read_description, read_origin
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.torch_file import section
 from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.data.text import (
@@ -22,58 +22,82 @@ DICTIONARY = "dict.wrd.txt"
 UNITS = "unigram5000_units.txt"  # Auto-AVSR's
 
 
-def find_subwords(model: Path, given: Path | None = None) -> list[str]:
-    """The symbols of all outputs of the recognizer in a file, special ones included, by their ids.
+def find_subwords(model: Path | ModelFile, given: Path | None = None) -> list[str]:
+    """The symbols of all outputs of a recognizer.
 
-    From the file itself, else the dictionary of the data folder that it was trained on, else one
-    beside the file; or nowhere but from `given`: a dictionary file, Auto-AVSR's units, or a folder
-    with one of them. A dictionary that is not the model's (digest, or size where the file tells
-    none) is passed over; InputError if it was given, or if none is left.
+    Without `given` they are looked up in the file itself, in the dictionary of the data folder that
+    it was trained on, and in a dictionary beside the file, in this order. A dictionary fits if its
+    digest is the one in the file, or its size if the file has no digest; one that does not fit is
+    passed over.
+
+    Args:
+        model: A model file; pass a `ModelFile` to read it only once.
+        given: Look nowhere but here: a dictionary file, Auto-AVSR's units, or a folder with one of
+            them.
+
+    Returns:
+        The symbols in the order of their ids, special ones included.
+
+    Raises:
+        InputError: If the file has no decoder, or no dictionary fits.
     """
-    description, origin = read_description(model), read_origin(model)
-    if "decoder" not in description:
-        raise InputError(f"{model} holds an encoder only: finetune it, or name a finetuned model")
-    outputs, digest = section(description, "decoder").get("vocabulary"), origin.get("dictionary")
+    file = model if isinstance(model, ModelFile) else ModelFile(model)
+    if "decoder" not in file.description:
+        raise InputError(
+            f"{file.path} holds an encoder only: finetune it, or name a finetuned model"
+        )
+    outputs = section(file.description, "decoder").get("vocabulary")
+    expected_digest = file.origin.get("dictionary")
     if not isinstance(outputs, int):
-        raise InputError(f"{model}: its configuration is damaged; copy it again")
-    ctc = description.get("kind") == "ctc_attention"
+        raise InputError(f"{file.path}: its configuration is damaged; copy it again")
+    ctc = file.description.get("kind") == "ctc_attention"
     if given is not None:
-        file = given if given.is_file() else _in_folder(given)
-        if file is None:
+        dictionary = given if given.is_file() else _in_folder(given)
+        if dictionary is None:
             raise InputError(f"{given}: no {DICTIONARY} or {UNITS} there; name the right folder")
-        symbols = read_symbols(file, ctc)
-        check_dictionary(file, symbols, outputs, digest)
+        symbols = read_symbols(dictionary, ctc)
+        check_dictionary(dictionary, symbols, outputs, expected_digest)
         return symbols
-    if "subwords" in origin:
-        symbols = origin["subwords"].split("\n")
-        check_dictionary(model, symbols, outputs, digest)
-        return symbols
-    looked = [_training_data(model), model.parent]
-    for file in filter(None, (_in_folder(folder) for folder in looked if folder)):
-        symbols = read_symbols(file, ctc)
-        if len(symbols) == outputs and digest in (None, dictionary_digest(symbols)):
+    if file.subwords is not None:
+        check_dictionary(file.path, file.subwords, outputs, expected_digest)
+        return file.subwords
+    folders = [file.training_data, file.path.parent]
+    for dictionary in filter(None, (_in_folder(folder) for folder in folders if folder)):
+        symbols = read_symbols(dictionary, ctc)
+        if len(symbols) == outputs and expected_digest in (None, dictionary_digest(symbols)):
             return symbols
     raise InputError(
-        f"{model}: what its {outputs} outputs stand for is neither in it nor in a {DICTIONARY} "
-        "beside it: name the folder of its subwords, with --dictionary on a command line"
+        f"{file.path}: the subwords of its {outputs} outputs are neither in it nor in a "
+        f"{DICTIONARY} beside it: name the folder of its subwords, with --dictionary on a command "
+        "line"
     )
 
 
-def whole_origin(path: Path) -> dict[str, str]:
-    """As `read_origin`, with the subwords wherever they are, if the file tells their digest."""
-    origin = read_origin(path)
-    if "dictionary" not in origin or "subwords" in origin:
-        return origin
+def whole_origin(file: ModelFile) -> dict[str, str]:
+    """The origin of a model with its subwords, wherever these are.
+
+    They are added only if the file stores their digest.
+    """
+    if "dictionary" not in file.origin or file.subwords is not None:
+        return file.origin
     try:
-        return origin | {"subwords": join_symbols(find_subwords(path))}
+        return file.origin | {"subwords": join_symbols(find_subwords(file))}
     except InputError:
-        return origin
+        return file.origin
 
 
 def read_symbols(file: Path, ctc: bool) -> list[str]:
-    """All outputs' symbols for the subwords in a dictionary file or in Auto-AVSR's units.
+    """The symbols of all outputs for the subwords in a dictionary file or in Auto-AVSR's units.
 
-    ctc: of a CTC/attention recognizer, as Auto-AVSR's are.
+    Args:
+        file: The dictionary or units file.
+        ctc: Whether the outputs are those of a CTC/attention recognizer. Auto-AVSR's always are.
+
+    Returns:
+        The symbols in the order of their ids.
+
+    Raises:
+        InputError: If the file is missing or damaged.
     """
     if read_lines(file)[:1] == [f"{CTC_FIRST[1]} 1"]:
         return ctc_symbols(auto_avsr.read_units(file))
@@ -81,13 +105,6 @@ def read_symbols(file: Path, ctc: bool) -> list[str]:
 
 
 def _in_folder(folder: Path) -> Path | None:
+    """The dictionary or the units in a folder."""
     found = (folder / name for name in (DICTIONARY, UNITS))
     return next((path for path in found if path.is_file()), None)
-
-
-def _training_data(model: Path) -> Path | None:
-    """The data folder in a fairseq checkpoint."""
-    if model.suffix == ".safetensors":
-        return None
-    folder = section(read_checkpoint(model), "cfg", "task").get("data")
-    return Path(folder) if isinstance(folder, str) else None

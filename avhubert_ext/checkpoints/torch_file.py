@@ -1,7 +1,7 @@
-"""Reads what `torch.save` wrote without running anything in it: containers and tensors only.
+"""Reads files of `torch.save` without executing anything in them: containers and tensors only.
 
-Training leaves objects of fairseq, s3prl and others beside the tensors. They become placeholders,
-so that none of those packages need be installed.
+Training leaves objects of fairseq, s3prl and other packages beside the tensors. They become
+placeholders, so none of those packages have to be installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avhubert_ext.errors import InputError
 
-# Whatever the file names in these becomes a placeholder: it is not looked up, not even imported.
+# Whatever a file names in these packages becomes a placeholder. It is not looked up or imported.
 FOREIGN_PACKAGES = {
     "argparse",
     "av_hubert",
@@ -31,7 +31,7 @@ FOREIGN_PACKAGES = {
     "s3prl",
     "sentencepiece",
 }
-# Types that objects of those hold as values.
+# Types of the values in those objects.
 FOREIGN_TYPES = {
     "builtins.bool",
     "builtins.bytes",
@@ -54,12 +54,12 @@ WRAPPERS = (
     *("checkpoint", "state_dict", "model_state_dict", "model", "module", "net", "network", "state"),
     *("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema"),
 )
-WRAPPED = 3  # how deep
-SHOWN = 6  # keys in an error
+WRAPPED = 3  # how deep wrappers are searched
+SHOWN = 6  # names in an error message
 
 
 class _Inert:
-    """Stands in for a foreign class, function or object: does nothing, holds what it was told."""
+    """A placeholder for a foreign class, function or object: does nothing, keeps its state."""
 
     state: object = None
 
@@ -76,33 +76,42 @@ class _Inert:
         return "a foreign object"
 
 
-def read_torch_file(path: Path) -> dict[str, Any]:
-    """The dict in a file of `torch.save`, on the CPU.
+def read_torch_file(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """The dict in a file of `torch.save`, with tensors on the CPU.
 
-    A name outside FOREIGN_PACKAGES, FOREIGN_TYPES and torch's own safe ones makes the file an
-    InputError, and so does a truncated file, or one whose bytes are not those that were written.
+    The file is read once for its checksums. Its tensors are then loaded, or mapped.
+
+    Args:
+        path: The file.
+        mapped: Leave the tensors in the file and map it into memory: only what is used takes
+            memory. The file must not be overwritten in place as long as a tensor is in use.
+
+    Raises:
+        InputError: If the file is missing, truncated, or damaged, is not a dict, or names anything
+            outside FOREIGN_PACKAGES, FOREIGN_TYPES and what torch itself considers safe.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: correct the path")
     allowed_here = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()  # what this process allowed for others is real code
+    torch.serialization.clear_safe_globals()  # those would be real classes, not placeholders
     try:
         check_sums(path)
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         strange = sorted(name for name in names if not _is_foreign(name))
         if strange:
             raise InputError(
-                f"{path}: refused, for it names {', '.join(strange)}, which might be run; get it "
-                "from a source you trust, as tensors"
+                f"{path}: refused, because it names {', '.join(strange)}, which might be executed; "
+                "get it from a source you trust, as tensors"
             )
-        stand_ins = torch.serialization.safe_globals([(_Inert, name) for name in names])
-        with stand_ins, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what else could be wrong with the pickle
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        placeholders = torch.serialization.safe_globals([(_Inert, name) for name in names])
+        with placeholders, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's about other problems of the pickle
+            mapped = mapped and _can_be_mapped(path)
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
-        # Not PyTorch's own message, which advises to switch its safety off.
+        # Without PyTorch's own message, which advises the user to switch its safety off.
         raise InputError(
             f"{path}: truncated, not a checkpoint, or written before PyTorch 1.6 "
             f"({type(error).__name__}); copy it again, or save it again with a later PyTorch"
@@ -114,24 +123,42 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     return stored
 
 
+def _can_be_mapped(path: Path) -> bool:
+    """Whether PyTorch can map a file: its name is UTF-8, and nothing in it is compressed."""
+    if any(0xD800 <= ord(char) < 0xE000 for char in str(path)):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def read_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """As `read_torch_file`, without known wrappers around the content."""
+    return unwrapped(read_torch_file(path, mapped))
+
+
 def check_sums(path: Path) -> None:
-    """Raise an InputError if a checksum in a zip file is wrong; PyTorch itself ignores them.
+    """Check the checksums in a zip file, which PyTorch itself ignores.
 
     Without this, a changed byte among the weights would be a model that recognizes less.
+
+    Raises:
+        InputError: If a checksum does not match.
     """
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise InputError(f"{path}: damaged, {damaged} in it has another checksum; copy it again")
+        raise InputError(
+            f"{path}: damaged, the checksum of {damaged} in it does not match; copy it again"
+        )
 
 
 def _is_foreign(name: str) -> bool:
     return name.partition(".")[0] in FOREIGN_PACKAGES or name in FOREIGN_TYPES
 
 
-def state_of(stand_in: object) -> dict[str, Any]:
-    """What a foreign object in a file was told to hold, a dict; empty if it was nothing of it."""
-    state = getattr(stand_in, "state", None)
+def state_of(placeholder: object) -> dict[str, Any]:
+    """The state of a foreign object in a file if it is a dict; else empty."""
+    state = getattr(placeholder, "state", None)
     return state if isinstance(state, dict) else {}
 
 
@@ -143,8 +170,34 @@ def section(stored: dict[str, Any], *keys: str) -> dict[str, Any]:
     return stored
 
 
+def plain_tensors(path: Path, state: object) -> dict[str, Tensor]:
+    """The tensors of a state dict in a file, see `bare_names` for their names.
+
+    Raises:
+        InputError: If it is anything but a dict of tensors with real numbers in memory, that is,
+            none of them sparse, nested, quantized, complex, or meta.
+    """
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and _is_plain(tensor) for name, tensor in state.items()
+    ):
+        raise InputError(f"{path}: its weights are not a dict of plain tensors; copy it again")
+    return bare_names(state)
+
+
+def _is_plain(tensor: object) -> bool:
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+    )
+
+
 def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Raise an InputError for a weight that is NaN or infinite: all outputs would be."""
+    """Refuse weights that are NaN or infinite, which would make all outputs NaN.
+
+    Raises:
+        InputError: If there is one; it names the tensor.
+    """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(
@@ -162,14 +215,23 @@ def layers(stored: dict[str, Any], depth: int = WRAPPED) -> Iterator[dict[str, A
 
 
 def unwrapped(stored: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint of fairseq or state of s3prl in a file, perhaps within known wrappers."""
+    """The fairseq checkpoint or s3prl state in a file, perhaps inside known wrappers.
+
+    Returns:
+        The content without the wrappers; the whole content if there is neither.
+    """
     return next((c for c in layers(stored) if "cfg" in c or "Student" in c), stored)
 
 
 def bare_names(state: dict[Any, Any], prefixes: tuple[str, ...] = ("module.",)) -> dict[str, Any]:
-    """Without what DistributedDataParallel, torch.compile and averages add to the names.
+    """Names without what DistributedDataParallel, torch.compile and averages add to them.
 
-    prefixes: that are removed, as often as a name starts with one.
+    Args:
+        state: A state dict.
+        prefixes: Removed from a name as often as it starts with one of them.
+
+    Returns:
+        The state dict under the bare names.
     """
     found = {}
     for name, value in state.items():
@@ -183,7 +245,7 @@ def bare_names(state: dict[Any, Any], prefixes: tuple[str, ...] = ("module.",)) 
 
 
 def summary(stored: dict[str, Any]) -> str:
-    """What a file holds, for an error: its first keys."""
+    """The first entries of a file, for an error message."""
     names = [f"{key} ({_kind(value)})" for key, value in list(stored.items())[:SHOWN]]
     more = f" and {len(stored) - SHOWN} more" if len(stored) > SHOWN else ""
     return f"{', '.join(names)}{more}" if names else "nothing"

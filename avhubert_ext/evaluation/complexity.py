@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.checkpoints.files import load_model, read_masks
+from avhubert_ext.checkpoints.model_file import load_model, read_masks
 from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
@@ -28,7 +28,13 @@ from avhubert_ext.models.conformer import (
 )
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import DECODERS, STUDENTS, VSR, encoder_preset, full_name, preset
+from avhubert_ext.models.presets import (
+    DECODERS,
+    encoder_preset,
+    full_name,
+    student_preset,
+    vsr_preset,
+)
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
 FRAMES = 100  # length of the clip
@@ -97,12 +103,12 @@ def preset_cost(name: str) -> Cost:
     """
     full = full_name(name)
     if full.startswith("vsr-"):
-        chosen = preset(VSR, full.removeprefix("vsr-"), "VSR")
+        chosen = vsr_preset(full)
         return _cost(name, chosen.encoder, decoder_parts(chosen.encoder, chosen.decoder))
     encoder = encoder_preset(full)
     others = {}
     if full.startswith("student-"):
-        targets = STUDENTS[full.removeprefix("student-")].targets
+        targets = student_preset(full).targets
         others["heads"] = heads_part(encoder.dim, HeadsConfig(targets))
     decoder = DECODERS["tiny" if "tiny" in full else "base"]
     return _cost(name, encoder, others | decoder_parts(encoder, decoder), PAPER.get(full))

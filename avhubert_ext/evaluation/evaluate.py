@@ -18,14 +18,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import (
-    build_for,
-    choose_device,
-    read_masks,
-    read_origin,
-    strip_prefix,
-)
-from avhubert_ext.compression.pruning import kept_parameters
+from avhubert_ext.checkpoints.description import build_for
+from avhubert_ext.checkpoints.model_file import ModelFile
+from avhubert_ext.compression.pruning import kept_parameters, strip_prefix
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.corrupt import check_scored
 from avhubert_ext.data.dataset import (
@@ -48,6 +43,7 @@ from avhubert_ext.data.text import (
 )
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig, SearchConfig
+from avhubert_ext.device import choose_device
 from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
@@ -431,8 +427,9 @@ def describe_model(path: Path, model: Recognizer) -> dict[str, Any]:
     if isinstance(model, ExportedRecognizer):
         origin, parameters = model.model.origin, model.model.encoder_parameters
     else:
-        masks = strip_prefix(read_masks(path), "encoder.")
-        origin, parameters = read_origin(path), kept_parameters(encoder, masks)
+        file = ModelFile(path)
+        masks = strip_prefix(file.masks, "encoder.")
+        origin, parameters = file.origin, kept_parameters(encoder, masks)
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),

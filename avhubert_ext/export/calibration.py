@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.checkpoints.files import Recognizer
+from avhubert_ext.checkpoints.description import RecognizerNetwork
 from avhubert_ext.data.dataset import AVDataset, DataConfig, Sample
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 
 CLIPS = 32
 
 
-def calibration_clips(folder: Path, split: str, model: Recognizer) -> dict[str, list[np.ndarray]]:
+def calibration_clips(
+    folder: Path, split: str, model: RecognizerNetwork
+) -> dict[str, list[np.ndarray]]:
     """Read inputs of the convolutional frontends from 32 clips, spread over a manifest.
 
     Args:

@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import (
-    Recognizer,
-    describe,
-    load_recognizer,
-    read_masks,
-    read_origin,
-    strip_prefix,
-)
+from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.subwords import find_subwords
-from avhubert_ext.compression.pruning import Masks, kept_parameters
+from avhubert_ext.compression.pruning import Masks, kept_parameters, strip_prefix
 from avhubert_ext.data.files import whole_folder
 from avhubert_ext.decoding.beam import BeamConfig, JointConfig
 from avhubert_ext.errors import InputError
@@ -81,17 +75,17 @@ def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | N
         InputError: If the model cannot be read, its subwords are not found, a package is missing,
             or `folder` exists.
     """
-    symbols, recognizer = find_subwords(model, dictionary), load_recognizer(model)
+    file = ModelFile(model)
+    symbols, recognizer = find_subwords(file, dictionary), file.recognizer()
     clips = NONE
     if config.calibrate is not None:
         clips = calibration_clips(config.calibrate, config.split, recognizer)
-    origin, masks = read_origin(model), read_masks(model)
-    return export_recognizer(recognizer, symbols, folder, config, origin, clips, masks)
+    return export_recognizer(recognizer, symbols, folder, config, file.origin, clips, file.masks)
 
 
 @torch.no_grad()
 def export_recognizer(
-    model: Recognizer,
+    model: RecognizerNetwork,
     symbols: list[str],
     folder: Path,
     config: ExportConfig,

@@ -8,16 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avhubert_ext.checkpoints.files import choose_device, describe, load_recognizer
+from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.decoding.attention import cross_attention, search
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig, SearchConfig
 from avhubert_ext.decoding.joint import joint_search
 from avhubert_ext.decoding.recognition import Recognition
+from avhubert_ext.device import choose_device
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
-from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
+from avhubert_ext.models.decoder import TransformerDecoder
 from avhubert_ext.recognizers.base import Recognizer
 
 
@@ -26,7 +28,7 @@ class PyTorchRecognizer(Recognizer):
 
     def __init__(
         self,
-        network: AVRecognizer | CTCAttentionRecognizer,
+        network: RecognizerNetwork,
         symbols: list[str],
         settings: BeamConfig | JointConfig,
     ) -> None:
@@ -91,10 +93,11 @@ def open_checkpoint(
     """See `Recognizer.from_file`."""
     if threads is not None:
         torch.set_num_threads(threads)
-    network = load_recognizer(path, choose_device(device)).eval()
+    file = ModelFile(path)
+    network = file.recognizer().to(choose_device(device))
     ctc = isinstance(network, CTCAttentionRecognizer)
     settings = search.applied_to(JointConfig() if ctc else BeamConfig(), path)
-    return PyTorchRecognizer(network, find_subwords(path, dictionary), settings)
+    return PyTorchRecognizer(network, find_subwords(file, dictionary), settings)
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avhubert_ext.checkpoints.files import load_avhubert, read_masks, strip_prefix
-from avhubert_ext.compression.pruning import kept_parameters
+from avhubert_ext.checkpoints.model_file import load_avhubert, read_masks
+from avhubert_ext.compression.pruning import kept_parameters, strip_prefix
 from avhubert_ext.data.corrupt import check_scored, noted
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.manifest import read_lines

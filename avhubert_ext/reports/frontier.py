@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from avhubert_ext.checkpoints.files import METADATA_KEY, build, read_masks
+from avhubert_ext.checkpoints.description import DESCRIPTION_KEY, build
+from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import kept_parameters
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError, printable
@@ -131,7 +132,7 @@ def measure(file: Path) -> Size:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened, torch.device("meta"):
-        model = build(json.loads(opened.metadata()[METADATA_KEY]))
+        model = build(json.loads(opened.metadata()[DESCRIPTION_KEY]))
     return Size(file.stat().st_size, kept_parameters(model, read_masks(file)))
 
 

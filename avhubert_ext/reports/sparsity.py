@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avhubert_ext.checkpoints.files import read_masks
+from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import Masks
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError, printable

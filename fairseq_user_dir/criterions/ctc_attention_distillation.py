@@ -12,7 +12,7 @@ from fairseq.criterions import register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from avhubert_ext.checkpoints.files import load_auto_avsr, read_origin
+from avhubert_ext.checkpoints.model_file import load_auto_avsr, read_origin
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer

@@ -16,12 +16,13 @@ from fairseq.models import (
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from avhubert_ext.checkpoints.files import build, describe, load_avhubert
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset
+from avhubert_ext.models.presets import check_fields, decoder_preset, encoder_preset
 
 from ..base import RecognizerConfig, parse_json
 from ..precision import Float32Weights, Precision
@@ -206,7 +207,7 @@ def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
     check_fields(EncoderConfig, changes, "encoder_changes")
     recognizer = AVRecognizer(
         replace(encoder, **{"modality_dropout": cfg.modality_dropout} | changes),
-        replace(preset(DECODERS, cfg.decoder, "decoder"), vocabulary=vocabulary),
+        replace(decoder_preset(cfg.decoder), vocabulary=vocabulary),
     )
     if trained is not None:
         load_trained(recognizer.encoder, trained, cfg.encoder_checkpoint)

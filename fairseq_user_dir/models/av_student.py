@@ -9,7 +9,8 @@ from fairseq.models import BaseFairseqModel, register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from avhubert_ext.checkpoints.files import FAIRSEQ_STUDENT, build, describe
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_STUDENT
 from avhubert_ext.models.student import Student, StudentOutput
 
 from ..precision import Float32Weights, Precision

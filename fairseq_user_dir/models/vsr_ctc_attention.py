@@ -10,7 +10,8 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
-from avhubert_ext.checkpoints.files import FAIRSEQ_VSR, build, describe
+from avhubert_ext.checkpoints.description import build, describe
+from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_VSR
 from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer

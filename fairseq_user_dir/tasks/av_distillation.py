@@ -14,7 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
 
-from avhubert_ext.checkpoints.files import load_avhubert
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.models.student import Student

@@ -8,7 +8,7 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from avhubert_ext.checkpoints.files import FAIRSEQ_VSR
+from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_VSR
 from avhubert_ext.data.dataset import DataConfig
 from avhubert_ext.decoding.joint import JointConfig
 from avhubert_ext.errors import InputError

@@ -13,21 +13,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from avhubert_ext.checkpoints.conversion import convert
-from avhubert_ext.checkpoints.files import (
+from avhubert_ext.checkpoints.description import DESCRIPTION_KEY, build, describe
+from avhubert_ext.checkpoints.fairseq_file import (
     FAIRSEQ_STUDENT,
-    METADATA_KEY,
-    build,
-    describe,
     from_fairseq_names,
+    save_fairseq,
+    to_fairseq_names,
+)
+from avhubert_ext.checkpoints.model_file import (
     load_avhubert,
     load_avhubert_asr,
     load_model,
-    newest_state,
-    save_fairseq,
     save_model,
-    student_states,
-    to_fairseq_names,
 )
+from avhubert_ext.checkpoints.s3prl_file import newest_state, student_states
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
@@ -201,7 +200,7 @@ def stored(
         tensors.pop(name, None)
         if tensor is not None:
             tensors[name] = tensor
-    save_file(tensors, path, {METADATA_KEY: json.dumps(describe(model))})
+    save_file(tensors, path, {DESCRIPTION_KEY: json.dumps(describe(model))})
     return path
 
 
@@ -278,7 +277,7 @@ def test_safetensors_of_something_else(tmp_path):
 )
 def test_a_configuration_that_does_not_fit_is_refused(tmp_path, description):
     path = tmp_path / "m.safetensors"
-    save_file({"x": torch.zeros(2)}, path, {METADATA_KEY: description})
+    save_file({"x": torch.zeros(2)}, path, {DESCRIPTION_KEY: description})
     refused(path)
 
 

@@ -20,18 +20,17 @@ from test_checkpoint import make
 from test_vsr import peer_state, small
 
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
-from avhubert_ext.checkpoints.files import (
-    FAIRSEQ_STUDENT,
-    describe,
+from avhubert_ext.checkpoints.description import describe
+from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_STUDENT, save_fairseq
+from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
+from avhubert_ext.checkpoints.model_file import (
     load_model,
     read_description,
     read_masks,
     read_origin,
-    save_fairseq,
     save_model,
-    student_states,
 )
-from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
+from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.compression.pruning import global_magnitude_mask
@@ -279,7 +278,7 @@ def test_a_changed_description_is_found(tmp_path):
     path = tmp_path / "m.safetensors"
     save_model(path, make("recognizer"), origin={"trained_with": "800 frames"})
     path.write_bytes(path.read_bytes().replace(b"800 frames", b"900 frames"))
-    with pytest.raises(InputError, match="its checksum is another"):
+    with pytest.raises(InputError, match="its checksum does not match"):
         load_model(path)
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avhubert_ext.checkpoints.conversion import convert, export_sparse, prune
-from avhubert_ext.checkpoints.files import load_model, read_masks, save_model
-from avhubert_ext.checkpoints.sparse_file import METADATA_KEY, read_codebooks, to_dense, to_sparse
+from avhubert_ext.checkpoints.model_file import ModelFile, load_model, read_masks, save_model
+from avhubert_ext.checkpoints.sparse_file import MASKS_KEY, to_dense, to_sparse
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import prunable_weights, same
 from avhubert_ext.compression.quantization import quantizable_weights, quantize
@@ -95,7 +95,7 @@ def test_converted_a_model_stays_on_its_codebooks(files: dict[str, Path], tmp_pa
         assert found.keys() == given.keys()
         assert all(torch.equal(found[part], given[part]) for part in given)
     convert(files["both"], tmp_path / "half.safetensors", half=True)
-    assert read_codebooks(tmp_path / "half.safetensors") == {}
+    assert ModelFile(tmp_path / "half.safetensors").codebooks == {}
     assert same(read_masks(tmp_path / "half.safetensors"), read_masks(files["both"]))
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_exported_is_refused(
 ) -> None:
     for source, target, said in (
         ("dense", "small.safetensors", "a dense model, without zeros to leave out; prune it first"),
-        ("sparse", "small.pt", "expected .safetensors, the one form that has this layout"),
+        ("sparse", "small.pt", "small.pt: expected .safetensors"),
     ):
         assert main(["export-sparse", str(files[source]), str(tmp_path / target)]) == 1
         printed = capsys.readouterr().err
@@ -249,7 +249,7 @@ def test_damaged_masks_are_refused(
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "1", '{"shapes": 1, "sha256": ""}'])
 def test_damaged_metadata_is_refused(files: dict[str, Path], tmp_path: Path, text: str) -> None:
-    refused(files["both"], tmp_path, lambda tensors: None, {METADATA_KEY: text})
+    refused(files["both"], tmp_path, lambda tensors: None, {MASKS_KEY: text})
 
 
 def refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avhubert_ext.checkpoints.files import load_model, save_model
+from avhubert_ext.checkpoints.model_file import load_model, save_model
 from avhubert_ext.checkpoints.start import start_file
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from avhubert_ext.checkpoints.conversion import convert, prune
-from avhubert_ext.checkpoints.files import (
-    fairseq_state,
+from avhubert_ext.checkpoints.fairseq_file import fairseq_state
+from avhubert_ext.checkpoints.model_file import (
     load_avhubert_asr,
     load_model,
     read_origin,

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from avhubert_ext.checkpoints.files import choose_device
 from avhubert_ext.cli import build_parser, main
 from avhubert_ext.data.files import write_text
+from avhubert_ext.device import choose_device
 from avhubert_ext.errors import InputError
 
 TEACHER = ROOT / "scripts/models/tiny-teacher"

@@ -14,7 +14,7 @@ from conftest import ROOT
 from portrait import tone, write_clip
 from serving import face_video, utterance
 
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio, write_wav
 from avhubert_ext.models.presets import build_vsr
@@ -322,7 +322,7 @@ def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) 
         ((*videos, "--landmarks", "x.npy"), "those of one video"),
         ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4: write each to a folder"),
         ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),
-        ((videos[0], "--model", lips), f"{lips}: what its 127 outputs stand for is neither"),
+        ((videos[0], "--model", lips), f"{lips}: the subwords of its 127 outputs are neither"),
         (
             (videos[0], "--model", lips, "--dictionary", TEACHER, "--modalities", "both"),
             f"--modalities both: {lips} takes video",

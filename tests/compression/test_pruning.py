@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from avhubert_ext import build_vsr
-from avhubert_ext.checkpoints.files import load_model, read_masks, save_fairseq, save_model
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import load_model, read_masks, save_model
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import (
@@ -149,7 +150,7 @@ def test_a_mask_of_another_model_is_refused(model, damage):
         masks["conv1.other"] = masks["conv1.weight"]
     else:
         masks["conv1.weight"] = masks["conv1.weight"][:2]
-    with pytest.raises(InputError, match=r"1 tensors differ, e\.g\. conv1"):
+    with pytest.raises(InputError, match=r"1 tensors differ, .* conv1"):
         global_magnitude_mask(model, 0.5, masks)
 
 
@@ -378,7 +379,7 @@ def test_rewound_weights_are_those_of_the_other_file(files, tmp_path):
         (("gone", "--sparsity", "0.5"), "gone.safetensors not found"),
         (("torn", "--sparsity", "0.5"), "torn.safetensors: truncated"),
         (("half", "--sparsity", "0.6", "--weights", "gone"), "gone.safetensors not found"),
-        (("half", "--sparsity", "0.6", "--weights", "other"), "another network than that of"),
+        (("half", "--sparsity", "0.6", "--weights", "other"), "not the same network as in"),
     ],
 )
 def test_files_that_cannot_be_pruned(files, tmp_path, capsys, words, said):

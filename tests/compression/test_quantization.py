@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from test_fairseq_vsr import new_task, train
 from torch import nn
 
-from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.model_file import load_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.compression.pruning import global_magnitude_mask
 from avhubert_ext.compression.quantization import (

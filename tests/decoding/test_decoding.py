@@ -17,7 +17,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.utils import import_user_module
 from networks import VARIANTS, clip, randomize
 
-from avhubert_ext.checkpoints.files import load_avhubert_asr
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr
 from avhubert_ext.cli import main
 from avhubert_ext.decoding.attention import EOS, PAD, BeamConfig, Hypothesis, beam_search, search
 from avhubert_ext.errors import InputError

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from avhubert_ext.checkpoints.files import load_avhubert_asr, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.corrupt import scored_note

@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from networks import randomize
 
-from avhubert_ext.checkpoints.files import load_auto_avsr, save_model
+from avhubert_ext.checkpoints.model_file import load_auto_avsr, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.data.noise import NoiseConfig

@@ -20,7 +20,7 @@ from networks import VARIANTS, randomize
 from test_runtime import MODEL
 from torch import Tensor
 
-from avhubert_ext.checkpoints.files import load_avhubert_asr, read_masks, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr, read_masks, save_model
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.compression.quantization import quantize

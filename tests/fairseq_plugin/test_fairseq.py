@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, run, run_well
 
-from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.model_file import load_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.reports.decoded import read_hypotheses

@@ -16,7 +16,8 @@ from fairseq.data import Dictionary
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import load_avhubert_asr
-from avhubert_ext.checkpoints.files import read_origin, save_fairseq
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import read_origin
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest

@@ -17,13 +17,14 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 
-from avhubert_ext.checkpoints.files import build, load_avhubert, load_model, save_model
+from avhubert_ext.checkpoints.description import build
+from avhubert_ext.checkpoints.model_file import load_avhubert, load_model, save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import collate
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import TEACHERS
-from avhubert_ext.training.distillation import DistillationConfig, distil_batch
+from avhubert_ext.training.distillation import DistillationConfig, distill_batch
 from avhubert_ext.training.losses import distillation_loss
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
@@ -137,7 +138,7 @@ def test_validation_logs_the_mean_over_all_frames(
     new_criterion(task)
     data = task.datasets["valid"].dataset
     with torch.no_grad():
-        loss, terms = distil_batch(
+        loss, terms = distill_batch(
             task.distillation, task.teacher, student.eval(), collate(list(data)), training=False
         )
     last = logged((distilled / "log").read_text(), "valid")[-1]

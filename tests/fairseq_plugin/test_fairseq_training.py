@@ -19,7 +19,7 @@ from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 from test_fairseq import train_command
 
-from avhubert_ext.checkpoints.files import load_model
+from avhubert_ext.checkpoints.model_file import load_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.errors import InputError

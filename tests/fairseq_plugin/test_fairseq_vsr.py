@@ -20,7 +20,7 @@ from test_fairseq_training import INTERPOLATED
 from test_fairseq_training import new_task as av_asr_task
 
 from avhubert_ext import build_vsr, load_auto_avsr
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.cli import main
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate

@@ -108,7 +108,8 @@ def test_sinusoids():
 @torch.no_grad()
 def test_embeddings_are_tied_unscaled_and_positions_start_at_two():
     """Without blocks the logits are layer_norm(embedding + position) times the embeddings."""
-    model = decoder(DecoderConfig(vocabulary=7, layers=0, dim=8, ffn=8, heads=2))
+    model = decoder(DecoderConfig(vocabulary=7, layers=1, dim=8, ffn=8, heads=2))
+    model.layers = torch.nn.ModuleList()
     tokens = torch.tensor([[5, 2, 6]])
     table = model.embed_tokens.weight
     rows = []

@@ -372,7 +372,7 @@ def test_whole_numbers_are_refused(dtype):
 def test_a_clip_of_nothing_but_padding_is_named(config):
     encoder = AVHubertEncoder(config).eval()
     padding = torch.tensor([[False] * 3, [True] * 3, [False, True, True], [True] * 3])
-    with pytest.raises(InputError, match=r"clips \[1, 3\] of the batch are nothing but padding"):
+    with pytest.raises(InputError, match=r"clips \[1, 3\] of the batch contain only padding"):
         encoder(*clip(batch=4, frames=3), padding)
 
 

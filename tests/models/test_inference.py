@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avhubert_ext.benchmarks.encoder import Clip, plain_forward
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.export.onnx import export_encoder

@@ -14,12 +14,12 @@ from torch import Tensor
 from avhubert_ext import build_vsr, load_auto_avsr
 from avhubert_ext.checkpoints.auto_avsr import load_frontend
 from avhubert_ext.checkpoints.conversion import export_sparse, prune
-from avhubert_ext.checkpoints.files import (
-    describe,
+from avhubert_ext.checkpoints.description import describe
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import (
     load_avhubert_asr,
     load_model,
     read_masks,
-    save_fairseq,
     save_model,
 )
 from avhubert_ext.cli import main
@@ -101,7 +101,9 @@ def test_variants_differ_in_the_frontend():
 
 
 def test_unknown_names_are_told():
-    with pytest.raises(InputError, match="VSR preset 'base-m' is unknown: choose one of base-s"):
+    with pytest.raises(
+        InputError, match="vsr preset 'base-m' is unknown: choose one of vsr-base-s"
+    ):
         build_vsr("base-m")
     with pytest.raises(InputError, match="modality 'lips': expected one of video, audio, both"):
         build_vsr("tiny", "lips")
@@ -201,7 +203,7 @@ def test_decoder_with_a_cache_is_the_same():
 def test_wrong_inputs_are_told():
     model = small()
     video = torch.randn(1, 1, 4, 88, 88)
-    with pytest.raises(InputError, match="the model takes video: give it that and nothing else"):
+    with pytest.raises(InputError, match="the model takes video: pass exactly that"):
         model.encode(video, None, torch.randn(1, 1, 2560))
     with pytest.raises(InputError, match=r"video has shape \[1, 4, 1, 88, 88\]: expected \[B, 1"):
         model.encode(video.transpose(1, 2))
@@ -533,7 +535,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"unknown tensors \['lm.weight'\]"):
         load_auto_avsr(path)
     torch.save({n: t for n, t in state.items() if not n.startswith("decoder.embed")}, path)
-    with pytest.raises(InputError, match="not a whole checkpoint of Auto-AVSR"):
+    with pytest.raises(InputError, match="not a complete checkpoint of Auto-AVSR"):
         load_auto_avsr(path)
     save_model(tmp_path / "m.safetensors", small())
     with pytest.raises(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conftest import ROOT, run_well
 
-from avhubert_ext.checkpoints.files import read_masks
+from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import mask_sparsity
 
 KEYS = [

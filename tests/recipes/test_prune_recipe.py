@@ -10,7 +10,7 @@ import torch
 from conftest import run, run_well
 from torch import Tensor
 
-from avhubert_ext.checkpoints.files import load_model, read_masks
+from avhubert_ext.checkpoints.model_file import load_model, read_masks
 from avhubert_ext.compression.pruning import count_pruned, prunable_weights, same
 from avhubert_ext.data.visual_noise import PAPER_TYPES
 

@@ -17,7 +17,7 @@ from readme import BLOCKS, block, commands, play
 from test_avhubert import checkpoint, finetuned_config, official_finetuned
 
 from avhubert_ext import build_student
-from avhubert_ext.checkpoints.files import load_avhubert, read_masks, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert, read_masks, save_model
 from avhubert_ext.compression.pruning import mask_sparsity
 from avhubert_ext.models.decoder import DecoderConfig
 from avhubert_ext.models.encoder import EncoderConfig

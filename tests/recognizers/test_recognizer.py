@@ -16,7 +16,7 @@ from portrait import write_clip
 
 import avhubert_ext
 from avhubert_ext import InputError, Recognizer, SearchConfig, load, mouth_clips
-from avhubert_ext.checkpoints.files import load_avhubert_asr, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr, save_model
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.video import load_video

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avhubert_ext.checkpoints.files import save_model
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import global_magnitude_mask, kept_parameters
 from avhubert_ext.data.text import Vocabulary

@@ -21,7 +21,8 @@ from avhubert_ext.benchmarks.sparsity import (
     two_of_four,
     with_csr,
 )
-from avhubert_ext.checkpoints.files import save_fairseq, save_model
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import save_model
 from avhubert_ext.checkpoints.sparse_file import save_masks
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import (

@@ -17,7 +17,8 @@ from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
 from readme import block, play
 
-from avhubert_ext.checkpoints.files import build, load_avhubert, save_model
+from avhubert_ext.checkpoints.description import build
+from avhubert_ext.checkpoints.model_file import load_avhubert, save_model
 from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.data.dataset import AVDataset, DataConfig, collate
 from avhubert_ext.data.manifest import read_manifest, write_manifest
@@ -171,7 +172,7 @@ def test_teachers_and_students_that_do_not_fit_are_refused(setting: Path, tmp_pa
         expert(setting, teacher=str(tmp_path / "shallow.safetensors"))
     with pytest.raises(InputError, match=r"nowhere\.safetensors not found"):
         expert(setting, teacher=str(tmp_path / "nowhere.safetensors"))
-    with pytest.raises(InputError, match="student preset 'tiny-99' is unknown: choose one of 1, 2"):
+    with pytest.raises(InputError, match="student preset 'tiny-99' is unknown"):
         expert(setting, student="tiny-99")
     with pytest.raises(InputError, match="the student cannot start from this teacher"):
         expert(setting, student={"preset": "tiny-7", "from_teacher": True})
@@ -446,7 +447,7 @@ def test_a_state_that_names_code_is_refused(
     torch.save({"Step": 7, "Args": Touch(tmp_path / "run")}, tmp_path / "out/states-7.ckpt")
     torch.save({"Step": 6}, tmp_path / "out/states-6.ckpt")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"states-7\.ckpt: refused, for it names posix\.mkdir"):
+    with pytest.raises(InputError, match=r"states-7\.ckpt: refused, .* posix\.mkdir"):
         run_pretrain.main(["-u", "distiller_av", *options.split()])
     assert not (tmp_path / "run").exists()
 

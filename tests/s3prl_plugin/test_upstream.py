@@ -25,7 +25,7 @@ from s3prl.upstream.interfaces import Featurizer as RunnersFeaturizer
 from s3prl.util.download import get_dir, set_dir
 from s3prl.util.pseudo_data import get_pseudo_wavs
 
-from avhubert_ext.checkpoints.files import load_avhubert, save_model
+from avhubert_ext.checkpoints.model_file import load_avhubert, save_model
 from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.data.video import load_video
@@ -431,7 +431,7 @@ def test_library_and_upstream_before_hub(files: dict[str, Path], tmp_path: Path)
     (tmp_path / "hubconf.py").write_text("from s3prl.hub import *\n")  # as s3prl's repository has
     code = f"""
 import sys, torch
-import avhubert_ext, avhubert_ext.models.student, avhubert_ext.checkpoints.files
+import avhubert_ext, avhubert_ext.models.student, avhubert_ext.checkpoints.model_file
 assert "s3prl" not in sys.modules
 import s3prl_upstream
 assert "s3prl" not in sys.modules

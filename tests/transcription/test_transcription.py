@@ -21,7 +21,8 @@ from avhubert_ext.benchmarks.transcription import (
     time_errors,
 )
 from avhubert_ext.checkpoints.conversion import prune
-from avhubert_ext.checkpoints.files import load_avhubert_asr, save_fairseq, save_model
+from avhubert_ext.checkpoints.fairseq_file import save_fairseq
+from avhubert_ext.checkpoints.model_file import load_avhubert_asr, save_model
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
 from avhubert_ext.decoding.beam import Hypothesis, SearchConfig

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from avhubert_ext.checkpoints.files import load_avhubert, student_states
+from avhubert_ext.checkpoints.model_file import load_avhubert
+from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
 from avhubert_ext.errors import InputError, show_input_errors_plainly
-from avhubert_ext.training.distillation import distil_batch, mean_terms
+from avhubert_ext.training.distillation import distill_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
 from .configuration import check_data_keys, data_config, read_model_config, resolve
@@ -80,7 +81,7 @@ class UpstreamPretrainExpert(nn.Module):
             restore_random_state(self.restored_rng)
             self.restored_rng = None
         self.consumed_batches += 1
-        loss, terms = distil_batch(self.config, self.teacher, self.model, data.to(self.device))
+        loss, terms = distill_batch(self.config, self.teacher, self.model, data.to(self.device))
         if not torch.isfinite(loss):
             raise InputError(f"the loss is {loss.item()} at step {global_step}: {REMEDY}")
         for name, value in {"loss": loss.detach(), **terms}.items():
@@ -127,7 +128,7 @@ class UpstreamPretrainExpert(nn.Module):
         results = []
         for batch in tqdm(self.valid_batches, desc="valid", leave=False, dynamic_ncols=True):
             data = batch.to(self.device)
-            loss, terms = distil_batch(self.config, self.teacher, self.model, data, training=False)
+            loss, terms = distill_batch(self.config, self.teacher, self.model, data, training=False)
             results.append(({"loss": loss, **terms}, int((~data.padding_mask).sum())))
         self.model.train()
         return mean_terms(results)

@@ -11,7 +11,7 @@ from s3prl.upstream.interfaces import UpstreamBase
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avhubert_ext.checkpoints.files import load_avhubert
+from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch, collate
 from avhubert_ext.errors import InputError
