@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -25,27 +26,36 @@ def check_printable(name: str) -> None:
         raise InputError(f"model name '{printable(name)}': not UTF-8; choose another name")
 
 
-def show_input_errors_plainly() -> None:
-    """Make an uncaught `InputError` end the process with one line instead of a traceback.
+def as_one_line(error: BaseException) -> str | None:
+    """Return the message of an InputError, also of one that was raised in another process.
 
-    So does an `OSError` about a file, such as a folder that is not writable.
+    Args:
+        error: Any exception. Worker processes put the traceback of theirs into the message of
+            another exception; its last line is ours.
+
+    Returns:
+        The message in one line, or None for any other error.
     """
-    previous = sys.excepthook
+    line = (str(error).strip().splitlines() or [""])[-1]
+    if isinstance(error, InputError) or line.startswith(_QUALIFIED):
+        return line.removeprefix(_QUALIFIED)
+    return None
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, InputError):
-            # Worker processes put the message at the end of a traceback: show its last line.
-            line = str(error).strip().splitlines()[-1]
-            # Progress bars in the frames are drawn once more when deleted: do that first.
-            traceback.clear_frames(trace)
-            print(f"error: {line.removeprefix(_QUALIFIED)}", file=sys.stderr)
-        elif isinstance(error, OSError):
-            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            print(f"error: {reason}", file=sys.stderr)
-        else:
-            previous(kind, error, trace)
 
-    sys.excepthook = hook
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line on stderr and exit code 1 where the block raises InputError.
+
+    All other exceptions pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = as_one_line(error)
+        if line is None:
+            raise
+        traceback.clear_frames(error.__traceback__)  # progress bars in them are redrawn now
+        sys.exit(f"error: {line}")
 
 
 _QUALIFIED = f"{InputError.__module__}.{InputError.__name__}: "

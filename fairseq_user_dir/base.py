@@ -1,6 +1,5 @@
-"""What the tasks share: utterances of a manifest folder, with noise."""
+"""What all tasks share: the utterances of a manifest folder, with noise."""
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,62 +21,83 @@ from avhubert_ext.data.noise import NoiseConfig, hashed_generator
 from avhubert_ext.data.visual_noise import VisualNoiseConfig
 from avhubert_ext.errors import InputError
 
-from . import schedule
+from .criterions.wrapper import Wrapper
+from .options import parse_range
 from .precision import check_finite, unmoved
+from .schedule import EpochLength
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class AVTaskConfig(FairseqDataclass):
+    """The options of every task of this plugin."""
+
     data: str = field(
-        default=MISSING, metadata={"help": "manifest folder, as `avhubert-ext prepare` makes it"}
+        default=MISSING,
+        metadata={"help": "The folder with manifests that `avhubert-ext data prepare` wrote."},
     )
-    modalities: str = field(default="both", metadata={"help": "both, audio or video"})
+    modalities: str = field(
+        default="both", metadata={"help": "The input: `both`, `audio` or `video`."}
+    )
     noise_manifests: Optional[str] = field(
         default=None,
-        metadata={"help": "comma-separated folders with {train,valid,test}.tsv of noise wavs"},
+        metadata={
+            "help": "Comma-separated folders that list noise files in {train,valid,test}.tsv. "
+            "Without them all speech is clean."
+        },
     )
     noise_prob: float = field(
-        default=0.25, metadata={"help": "probability that an utterance is noised"}
+        default=0.25, metadata={"help": "The probability that noise is added to an utterance."}
     )
     noise_snr: str = field(
-        default="0", metadata={"help": "signal-to-noise ratio in dB, or a range: (-5,20)"}
+        default="0",
+        metadata={"help": "The signal-to-noise ratio in dB, or a range, for example (-5,20)."},
     )
     noise_num: int = field(
-        default=1, metadata={"help": "number of noise files averaged into one noise"}
+        default=1, metadata={"help": "How many noise files are averaged into one noise."}
     )
     noise_start: str = field(
         default="random",
-        metadata={"help": "where in its file a snippet begins: random, or first as AV-HuBERT"},
+        metadata={
+            "help": "Where a noise snippet starts in its file: `random`, or `first` as AV-HuBERT."
+        },
     )
     noise_seed: int = field(
-        default=1, metadata={"help": "with the utterance and the pass it fixes snippet and level"}
+        default=1,
+        metadata={
+            "help": "The seed of the noise. Snippet and SNR follow from it, the utterance and the "
+            "pass over the data."
+        },
     )
     visual_noise: Optional[str] = field(
         default=None,
         metadata={
-            "help": "comma-separated types of visual noise; training: block,gaussian_blur,"
-            "motion_blur,pixelation"
+            "help": "Comma-separated types of visual noise. SparseVSR trains with "
+            "block,gaussian_blur,motion_blur,pixelation."
         },
     )
     visual_noise_level: Optional[int] = field(
         default=None,
         metadata={
-            "help": "1 to 10, for all utterances; without it type (clean is one more) and level "
-            "are drawn"
+            "help": "The level of the visual noise for all utterances, from 1 to 10. Without it "
+            "the level and the type are random, and some utterances stay clean."
         },
     )
     time_mask: bool = field(
-        default=False, metadata={"help": "adaptive time masking in training, up to 0.4 s each"}
+        default=False,
+        metadata={"help": "Mask random spans of up to 0.4 s in training, one for every second."},
     )
     cache_dir: Optional[str] = field(
         default=None,
-        metadata={"help": "folder for decoded frames and features, to decode a file once"},
+        metadata={"help": "A folder for decoded frames and features, so that files are read once."},
     )
     reuse_dataloader: bool = field(
         default=False,
-        metadata={"help": "keep worker processes over epochs; they would not see the epoch change"},
+        metadata={
+            "help": "Keep the worker processes for all epochs. They then repeat the augmentation "
+            "of the first epoch."
+        },
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -86,24 +106,28 @@ class AVTaskConfig(FairseqDataclass):
 
 @dataclass
 class RecognizerConfig(FairseqDataclass):
-    """What the checkpoint of a recognizer says of it."""
+    """What the checkpoint of a recognizer stores about it."""
 
     description: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
+        default=None,
+        metadata={"help": "The network as JSON. The task sets it, for checkpoints."},
     )
     dictionary: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: which subwords, for checkpoints"}
+        default=None,
+        metadata={"help": "A hash of the subwords. The task sets it, for checkpoints."},
     )
     subwords: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: the subwords, for checkpoints"}
+        default=None,
+        metadata={"help": "The subwords, one per line. The task sets them, for checkpoints."},
     )
     trained_with: Optional[str] = field(
-        default=None, metadata={"help": "of a converted model: frames in an update of its training"}
+        default=None,
+        metadata={"help": "The effective batch size of the training. Set when a model is loaded."},
     )
 
 
 class Stateful(Protocol):
-    """What can be kept in a checkpoint."""
+    """An object whose state a checkpoint can store."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -111,15 +135,19 @@ class Stateful(Protocol):
 
 
 class AVTask(FairseqTask):
-    """A task on AV-HuBERT's manifests; one that has targets names their dictionary."""
+    """A task on AV-HuBERT's manifests. A task with targets overrides `target_dictionary`.
 
-    model: torch.nn.Module  # in training; the model itself, not what wraps it on several GPUs
-    updates = 0  # of the model, before the one in progress
+    The state of a run is in this object, so that several tasks can be used in one process.
+    """
+
+    model: torch.nn.Module  # in training: the model itself, without a wrapper for several GPUs
+    updates = 0  # how many are done, without the one in progress
 
     def __init__(self, cfg: AVTaskConfig) -> None:
         super().__init__(cfg)
         self.corrupt: dict[str, CorruptUtterances] = {}  # by split
-        # What criterions want kept in checkpoints: fairseq keeps theirs only with parameters.
+        self.epoch_length = EpochLength()
+        # State of criterions. fairseq stores that of a criterion only if it has parameters.
         self.kept: dict[str, Stateful] = {}
 
     @classmethod
@@ -135,7 +163,7 @@ class AVTask(FairseqTask):
         return None
 
     def data_config(self, split: str) -> DataConfig:
-        """How the utterances of a split are read; only what is trained on is augmented."""
+        """How the utterances of a split are read. Only the training split is augmented."""
         return DataConfig(
             modalities=self.cfg.modalities,
             augment=self.is_training(split),
@@ -165,7 +193,7 @@ class AVTask(FairseqTask):
     def _visual_noise(self) -> VisualNoiseConfig | None:
         if not self.cfg.visual_noise:
             if self.cfg.visual_noise_level is not None:
-                raise InputError("visual_noise_level without a type: name some with --visual-noise")
+                raise InputError("visual_noise_level without a type: set --visual-noise as well")
             return None
         types = tuple(self.cfg.visual_noise.split(","))
         level = self.cfg.visual_noise_level
@@ -173,30 +201,30 @@ class AVTask(FairseqTask):
 
     def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        # fairseq's default keeps the worker processes of a loader that it drops after each epoch.
+        # fairseq drops a loader after each epoch, but by default keeps its worker processes.
         iterator.persistent_workers &= self.cfg.reuse_dataloader
         if self.is_training(dataset.split):
-            schedule.updates_per_epoch = -(-len(iterator) // self.cfg.update_freq[-1])
+            self.epoch_length.updates = -(-len(iterator) // self.cfg.update_freq[-1])
         return iterator
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> torch.nn.Module:
         model = super().build_model(cfg, from_checkpoint)
-        # The checkpoint must rebuild the network without the files it was started from.
+        # A checkpoint must suffice to rebuild the network, without the files it started from.
         with open_dict(cfg):
             cfg.description = model.description
         return model
 
     def checkpoint_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the model."""
+        """What a checkpoint stores besides the model and the optimizer."""
         return {name: kept.state_dict() for name, kept in self.kept.items()}
 
     def get_checkpoint_dict(self) -> dict[str, Any]:
-        """`checkpoint_state` under the name by which fairseq finds it again."""
+        """`checkpoint_state` under the task's name, where fairseq looks for it on resume."""
         state = self.checkpoint_state()
         return {type(self).__name__: state} if state else {}
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state in a checkpoint to go on from."""
+        """Restore the state from the checkpoint that a training resumes from."""
         for name, kept in self.kept.items():
             if name in state:
                 kept.load_state_dict(state[name])
@@ -215,15 +243,15 @@ class AVTask(FairseqTask):
     ) -> tuple:
         self.report_corrupt(sample)
         self.updates = update_num
-        # fairseq seeds all processes alike at each update, and goes on drawing for the batches
-        # that it accumulates: all would lose the same modality and drop the same units, and two
-        # processes would not compute what one does with --update-freq 2. So the draws follow from
-        # the batch and the update, wherever that batch is.
+        # fairseq seeds all processes alike before each update, and not again for the batches that
+        # it accumulates: all processes would drop the same modality and units, and two of them
+        # would not compute what one does with --update-freq 2. So the seed is that of the batch
+        # and the update, in whichever process the batch is.
         utils.set_torch_seed(batch_seed(self.cfg.seed, update_num, sample["numbers"]))
         loss, *rest = super().train_step(
             sample, model, criterion, optimizer, update_num, ignore_grad
         )
-        check_finite(loss, model, update_num)  # before a step is made of it
+        check_finite(loss, model, update_num)  # before the optimizer uses it
         return loss, *rest
 
     def optimizer_step(
@@ -233,13 +261,24 @@ class AVTask(FairseqTask):
             super().optimizer_step(optimizer, model, update_num)
 
     def end_update(self, optimizer: FairseqOptimizer, updates: int) -> None:
-        """Called after each update, with their number; also after one that was skipped."""
+        """Do what follows an update; the trainer calls this after skipped updates as well.
+
+        Args:
+            optimizer: fairseq's optimizer, after its step.
+            updates: How many updates are done; a skipped one does not count.
+        """
 
     def report_corrupt(self, sample: dict[str, Any]) -> None:
-        """Name what of a training batch was replaced; more than 1% of a split end the run.
+        """Report the utterances of a training batch that were replaced.
 
-        Each process reports what it meets, and the 1% is of all utterances: with several processes
-        the run may go on until one of them has met so many.
+        Each process counts those in its own batches, and the limit is 1% of all utterances: with
+        several processes the run ends once one of them has found that many.
+
+        Args:
+            sample: The batch, with its `split` and the reasons in `corrupt`.
+
+        Raises:
+            InputError: More than 1% of the split cannot be read.
         """
         self.corrupt[sample["split"]].add([r for reasons in sample["corrupt"] for r in reasons])
 
@@ -247,48 +286,48 @@ class AVTask(FairseqTask):
         return None
 
     def filter_indices_by_size(self, indices: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
-        """All of them: fairseq would leave out what has more frames than a batch may have."""
+        """Keep all utterances. fairseq would skip those with more frames than a batch may have."""
         return indices
 
     def begin_valid_epoch(self, epoch: int, model: torch.nn.Module) -> None:
         average_statistics(model)
 
+    def reduce_metrics(
+        self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
+    ) -> None:
+        """Log the metrics of a criterion, and of the one that it adds to, if any."""
+        super().reduce_metrics(logging_outputs, criterion)
+        while isinstance(criterion, Wrapper):
+            logging_outputs = criterion.base_logs(logging_outputs)
+            criterion = criterion.base
+            type(criterion).reduce_metrics(logging_outputs)
+
 
 def batch_seed(seed: int, update: int, utterances: list[int]) -> int:
-    """What the draws of a training batch, dropout and lost modality, follow from."""
+    """The seed for the random draws of a training batch: dropout and modality dropout.
+
+    Args:
+        seed: The seed of the run.
+        update: How many updates were done before.
+        utterances: The indices of the utterances in the batch.
+
+    Returns:
+        A seed below 2**31, the same wherever and in whichever process the batch is computed.
+    """
     return int(hashed_generator("update", seed, update, *utterances).integers(2**31))
 
 
 def average_statistics(model: torch.nn.Module) -> None:
-    """Give batch norm in all processes the mean of their running statistics.
+    """Average the running statistics of batch norm over all processes.
 
-    Each process has followed its own batches, and one of them writes the checkpoint: so all of them
-    validate, and it saves, what all have seen.
+    Each process updates its own from its own batches. Averaged before a validation, they are the
+    same in all processes, and the one that writes the checkpoint stores those of all.
+
+    Args:
+        model: The model of this process; its floating-point buffers are changed.
     """
     if not torch.distributed.is_initialized():
         return
     for buffer in (b for b in model.buffers() if b.is_floating_point()):
         torch.distributed.all_reduce(buffer)
         buffer /= torch.distributed.get_world_size()
-
-
-def parse_json(text: str, option: str) -> dict[str, Any]:
-    """The JSON object that an option holds."""
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{option} {text}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f'{option} {text}: expected an object, as in {{"dropout": 0.0}}')
-    return found
-
-
-def parse_range(text: str) -> tuple[float, float]:
-    """`"0"` -> (0, 0); `"-5,20"` or `"(-5,20)"` -> (-5, 20)."""
-    try:
-        values = [float(v) for v in text.strip("() ").split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 2) or values[0] > values[-1]:
-        raise InputError(f"noise_snr '{text}': expected a number in dB, or a range like (-5,20)")
-    return values[0], values[-1]

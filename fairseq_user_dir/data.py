@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import logging
-import os
-import queue
-import threading
-import time
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset, data_utils
-from fairseq.data.iterators import BackgroundConsumer
 from torch import Tensor
 
 from avhubert_ext.data.dataset import AVDataset, collate
 from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-SECONDS_TO_END = 30  # for reading threads to finish their item
-
-
-# fairseq's reading thread stops at the last batch, before the loader notices that it is at its end,
-# and leaves the loader's workers to the garbage collector. That may run in a later worker process,
-# which starts as a copy of this one, and it closes pipes before their threads are done: those print
-# tracebacks, and may close files that were opened since.
-_read = BackgroundConsumer.run
-
-
-def _read_and_stop(thread: BackgroundConsumer) -> None:
-    """As fairseq's; the loader's worker processes end with it."""
-    try:
-        thread._source = items = iter(thread._source)
-    except Exception as error:  # raised where the queue is read
-        thread._queue.put(error)
-        return
-    _read(thread)
-    if hasattr(items, "_shutdown_workers") and not items._persistent_workers:
-        items._shutdown_workers()
-
-
-BackgroundConsumer.run = _read_and_stop
-os.register_at_fork(after_in_child=gc.freeze)
-
-
-@atexit.register
-def stop_reading_ahead() -> None:
-    """End fairseq's reading threads with the item they are at.
-
-    One that the end of the process meets within a decoder's C++ aborts it: a finished training
-    would then seem to have failed.
-    """
-    deadline = time.monotonic() + SECONDS_TO_END
-    for thread in threading.enumerate():
-        if isinstance(thread, BackgroundConsumer):
-            thread._max_len = 0
-            while thread.is_alive() and time.monotonic() < deadline:
-                with suppress(queue.Empty):  # it may wait for room in its queue
-                    thread._queue.get(timeout=0.05)
 
 
 class AVUtterances(FairseqDataset):

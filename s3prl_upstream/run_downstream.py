@@ -17,7 +17,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.errors import InputError, one_line_errors
 from s3prl_upstream.launch import (
     allow_states,
     as_arguments,
@@ -33,7 +33,6 @@ REMOVED = ("HfFolder", "Repository")  # by huggingface_hub 1.0
 
 
 def main(arguments: list[str]) -> None:
-    show_input_errors_plainly()
     package = package_to_run()
     options, others = parse(arguments, package)
     check_options(options)
@@ -93,4 +92,5 @@ def fill_in_removed_names(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from avhubert_ext.checkpoints.torch_file import read_torch_file
-from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.errors import InputError, one_line_errors
 from s3prl_upstream.launch import (
     as_arguments,
     check_options,
@@ -34,7 +34,6 @@ START_FOLDER = "S3PRL_START_FOLDER"  # environment variable that the expert reso
 
 
 def main(arguments: list[str]) -> None:
-    show_input_errors_plainly()
     package = package_to_run()
     options, others = parse(arguments)
     check_options(options)
@@ -87,4 +86,5 @@ def rename_finished_states(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors():
+        main(sys.argv[1:])

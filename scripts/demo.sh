@@ -1,60 +1,59 @@
 #!/usr/bin/env bash
-# The whole way on the embedded corpus, every step a stock command line: distill a student from the
-# tiny task-specific teacher (scripts/teacher.sh made it), finetune it with a decoder, prune it to
-# 50%, decode all three clean and in babble. Results: runs/demo/results.{json,png}.
+# The whole method on the embedded corpus, with stock commands only: distill a student from the tiny
+# teacher, finetune it with a decoder, prune it to 50%, and decode with all three in quiet and in
+# babble. Results: runs/demo/results.{json,png}.
 #
-#   scripts/demo.sh            about 14 minutes on two cores after set-up
-#   scripts/demo.sh --quick    a few updates only, to see that everything runs (numbers mean nothing)
+#   scripts/demo.sh            takes about 14 minutes on two cores after set-up
+#   scripts/demo.sh --quick    a few updates, to see that everything runs; the numbers mean nothing
 #
-# WORK=DIR takes another folder. Killed? Run it again: finished steps are skipped, a training goes on
-# from its last checkpoint.
+# WORK=DIR sets another folder. If the demo is interrupted, run it again: finished steps are skipped,
+# and a training resumes from its last checkpoint.
 set -euo pipefail
+# shellcheck source=scripts/common.sh
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 case "$*" in
   "")
     work=${WORK:-runs/demo} speakers=40 utterances=40
-    distill_quickly="" train_quickly=() ;;
+    few_steps="" few_updates=() ;;
   --quick)
     work=${WORK:-runs/demo-quick} speakers=5 utterances=4
-    distill_quickly=$quick_distillation
-    train_quickly=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
+    few_steps=$quick_distillation
+    few_updates=("${quick_training[@]}" --freeze-encoder-updates 2) ;;
   *) usage ;;
 esac
 scripts/setup.sh
 
-echo "teacher: ships with the repository ($shipped), remade by scripts/teacher.sh; the demo starts"
-echo "with its distillation. Folder: $work (logs in $work/log)"
+echo "The teacher ships with the repository ($shipped); scripts/teacher.sh trains it again."
+echo "The demo starts with the distillation of a student. Folder: $work, logs: $work/log"
 
-# Corpus: 40 speakers, every fifth is kept for the test; manifests; noise.
-avhubert-ext synth --out "$work/corpus" --speakers $speakers --utterances $utterances --seed 1
+# The corpus of 40 speakers, of which every fifth is for the test; manifests; noise.
+avhubert-ext synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
 step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
-  --reuse-subwords $shipped
+  --reuse-subwords "$shipped"
 step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
 
-# Teacher -> student, in s3prl.
-distill distill "$distill_quickly"
+# A student of the teacher, in s3prl.
+distill distill "$few_steps"
 avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
 
-# Student + decoder, then half of it, in fairseq.
-train student av_asr $(options $config/finetune.args) \
-  --encoder-checkpoint "$work/student-encoder.safetensors" \
-  ${train_quickly[@]+"${train_quickly[@]}"}
-train student-sparse-50 av_asr_sparse $(options $config/prune_one_shot.args) \
-  --finetune-from-model "$work/student/checkpoint_last.pt" \
-  ${train_quickly[@]+"${train_quickly[@]}"}
+finetune=() prune=()
+read_options finetune "$config/finetune.args"
+read_options prune "$config/prune_one_shot.args"
 
-# Decode on unseen speakers: two at a time, a thread each.
+# The student with a decoder, then half of its weights, in fairseq.
+train student av_asr "${finetune[@]}" \
+  --encoder-checkpoint "$work/student-encoder.safetensors" "${few_updates[@]}"
+train student-sparse-50 av_asr_sparse "${prune[@]}" \
+  --finetune-from-model "$work/student/checkpoint_last.pt" "${few_updates[@]}"
+
+# Speakers that no model was trained on.
 mkdir -p "$work/teacher"
-avhubert-ext convert $shipped/model.safetensors "$work/teacher/checkpoint_last.pt"
-for model in teacher student student-sparse-50; do
-  for condition in clean babble_0db babble_0db_no_video; do
-    echo "$model $condition"
-  done
-done | OMP_NUM_THREADS=1 xargs -P 2 -L 1 scripts/decode.sh "$work"
+avhubert-ext convert "$teacher" "$work/teacher/checkpoint_last.pt"
+decode_all teacher student student-sparse-50
 
 avhubert-ext report --out "$work" \
-  --model teacher $shipped/model.safetensors "$work/decoded/teacher" \
+  --model teacher "$teacher" "$work/decoded/teacher" \
   --model student "$work/student/checkpoint_last.pt" "$work/decoded/student" \
   --model student-sparse-50 "$work/student-sparse-50/checkpoint_last.pt" \
   "$work/decoded/student-sparse-50"

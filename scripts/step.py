@@ -1,12 +1,12 @@
-"""Run one step of a recipe: log to a file, one progress bar on the terminal, skip it once done.
+"""Run one step of a recipe, with a log file and a progress bar, unless it is finished.
 
     python scripts/step.py FOLDER NAME COMMAND...
 
-Everything the command prints goes to FOLDER/log/NAME.log. When it succeeds, the next call returns
-at once; a step that failed or was killed runs again, and the command itself resumes. A step whose
-command line or input files are no longer those it began with is refused: nothing old is passed off
-as new. Inputs are the files that the command names and that are there when it first runs, and those
-in the environment variable INPUTS.
+The output of the command goes to FOLDER/log/NAME.log. After a success the next call returns at
+once. A step that failed or was killed runs again, and the command itself resumes. A step whose
+command line or input files have changed is refused, so that no old result passes for a new one.
+The inputs are the files that the command line names and that exist when the step first runs, and
+the file in the environment variable INPUTS.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,16 +26,30 @@ from pathlib import Path
 from tqdm import tqdm
 
 from avhubert_ext.data.files import make_folder, write_text
-from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.errors import InputError, one_line_errors
 
-# How fairseq and s3prl tell on their logs how many updates are done, and out of how many.
+# How the logs of fairseq and s3prl report the number of updates, and s3prl's their total.
 FAIRSEQ_UPDATE = re.compile(r"num_updates=(\d+)")
 S3PRL_UPDATE = re.compile(r"overall:[^\r\n]*?\| (\d+)/(\d+) \[")
-LINES_SHOWN = 5  # of the log, when a step fails
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+LINES_SHOWN = 5  # the last lines of the log are shown when a step fails
+PR_SET_PDEATHSIG = 1  # an option of prctl in Linux
 
 
 def main(folder: Path, name: str, command: list[str]) -> int:
+    """Run a step, unless it is finished.
+
+    Args:
+        folder: The working folder of the recipe.
+        name: The name of the step.
+        command: The command line.
+
+    Returns:
+        The exit code of the command; 0 if the step was finished before.
+
+    Raises:
+        InputError: The step is running in another process, its command or inputs have changed
+            since it began, or there is no such command.
+    """
     for part in ("log", "key", "done"):
         make_folder(folder / part)
     key, done = folder / "key" / name, folder / "done" / name
@@ -50,6 +65,8 @@ def main(folder: Path, name: str, command: list[str]) -> int:
         if done.is_file():
             print(f"{name}: done before")
             return 0
+        if shutil.which(command[0]) is None:
+            raise InputError(f"{name}: {command[0]} not found; run scripts/setup.sh first")
         write_text(key, now)
         start = time.monotonic()
         begin = log.tell()
@@ -68,22 +85,22 @@ def refuse_if_running(log: int, name: str) -> None:
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"{name}: is running already; wait for it, or stop it first") from None
+        raise InputError(f"{name} is running already; wait for it, or stop it first") from None
 
 
 def inputs(command: list[str]) -> list[str]:
-    """The files there are among the words of the command, and in INPUTS."""
-    words = [*command, *os.environ.get("INPUTS", "").split()]
+    """The words of the command, and the value of INPUTS, that name a file."""
+    words = [*command, os.environ.get("INPUTS", "")]
     return [word for word in words if Path(word).is_file()]
 
 
 def recorded(digest: str) -> list[str]:
-    """The inputs in a digest: what the command has written since is none of them."""
+    """The inputs that a digest lists. Files that the command wrote later are not among them."""
     return [line.partition(" ")[2] for line in digest.splitlines()[1:]]
 
 
 def digest(command: list[str], files: list[str]) -> str:
-    """A hash of the command line, and a line of hash and name for each file."""
+    """The hash of the command line, then one line with hash and name per file."""
     hashes = [hashlib.sha256("\n".join(command).encode()).hexdigest()]
     for name in files:
         content = Path(name).read_bytes() if Path(name).is_file() else b"gone"
@@ -92,7 +109,7 @@ def digest(command: list[str], files: list[str]) -> str:
 
 
 def run(command: list[str], log: int, name: str) -> int:
-    """Run the command with its output in the log, the updates it reports on a bar."""
+    """Run the command. Its output goes to the log, the updates that it reports to a bar."""
     bar = tqdm(desc=name, total=updates_in(command), unit="update", mininterval=2, disable=None)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with (
@@ -114,17 +131,18 @@ def run(command: list[str], log: int, name: str) -> int:
 
 
 def die_with_parent() -> None:
-    """In the command's process: end when step.py ends, so that none goes on unseen."""
+    """Let the command's process end with step.py, so that none is left running."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def updates_in(command: list[str]) -> int | None:
-    """The last `--max-update` of a fairseq command: the last one counts."""
+    """The number of updates of a fairseq command: its last `--max-update` counts."""
     positions = [i for i, word in enumerate(command) if word == "--max-update"]
     return int(command[positions[-1] + 1]) if positions else None
 
 
 def show(text: str, bar: tqdm) -> None:
+    """Move the bar to the number of updates that the text reports."""
     for match in FAIRSEQ_UPDATE.finditer(text):
         bar.update(int(match[1]) - bar.n)
     for match in S3PRL_UPDATE.finditer(text):
@@ -133,5 +151,5 @@ def show(text: str, bar: tqdm) -> None:
 
 
 if __name__ == "__main__":
-    show_input_errors_plainly()
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    with one_line_errors():
+        sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

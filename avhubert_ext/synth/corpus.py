@@ -12,11 +12,8 @@ can be killed at any time and continues when started again.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,13 +25,13 @@ from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.synth import noise
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
-from avhubert_ext.synth.noise import COUNTS, make_noise
 from avhubert_ext.synth.speakers import Speaker, make_speaker, seeded
 from avhubert_ext.synth.speech import Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
-from avhubert_ext.workers import WORKER_DIED, follow_parent
+from avhubert_ext.workers import WORKER_DIED, in_workers
 
 SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
 TEST_EVERY = 5  # speakers 4, 9, 14, ... are test speakers
@@ -189,13 +186,13 @@ def _missing_jobs(
             stem = folder / f"{number:05d}"
             if not all(_is_filled(stem.with_suffix(s)) for s in (".mp4", ".wav", ".txt")):
                 jobs.append(partial(_write_utterance, stem, speaker, seed, number, domain))
-    for kind, count in COUNTS.items():
+    for kind, count in noise.COUNTS.items():
         folder = out / "musan" / kind
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(count):
             path = folder / f"{kind}-{index:04d}.wav"
             if not _is_filled(path):
-                jobs.append(partial(_write_noise, path, kind, seed, index))
+                jobs.append(partial(_write_noise, path, kind, seed, index, noise.SECONDS))
     return jobs
 
 
@@ -217,8 +214,10 @@ def _write_utterance(stem: Path, speaker: Speaker, seed: int, number: int, domai
     write_text(stem.with_suffix(".txt"), text)
 
 
-def _write_noise(path: Path, kind: str, seed: int, index: int) -> None:
-    write_wav(path, make_noise(kind, seed, index))
+def _write_noise(
+    path: Path, kind: str, seed: int, index: int, seconds: tuple[float, float]
+) -> None:
+    write_wav(path, noise.make_noise(kind, seed, index, seconds))
 
 
 def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
@@ -232,18 +231,12 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
                 job()
                 bar.update()
             return
-        # Forking is quick and asks nothing of the caller's main module.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
-        try:
-            for _ in pool.map(_do, jobs, chunksize=4):
-                bar.update()
-        except BrokenProcessPool as error:
-            raise InputError(WORKER_DIED) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for _, done in in_workers(_do, jobs, workers):
+            if not done:
+                raise InputError(WORKER_DIED)
+            bar.update()
 
 
-def _do(job: Callable[[], None]) -> None:
+def _do(job: Callable[[], None]) -> bool:
     job()
+    return True

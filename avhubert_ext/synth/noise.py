@@ -17,10 +17,15 @@ SECONDS = (10.0, 20.0)  # shortest and longest file
 PEAK = 0.5  # of full scale
 
 
-def make_noise(kind: str, seed: int, index: int) -> np.ndarray:
-    """File number `index` of a kind in `COUNTS`: int16 [N] at SAMPLE_RATE."""
+def make_noise(
+    kind: str, seed: int, index: int, seconds: tuple[float, float] = SECONDS
+) -> np.ndarray:
+    """File number `index` of a kind in `COUNTS`: int16 [N] at SAMPLE_RATE.
+
+    seconds: length of the shortest and the longest file.
+    """
     rng = seeded(seed, "noise tree", kind, index)
-    n_samples = int(rng.uniform(*SECONDS) * SAMPLE_RATE)
+    n_samples = int(rng.uniform(*seconds) * SAMPLE_RATE)
     if kind == "speech":
         wave = _talker(seed, index, n_samples, rng)
     elif kind == "music":

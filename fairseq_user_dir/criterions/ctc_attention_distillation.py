@@ -40,7 +40,7 @@ class CTCAttentionDistillationConfig(CTCAttentionConfig):
     )
 
 
-class Teacher:
+class LipReadingTeacher:
     """A frozen lip reader, which no checkpoint, optimizer or DDP must see: so it is no nn.Module.
 
     Raises InputError where the file is missing, holds no lip reader, or one that reads other
@@ -100,7 +100,7 @@ class CTCAttentionDistillationCriterion(CTCAttentionCriterion):
             raise InputError(f"--criterion {NAME}: teacher missing; name its checkpoint: --teacher")
         self.distillation_weight = distillation_weight
         self.temperature = temperature
-        self.teacher = Teacher(Path(teacher), task)
+        self.teacher = LipReadingTeacher(Path(teacher), task)
 
     def losses(
         self, model: nn.Module, inputs: dict[str, Any], targets: Tensor

@@ -1,55 +1,58 @@
-"""`--criterion pruning`: any criterion for a pruned model; logs sparsity, lets weights regrow."""
+"""`--criterion pruning`: any criterion for a pruned model, whose weights may grow again (PARP)."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairseq.criterions import register_criterion
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
 
 from ..sparse import SparseMask
-from .wrapper import Logs, Wrapper, WrapperConfig, log_means, without
-
-BATCHES, LOGGED = "pruning_batches", ("sparsity",)
+from .wrapper import Wrapper, WrapperConfig
 
 
 @dataclass
 class PruningConfig(WrapperConfig):
+    """The base criterion, and whether pruned weights may grow again."""
+
     regrow: bool = field(
         default=False,
         metadata={
-            "help": "PARP: pruned weights may grow again; the last update prunes to the same "
-            "sparsity"
+            "help": "Let pruned weights grow again (PARP). The last update prunes the model to the "
+            "same sparsity."
         },
     )
 
 
 @register_criterion("pruning", dataclass=PruningConfig)
 class PruningCriterion(Wrapper):
-    """The loss is the base's; the task keeps the zeros, or lets them grow (paper B, 2.2.2)."""
+    """The loss of the base. The task keeps pruned weights at zero (paper B, section 2.2.2)."""
 
-    def prepare(self, cfg: PruningConfig) -> None:
-        if not isinstance(self.task, SparseMask):
+    added = ("sparsity",)
+    batches = "pruning_batches"
+
+    @classmethod
+    def with_base(
+        cls, cfg: PruningConfig, task: FairseqTask, base: FairseqCriterion
+    ) -> "PruningCriterion":
+        if not isinstance(task, SparseMask):
             raise InputError(
                 "--criterion pruning is for a pruned model: set --task vsr_sparse, av_asr_sparse "
                 "or av_distillation_sparse"
             )
-        self.task.regrow = cfg.regrow
+        task.regrow = cfg.regrow
+        return cls(task, base)
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], *args: Any, **kwargs: Any
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """As the base, and the sparsity of the masks.
+        """Compute the loss of the base, and log the sparsity of the masks.
 
-        Outside a training, as in fairseq-validate, there are no masks and the base is all.
+        Without a training, for example in fairseq-validate, there are no masks to report.
         """
         loss, size, log = super().forward(model, sample, *args, **kwargs)
         if self.task.masks is not None:
-            log |= {BATCHES: 1, "sparsity": self.task.sparsity}
+            log |= {self.batches: 1, "sparsity": self.task.sparsity}
         return loss, size, log
-
-    @classmethod
-    def reduce_metrics(cls, logging_outputs: Logs) -> None:
-        super().reduce_metrics(without(logging_outputs, (BATCHES, *LOGGED)))
-        log_means(logging_outputs, LOGGED, BATCHES, digits=4)

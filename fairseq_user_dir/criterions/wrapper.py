@@ -1,8 +1,12 @@
-"""Criterions that add something to another one: `--base-criterion NAME --base-options JSON`."""
+"""Criterions that add a term or metrics to another criterion.
+
+Such a criterion has the other one as its part, which `--base-criterion NAME` names and
+`--base-options JSON` configures. The other one may be of the same kind.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from fairseq.criterions import (
     CRITERION_DATACLASS_REGISTRY,
@@ -14,70 +18,125 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
 
 from avhubert_ext.errors import InputError
 
-from ..base import parse_json
-
-
-@dataclass
-class WrapperConfig(FairseqDataclass):
-    base_criterion: str = field(
-        default="cross_entropy", metadata={"help": "the criterion that is wrapped, by name"}
-    )
-    base_options: str = field(
-        default="{}",
-        metadata={"help": 'its options as JSON: {"label_smoothing": 0.1}'},
-    )
-
+from ..options import parse_json
 
 Logs = list[dict[str, Any]]
 
 
-def without(logs: Logs, names: Sequence[str]) -> Logs:
-    """The logs as the base made them."""
-    return [{k: v for k, v in log.items() if k not in names} for log in logs]
+@dataclass
+class WrapperConfig(FairseqDataclass):
+    """The options that select the criterion to add to."""
 
-
-def log_means(logs: Logs, names: Sequence[str], batches: str, digits: int) -> None:
-    """Log the means over batches of what a wrapper added; `batches` is their number in a log."""
-    count = sum(float(log.get(batches, 0)) for log in logs)
-    for name in (name for name in names if name in logs[0]):
-        mean = sum(float(log[name]) for log in logs) / count
-        metrics.log_scalar(name, mean, weight=count, round=digits)
+    base_criterion: str = field(
+        default="cross_entropy",
+        metadata={"help": "The criterion that this one adds to, by its name in --criterion."},
+    )
+    base_options: str = field(
+        default="{}",
+        metadata={
+            "help": "The options of the base criterion as JSON, for example "
+            '{"label_smoothing": 0.1}.'
+        },
+    )
 
 
 class Wrapper(FairseqCriterion):
-    """Becomes, when it is built, a subclass of the criterion it wraps too; wrappers nest."""
+    """A criterion with another one, `base`, as its part.
+
+    A subclass adds to what `base` computes, and logs only what it added: the task logs the rest
+    with `base` (`AVTask.reduce_metrics`).
+    """
+
+    added: ClassVar[Sequence[str]] = ()  # the metrics that a subclass adds to a batch's log
+    batches: ClassVar[str]  # the key in a log with the number of batches that have them
+    digits: ClassVar[int] = 4
+
+    def __init__(self, task: FairseqTask, base: FairseqCriterion) -> None:
+        super().__init__(task)
+        self.base = base
 
     @classmethod
-    def build_criterion(cls, cfg: WrapperConfig, task: FairseqTask) -> FairseqCriterion:
-        name = cfg.base_criterion
-        base, config = CRITERION_REGISTRY.get(name), CRITERION_DATACLASS_REGISTRY.get(name)
-        if base is None or config is None:
-            raise InputError(
-                f"base_criterion {name}: unknown; choose one of "
-                f"{', '.join(sorted(CRITERION_DATACLASS_REGISTRY))}"
-            )
-        options = parse_json(cfg.base_options, "base_options")
-        known = [f.name for f in fields(config) if f.name != "_name"]
-        if unknown := options.keys() - set(known):
-            raise InputError(f"base_options: {name} knows no {sorted(unknown)}; expected {known}")
-        # What the task knows by the same name, as --ctc-weight, is one option for both.
-        shared = {name: getattr(task.cfg, name) for name in known if hasattr(task.cfg, name)}
-        try:
-            base_cfg = OmegaConf.merge(OmegaConf.structured(config()), shared, options)
-        except OmegaConfBaseException as error:
-            raise InputError(f"base_options: {str(error).splitlines()[0]}") from None
-        # Below the same parent, for options that stand for others, as ${optimization.sentence_avg}.
-        base_cfg._set_parent(cfg._get_parent())
-        # The base, if it is a wrapper too, takes up its own options by its own way.
-        own = {"prepare": base.prepare} if issubclass(base, Wrapper) else {}
-        both = type(f"{cls.__name__}Of{base.__name__}", (cls, base), own)
-        criterion = base.build_criterion.__func__(both, base_cfg, task)
-        cls.prepare(criterion, cfg)
-        return criterion
+    def build_criterion(cls, cfg: WrapperConfig, task: FairseqTask) -> "Wrapper":
+        """Build the criterion and its base.
 
-    def prepare(self, cfg: WrapperConfig) -> None:
-        """Take up the wrapper's own options."""
+        Args:
+            cfg: The options of the subclass.
+            task: The task of the run.
+
+        Returns:
+            The criterion, with its base in `base`.
+
+        Raises:
+            InputError: The base criterion or one of its options is unknown or invalid, or the
+                subclass cannot be used with this task.
+        """
+        return cls.with_base(cfg, task, build_base(cfg, task))
+
+    @classmethod
+    def with_base(cls, cfg: WrapperConfig, task: FairseqTask, base: FairseqCriterion) -> "Wrapper":
+        """Make the criterion from its own options and its base, as `build_criterion`."""
         raise NotImplementedError
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """What the base computes: the loss, the sample size and the metrics of one batch."""
+        return self.base(model, sample, *args, **kwargs)
+
+    def logging_outputs_can_be_summed(self) -> bool:
+        return self.base.logging_outputs_can_be_summed()
+
+    @classmethod
+    def base_logs(cls, logging_outputs: Logs) -> Logs:
+        """The logs as the base made them."""
+        own = (cls.batches, *cls.added)
+        return [{k: v for k, v in log.items() if k not in own} for log in logging_outputs]
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: Logs) -> None:
+        """Log the means over batches of the added metrics, without those of the base."""
+        count = sum(float(log.get(cls.batches, 0)) for log in logging_outputs)
+        for name in (name for name in cls.added if name in logging_outputs[0]):
+            mean = sum(float(log[name]) for log in logging_outputs) / count
+            metrics.log_scalar(name, mean, weight=count, round=cls.digits)
+
+
+def build_base(cfg: WrapperConfig, task: FairseqTask) -> FairseqCriterion:
+    """Build the criterion that another one adds to.
+
+    Args:
+        cfg: Its name in `base_criterion`, its options in `base_options`. An option that the task
+            has by the same name, for example `ctc_weight`, has the task's value by default.
+        task: The task of the run.
+
+    Returns:
+        The criterion.
+
+    Raises:
+        InputError: The criterion or one of its options is unknown, or a value is invalid.
+    """
+    name = cfg.base_criterion
+    base, config = CRITERION_REGISTRY.get(name), CRITERION_DATACLASS_REGISTRY.get(name)
+    if base is None or config is None:
+        raise InputError(
+            f"base_criterion {name}: unknown; choose one of "
+            f"{', '.join(sorted(CRITERION_DATACLASS_REGISTRY))}"
+        )
+    options = parse_json(cfg.base_options, "base_options")
+    known = [f.name for f in fields(config) if f.name != "_name"]
+    if unknown := options.keys() - set(known):
+        raise InputError(
+            f"base_options: {name} has no option {sorted(unknown)}; expected some of {known}"
+        )
+    shared = {name: getattr(task.cfg, name) for name in known if hasattr(task.cfg, name)}
+    try:
+        base_cfg = OmegaConf.merge(OmegaConf.structured(config()), shared, options)
+    except OmegaConfBaseException as error:
+        raise InputError(f"base_options: {str(error).splitlines()[0]}") from None
+    # Under the same parent, for options that refer to others: ${optimization.sentence_avg}.
+    base_cfg._set_parent(cfg._get_parent())
+    return base.build_criterion(base_cfg, task)

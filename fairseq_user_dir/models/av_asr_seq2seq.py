@@ -24,7 +24,8 @@ from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerD
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import check_fields, decoder_preset, encoder_preset
 
-from ..base import RecognizerConfig, parse_json
+from ..base import RecognizerConfig
+from ..options import parse_json
 from ..precision import Float32Weights, Precision
 
 CACHE = "avhubert_ext.decoder_cache"

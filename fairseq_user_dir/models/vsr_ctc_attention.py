@@ -23,7 +23,7 @@ from ..precision import Float32Weights, Precision
 
 
 @dataclass
-class VSRConfig(RecognizerConfig):
+class VSRModelConfig(RecognizerConfig):
     network: str = field(default="base-s", metadata={"help": "base-s, base-l, tiny, tiny-s"})
     frontend_checkpoint: Optional[str] = field(
         default=None,
@@ -35,7 +35,7 @@ class VSRConfig(RecognizerConfig):
     )
 
 
-@register_model(FAIRSEQ_VSR, dataclass=VSRConfig)
+@register_model(FAIRSEQ_VSR, dataclass=VSRModelConfig)
 class VSRCTCAttention(Float32Weights, BaseFairseqModel):
     """A CTCAttentionRecognizer in fairseq's clothes."""
 
@@ -46,7 +46,7 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
         self.precision = Precision()
 
     @classmethod
-    def build_model(cls, cfg: VSRConfig, task: FairseqTask) -> "VSRCTCAttention":
+    def build_model(cls, cfg: VSRModelConfig, task: FairseqTask) -> "VSRCTCAttention":
         if not isinstance(task.target_dictionary, CTCDictionary):
             raise InputError(f"--arch {FAIRSEQ_VSR}: its outputs are those of --task vsr: set that")
         outputs = task.outputs
@@ -83,7 +83,7 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
         return None
 
 
-def new_recognizer(cfg: VSRConfig, modality: str, vocabulary: int) -> CTCAttentionRecognizer:
+def new_recognizer(cfg: VSRModelConfig, modality: str, vocabulary: int) -> CTCAttentionRecognizer:
     """From a checkpoint's description, or fresh, its visual frontend perhaps trained."""
     if cfg.description:
         return build(json.loads(cfg.description))

@@ -30,37 +30,44 @@ from avhubert_ext.decoding.attention import BeamConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import Decoded, append_decoded
 
-from .. import loading, scoring
 from ..base import AVTask, AVTaskConfig
 from ..data import AVSpeechDataset
+from ..scoring import Score
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class AVASRConfig(AVTaskConfig):
+    """The options of speech recognition."""
+
     data: str = field(
         default=MISSING,
-        metadata={"help": "folder with {train,valid,test}.{tsv,wrd}, dict.wrd.txt, spm_*.model"},
+        metadata={
+            "help": "The folder with {train,valid,test}.{tsv,wrd}, dict.wrd.txt and spm_*.model."
+        },
     )
     subword_model: Optional[str] = field(
-        default=None, metadata={"help": "sentencepiece model (default: the one in the data folder)"}
+        default=None,
+        metadata={"help": "The sentencepiece model. The default is the one in the data folder."},
     )
     noise_pass: int = field(
-        default=0, metadata={"help": "pass of an evaluation: another pass, other snippets"}
+        default=0,
+        metadata={"help": "The number of this evaluation pass. Each has other noise snippets."},
     )
     max_train_frames: Optional[int] = field(
         default=None,
-        metadata={"help": "leave longer utterances out of the training, never of a test"},
+        metadata={"help": "Leave longer utterances out of the training. Tests use all of them."},
     )
     valid_beam: int = field(
-        default=1, metadata={"help": "beam of the validation under --best-checkpoint-metric wer"}
+        default=1,
+        metadata={"help": "The beam size of validations with --best-checkpoint-metric wer."},
     )
     allow_unreadable: bool = field(
         default=False,
         metadata={
-            "help": "score a validation or test even if more than 1% of its utterances cannot be "
-            "read; their words count as deleted, and the result says how many there are"
+            "help": "Validate or test although more than one in a hundred utterances cannot be "
+            "read. All their words count as deletions, and the result reports their number."
         },
     )
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
@@ -69,7 +76,7 @@ class AVASRConfig(AVTaskConfig):
 
 @register_task("av_asr", dataclass=AVASRConfig)
 class AVASRTask(AVTask):
-    """Loads utterances and subword targets; decoding is fairseq's own beam search."""
+    """Speech recognition into subwords. Hypotheses come from fairseq's own beam search."""
 
     def __init__(self, cfg: AVASRConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
@@ -77,7 +84,9 @@ class AVASRTask(AVTask):
         self.text_config = read_text_config(Path(cfg.data))
         self.valid_generator: SequenceGenerator | None = None
         self.blank: dict[str, dict[str, None]] = {}  # by split: why utterances were left blank
-        self.blank_everywhere = 0  # in this validation, of all processes
+        self.blank_everywhere = 0  # their number in this validation, over all processes
+        self.trained_with = "unknown"  # the effective batch size of the last model loaded
+        self.new_score()
 
     @classmethod
     def setup_task(cls, cfg: AVASRConfig, **kwargs: Any) -> "AVASRTask":
@@ -93,11 +102,11 @@ class AVASRTask(AVTask):
 
     @property
     def outputs(self) -> list[str]:
-        """The symbols that a model's outputs stand for."""
+        """The symbol of each output of a model."""
         return self.dictionary.symbols
 
     def data_config(self, split: str) -> DataConfig:
-        """An utterance that cannot be read is replaced in training; elsewhere it must count."""
+        """As `AVTask.data_config`. Training replaces unreadable utterances, a test keeps them."""
         config = super().data_config(split)
         corrupt = "replace" if self.is_training(split) else "blank"
         return replace(config, pass_index=self.cfg.noise_pass, corrupt=corrupt)
@@ -123,7 +132,15 @@ class AVASRTask(AVTask):
         )
 
     def text(self, tokens: torch.Tensor, reference: bool = False) -> str:
-        """The words that subwords stand for; an unknown one in a reference matches nothing."""
+        """Join subwords into normalized words.
+
+        Args:
+            tokens: Indices of the dictionary, int64 [L].
+            reference: Write an unknown subword so that it matches no hypothesis.
+
+        Returns:
+            The text, normalized as `text_config` says.
+        """
         stripped = utils.strip_pad(tokens, self.dictionary.pad())
         text = self.dictionary.string(stripped.int().cpu(), "sentencepiece", escape_unk=reference)
         return comparable(text, self.text_config)
@@ -133,8 +150,10 @@ class AVASRTask(AVTask):
         with open_dict(cfg):
             cfg.dictionary = dictionary_digest(self.outputs)
             cfg.subwords = join_symbols(self.outputs)
+        if from_checkpoint:
+            self.trained_with = getattr(cfg, "trained_with", None) or "unknown"
         if self.cfg.best_checkpoint_metric == "wer":
-            BeamConfig(self.cfg.valid_beam)  # complains about a value that makes no sense
+            BeamConfig(self.cfg.valid_beam)  # raises an InputError for an invalid value
             search = Namespace(beam=self.cfg.valid_beam, max_len_a=1, max_len_b=0)
             self.valid_generator = self.new_generator([model], search)
         return model
@@ -171,9 +190,14 @@ class AVASRTask(AVTask):
         self.blank_everywhere = 0
 
     def _check_everywhere(self, unreadable: int) -> None:
-        """The rule of `check_scored` for a validation that several processes share.
+        """Apply the rule of `check_scored` to a validation that several processes share.
 
-        `unreadable` are those of a batch in each. All processes get here with the same numbers.
+        Args:
+            unreadable: How many utterances of the last batches of all processes are unreadable.
+                It is the same number in all processes, so that all of them stop.
+
+        Raises:
+            InputError: Too many utterances of the split cannot be read.
         """
         self.blank_everywhere += unreadable
         validated = [s for s in self.datasets if not self.is_training(s)]
@@ -185,41 +209,47 @@ class AVASRTask(AVTask):
     def build_generator(
         self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
     ) -> SequenceGenerator:
-        """As `new_generator`; also notes what the decoding that begins is measured under."""
+        """Make a generator as `new_generator` does, and record the conditions of the decoding."""
         noise, visual = self._noise(), self._visual_noise()
         share = "none"
         if noise:
             lists = self.cfg.noise_manifests
             share = f"{noise.condition} in {noise.probability:.0%} from {lists}"
-        scoring.unreadable = {}
-        scoring.allow_unreadable = self.cfg.allow_unreadable
-        scoring.text_config = self.text_config
-        scoring.conditions[:] = [
+        self.new_score(
             str(self.text_config),
             *self.search_conditions(args),
             f"noise {share}",
             f"visual noise {visual.condition if visual else 'none'}",
             f"noise seed {self.cfg.noise_seed}",
             f"pass {self.cfg.noise_pass}",
-            f"trained with {loading.trained_with}",
-        ]
+            f"trained with {self.trained_with}",
+        )
         if self.cfg.results_path:
             self.decoded_path.unlink(missing_ok=True)
         return self.new_generator(models, args, *rest, **kwargs)
 
+    def new_score(self, *conditions: str) -> None:
+        """Begin a decoding under these conditions.
+
+        The dictionary is the only part of a task that fairseq gives to a scorer, so the scorer
+        finds the conditions there (`patches.score_with_conditions`).
+        """
+        self.score = Score(self.text_config, self.cfg.allow_unreadable, list(conditions))
+        self.dictionary.score = self.score
+
     def search_conditions(self, args: Any) -> list[str]:
-        """How hypotheses are searched, in words."""
+        """The settings of the search, in words."""
         return [f"beam {args.beam}", f"length penalty {args.lenpen:g}"]
 
     def new_generator(
         self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
     ) -> SequenceGenerator:
-        """fairseq's generator."""
+        """Make fairseq's own generator."""
         return super().build_generator(models, args, *rest, **kwargs)
 
     @property
     def decoded_path(self) -> Path:
-        """Where fairseq-generate's hypotheses go, beside its own `generate-SPLIT.txt`."""
+        """The file with the hypotheses of fairseq-generate, beside its own generate-SPLIT.txt."""
         return Path(self.cfg.results_path) / f"decoded-{next(iter(self.datasets))}.jsonl"
 
     def inference_step(
@@ -233,7 +263,7 @@ class AVASRTask(AVTask):
             self._report_blank(sample)
         except InputError:
             if self.cfg.results_path:
-                self.decoded_path.unlink(missing_ok=True)  # of the batches before
+                self.decoded_path.unlink(missing_ok=True)  # it has the earlier batches only
             raise
         hypotheses, decoded = self._decode(generator, models, sample, **kwargs)
         if self.cfg.results_path:
@@ -241,15 +271,16 @@ class AVASRTask(AVTask):
         return hypotheses
 
     def _report_blank(self, sample: dict[str, Any]) -> None:
-        """Report, once, what could not be read of a batch that is not trained on.
+        """Warn once about each unreadable utterance of a validation or test batch.
 
-        Raises InputError if that is too much of the split for a score.
+        Raises:
+            InputError: Too many utterances of the split cannot be read.
         """
         split = sample["split"]
         blank = self.blank.setdefault(split, {})
         for reason in (r for reasons in sample["corrupt"] for r in reasons if r not in blank):
             logger.warning(f"left blank, its words count as deleted: {reason}")
-            blank[reason] = scoring.unreadable[reason] = None
+            blank[reason] = self.score.unreadable[reason] = None
         check_scored(blank, len(self.datasets[split]), self.cfg.allow_unreadable)
 
     def _decode(
@@ -259,9 +290,9 @@ class AVASRTask(AVTask):
         sample: dict[str, Any],
         **kwargs: Any,
     ) -> tuple[list[list[dict[str, Any]]], list[Decoded]]:
-        """fairseq's hypotheses, best first, and the best ones in words.
+        """fairseq's hypotheses, best first, and the best one of each utterance in words.
 
-        What could not be read gets an empty hypothesis: nothing was understood of it.
+        An unreadable utterance gets an empty hypothesis.
         """
         hypotheses = super().inference_step(generator, models, sample, **kwargs)
         utterances = self.datasets[sample["split"]].dataset.utterances

@@ -20,8 +20,9 @@ from avhubert_ext.data.dataset import AVDataset, DataConfig
 from avhubert_ext.models.student import Student
 from avhubert_ext.training.distillation import RECEIVERS, DistillationConfig, Teacher, check_choice
 
-from ..base import AVTask, AVTaskConfig, parse_json
+from ..base import AVTask, AVTaskConfig
 from ..data import DistillationUtterances
+from ..options import parse_json
 
 
 @dataclass

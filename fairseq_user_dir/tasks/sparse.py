@@ -10,7 +10,7 @@ from fairseq.tasks import register_task
 from ..sparse import SparseMask, SparseMaskConfig
 from .av_asr import AVASRConfig, AVASRTask
 from .av_distillation import AVDistillationConfig, AVDistillationTask
-from .vsr import VSRConfig, VSRTask
+from .vsr import VSRTask, VSRTaskConfig
 
 
 @dataclass
@@ -24,7 +24,7 @@ class SparseASRTask(SparseMask, AVASRTask):
 
 
 @dataclass
-class SparseVSRConfig(SparseMaskConfig, VSRConfig):
+class SparseVSRConfig(SparseMaskConfig, VSRTaskConfig):
     pass
 
 

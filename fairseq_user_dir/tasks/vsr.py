@@ -19,7 +19,7 @@ from .av_asr import AVASRConfig, AVASRTask
 
 
 @dataclass
-class VSRConfig(AVASRConfig):
+class VSRTaskConfig(AVASRConfig):
     modalities: str = field(default="video", metadata={"help": "video, audio or both"})
     ctc_weight: float = field(
         default=0.1,
@@ -27,12 +27,12 @@ class VSRConfig(AVASRConfig):
     )
 
 
-@register_task("vsr", dataclass=VSRConfig)
+@register_task("vsr", dataclass=VSRTaskConfig)
 class VSRTask(AVASRTask):
     """As `av_asr`, with the outputs of a CTC/attention recognizer and its own beam search."""
 
     @classmethod
-    def setup_task(cls, cfg: VSRConfig, **kwargs: Any) -> "VSRTask":
+    def setup_task(cls, cfg: VSRTaskConfig, **kwargs: Any) -> "VSRTask":
         return cls(cfg, CTCDictionary(Path(cfg.data) / "dict.wrd.txt"))
 
     @property

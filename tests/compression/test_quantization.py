@@ -34,7 +34,7 @@ from avhubert_ext.compression.quantization import (
 from avhubert_ext.errors import InputError
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
-from fairseq_user_dir.models.vsr_ctc_attention import VSRConfig, VSRCTCAttention  # noqa: E402
+from fairseq_user_dir.models.vsr_ctc_attention import VSRCTCAttention, VSRModelConfig  # noqa: E402
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -280,7 +280,7 @@ def test_the_penalty_counts_once_however_an_update_is_split(manifests: Path) -> 
     """The trainer divides the sum of the losses by the sum of the sizes."""
     task = new_task(manifests)
     torch.manual_seed(0)
-    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), task)
+    model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), task)
     criterion = new_criterion(task, rho=20.0)
     task.begin_epoch(1, model)
     task.load_dataset("train")

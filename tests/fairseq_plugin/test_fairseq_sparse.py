@@ -41,7 +41,7 @@ from fairseq_user_dir.tasks.sparse import (  # noqa: E402
     SparseVSRConfig,
     SparseVSRTask,
 )
-from fairseq_user_dir.tasks.vsr import VSRConfig, VSRTask  # noqa: E402
+from fairseq_user_dir.tasks.vsr import VSRTask, VSRTaskConfig  # noqa: E402
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
@@ -145,7 +145,12 @@ def test_sparsity_is_logged(frozen: tuple[Path, str]) -> None:
 def test_resumed_is_uninterrupted(
     frozen: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(frozen[0] / "checkpoint_1_1.pt", tmp_path / "checkpoint_last.pt")
+    """Also from a checkpoint of an earlier version, which named the criterion after both parts."""
+    begun = stored(frozen[0] / "checkpoint_1_1.pt")
+    (entry,) = begun["optimizer_history"]
+    assert entry["criterion_name"] == "PruningCriterion"
+    entry["criterion_name"] = "PruningCriterionOfCTCAttentionCriterion"
+    torch.save(begun, tmp_path / "checkpoint_last.pt")
     log = run_well(*train(manifests, tmp_path, "--sparsity", 0.5), **ONE_THREAD)
     assert re.search(r"Loaded checkpoint.*@ 1 updates", log)
     assert_equal_checkpoints(frozen[0] / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt")
@@ -508,14 +513,13 @@ def test_the_last_update_is_seen_from_the_data(manifests: Path) -> None:
 def test_options_of_the_base_criterion(manifests: Path) -> None:
     task = new_task(manifests, sparsity=0.5)
     criterion = new_criterion(task, base_options='{"label_smoothing": 0.25}', regrow=True)
-    assert isinstance(criterion, CTCAttentionCriterion) and isinstance(criterion, PruningCriterion)
-    assert criterion.label_smoothing == 0.25 and task.regrow
-    # One --ctc-weight for the beam search, which is the task's, and the wrapped loss.
-    assert new_criterion(new_task(manifests, ctc_weight=0.3)).ctc_weight == 0.3
-    # What the task knows by the same name, and what stands for a setting of the whole run.
+    assert type(criterion) is PruningCriterion and type(criterion.base) is CTCAttentionCriterion
+    assert criterion.base.label_smoothing == 0.25 and task.regrow
+    # --ctc-weight, which is the task's, is that of the beam search and of the loss.
     shared = new_criterion(new_task(manifests, sparsity=0.5, ctc_weight=0.3))
-    assert (shared.ctc_weight, criterion.ctc_weight) == (0.3, 0.1)
-    assert new_criterion(task, base_criterion="cross_entropy").sentence_avg is True
+    assert (shared.base.ctc_weight, criterion.base.ctc_weight) == (0.3, 0.1)
+    # An option that refers to a setting of the whole run.
+    assert new_criterion(task, base_criterion="cross_entropy").base.sentence_avg is True
     assert not task.regrow
 
 
@@ -525,7 +529,7 @@ def test_options_of_the_base_criterion(manifests: Path) -> None:
         ({"base_criterion": "magic"}, "base_criterion magic: unknown; choose one of .*ctc_attent"),
         (
             {"base_options": '{"smooth": 1}'},
-            r"ctc_attention knows no \['smooth'\]; expected .*ctc_w",
+            r"ctc_attention has no option \['smooth'\]; expected .*ctc_w",
         ),
         ({"base_options": '{"label_smoothing": "much"}'}, "base_options: Value 'much' .* Float"),
         ({"base_options": "0.1"}, "base_options 0.1: expected an object"),
@@ -540,7 +544,7 @@ def test_a_base_criterion_that_makes_no_sense(
 
 
 def test_a_dense_task_is_refused(manifests: Path) -> None:
-    task = VSRTask.setup_task(VSRConfig(data=str(manifests), **INTERPOLATED))
+    task = VSRTask.setup_task(VSRTaskConfig(data=str(manifests), **INTERPOLATED))
     with pytest.raises(InputError, match="is for a pruned model: set --task vsr_sparse"):
         new_criterion(task)
 
@@ -551,7 +555,7 @@ def test_outside_a_training_the_criterion_is_its_base(manifests: Path) -> None:
     criterion = new_criterion(task, regrow=True)
     with torch.no_grad(), metrics.aggregate(new_root=True) as found:
         _, _, log = task.valid_step(sample_of(task), new_model(task), criterion)
-        criterion.reduce_metrics([log])
+        task.reduce_metrics([log], criterion)
     assert found["loss"].avg > 0 and not {"sparsity", "regrown", "pruning_batches"} & found.keys()
 
 

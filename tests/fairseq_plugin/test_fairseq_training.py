@@ -469,7 +469,7 @@ print([next(i) for i in iterators])
 time.sleep(1)
 threads = [i._consumer for i in iterators]
 assert all(t.is_alive() for t in threads)
-from fairseq_user_dir.data import stop_reading_ahead
+from fairseq_user_dir.patches import stop_reading_ahead
 stop_reading_ahead()
 print("alive:", [t.is_alive() for t in threads], "few:", max(t.count for t in threads) < 25)
 """)

@@ -31,17 +31,15 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.hypotheses import read_decoded
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
-from fairseq_user_dir import schedule  # noqa: E402
 from fairseq_user_dir.criterions.ctc_attention import CTCAttentionCriterion  # noqa: E402
 from fairseq_user_dir.joint_generator import JointGenerator  # noqa: E402
 from fairseq_user_dir.models.av_asr_seq2seq import AVASRSeq2SeqConfig  # noqa: E402
 from fairseq_user_dir.models.vsr_ctc_attention import (  # noqa: E402
-    VSRConfig,
     VSRCTCAttention,
+    VSRModelConfig,
 )
 from fairseq_user_dir.schedule import CosineEpochs, CosineEpochsConfig, cosine_rate  # noqa: E402
-from fairseq_user_dir.tasks.vsr import VSRConfig as VSRTaskConfig  # noqa: E402
-from fairseq_user_dir.tasks.vsr import VSRTask  # noqa: E402
+from fairseq_user_dir.tasks.vsr import VSRTask, VSRTaskConfig  # noqa: E402
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 EPOCHS, PER_EPOCH = 3, 2
@@ -152,22 +150,22 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     stored = read_torch_file(trained[0] / "checkpoint_last.pt")["cfg"]["model"]
     assert stored["subwords"].split("\n") == new_task(manifests).outputs
-    cfg = VSRConfig(description=stored["description"], dictionary=stored["dictionary"])
+    cfg = VSRModelConfig(description=stored["description"], dictionary=stored["dictionary"])
     assert VSRCTCAttention.build_model(cfg, new_task(manifests))
     with pytest.raises(InputError, match="subwords with the special ones, the model has"):
         VSRCTCAttention.build_model(cfg, new_task(teacher_data))
     with pytest.raises(InputError, match="visual_noise_level without a type"):
         new_task(manifests, visual_noise_level=3).load_dataset("train")
     for task, cfg, said in (
-        (av_asr_task(manifests), VSRConfig(network="tiny"), "outputs are those of --task vsr"),
+        (av_asr_task(manifests), VSRModelConfig(network="tiny"), "outputs are those of --task vsr"),
         (new_task(manifests), AVASRSeq2SeqConfig(), "--task vsr is for models of --arch vsr_ctc"),
     ):
         with pytest.raises(InputError, match=said):
-            if isinstance(cfg, VSRConfig):
+            if isinstance(cfg, VSRModelConfig):
                 VSRCTCAttention.build_model(cfg, task)
             else:
                 task.build_model(cfg)
-    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), new_task(manifests))
+    model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), new_task(manifests))
     with pytest.raises(InputError, match="is trained with --criterion ctc_attention: set that"):
         model.get_normalized_probs(None, log_probs=True)
     with pytest.raises(InputError, match="visual noise 'fog': expected one of block"):
@@ -180,7 +178,7 @@ def test_what_does_not_fit_is_refused(
 def test_audio_and_both_train(manifests: Path, modalities: str) -> None:
     task = new_task(manifests, modalities=modalities, time_mask=True)
     torch.manual_seed(0)
-    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), task).train()
+    model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), task).train()
     task.load_dataset("train")
     dataset = task.datasets["train"]
     sample = dataset.collater([dataset[index] for index in (0, 1)])
@@ -197,7 +195,7 @@ def test_the_criterion_ignores_padding(manifests: Path) -> None:
     """The loss of a batch is the sum of those of its utterances."""
     task = new_task(manifests)
     torch.manual_seed(0)
-    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), task).eval()
+    model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), task).eval()
     task.load_dataset("test")
     dataset = task.datasets["test"]
     items = [dataset[index] for index in range(3)]
@@ -219,11 +217,11 @@ def test_options_reach_the_data_and_the_network(manifests: Path, tmp_path: Path)
     assert not new_task(manifests).data_config("train").time_mask
     task.load_dataset("train")
     iterator = task.get_batch_iterator(task.datasets["train"], max_sentences=4)
-    assert schedule.updates_per_epoch == math.ceil(len(iterator) / 2) < len(iterator)
+    assert task.epoch_length.updates == math.ceil(len(iterator) / 2) < len(iterator)
 
     start = build_vsr("tiny", vocabulary=9)
     save_model(tmp_path / "start.safetensors", start)
-    cfg = VSRConfig(
+    cfg = VSRModelConfig(
         network="tiny",
         frontend_checkpoint=str(tmp_path / "start.safetensors"),
         unmasked_padding=True,
@@ -236,7 +234,7 @@ def test_options_reach_the_data_and_the_network(manifests: Path, tmp_path: Path)
 
 def test_half_precision_keeps_what_needs_float32(manifests: Path) -> None:
     task = new_task(manifests)
-    model = VSRCTCAttention.build_model(VSRConfig(network="tiny"), task).eval()
+    model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), task).eval()
     model.to(dtype=torch.bfloat16)
     task.load_dataset("test")
     dataset = task.datasets["test"]

@@ -33,7 +33,7 @@ from fairseq_user_dir.criterions.ctc_attention_distillation import (  # noqa: E4
     CTCAttentionDistillationCriterion,
 )
 from fairseq_user_dir.criterions.pruning import PruningConfig, PruningCriterion  # noqa: E402
-from fairseq_user_dir.models.vsr_ctc_attention import VSRConfig, VSRCTCAttention  # noqa: E402
+from fairseq_user_dir.models.vsr_ctc_attention import VSRCTCAttention, VSRModelConfig  # noqa: E402
 from fairseq_user_dir.tasks.sparse import SparseVSRConfig, SparseVSRTask  # noqa: E402
 from fairseq_user_dir.tasks.vsr import VSRTask  # noqa: E402
 
@@ -79,7 +79,7 @@ def new_criterion(
 
 def new_student(task: VSRTask, network: str = "tiny-s") -> VSRCTCAttention:
     torch.manual_seed(1)
-    return VSRCTCAttention.build_model(VSRConfig(network=network), task)
+    return VSRCTCAttention.build_model(VSRModelConfig(network=network), task)
 
 
 def batch(task: VSRTask, split: str, *indices: int) -> dict[str, Any]:
@@ -225,12 +225,13 @@ def test_a_pruned_student_learns_from_a_pruned_teacher(manifests: Path, tmp_path
         base_options=json.dumps({"teacher": str(path), "temperature": 2.0}),
     )
     criterion = PruningCriterion.build_criterion(OmegaConf.structured(config), task)
-    assert isinstance(criterion, CTCAttentionDistillationCriterion)
-    assert (criterion.distillation_weight, criterion.temperature) == (0.5, 2.0)
+    base = criterion.base
+    assert isinstance(base, CTCAttentionDistillationCriterion)
+    assert (base.distillation_weight, base.temperature) == (0.5, 2.0)
     loss, _, log = criterion(model, batch(task, "train", 0))
     loss.backward()
     assert log["sparsity"] == pytest.approx(0.5, abs=1e-4) and log["kl_ctc"] > 0
-    assert same(weights(criterion.teacher.model), weights(VSRCTCAttention(large.fuse())))
+    assert same(weights(base.teacher.model), weights(VSRCTCAttention(large.fuse())))
 
 
 def test_what_does_not_fit_is_refused(

@@ -18,7 +18,7 @@ from avhubert_ext.checkpoints.s3prl_file import student_states
 from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
-from avhubert_ext.errors import InputError, show_input_errors_plainly
+from avhubert_ext.errors import InputError
 from avhubert_ext.training.distillation import distill_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
@@ -35,8 +35,6 @@ REMEDY = (
     "go on from the last state with -a -o config.runner.fp16=False where fp16 was on; else start "
     "again in another folder with a lower learning rate"
 )
-
-show_input_errors_plainly()
 
 
 class UpstreamPretrainExpert(nn.Module):
