@@ -20,7 +20,7 @@ from fairseq.trainer import Trainer
 from fairseq.utils import import_user_module, set_torch_seed
 from omegaconf import OmegaConf
 
-from avhubert_ext.checkpoints.files import load_recognizer, save_model
+from avhubert_ext.checkpoints.model_file import load_recognizer, save_model
 from avhubert_ext.data.manifest import read_manifest, write_manifest
 from avhubert_ext.data.normalization import TextConfig, write_text_config
 
