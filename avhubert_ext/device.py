@@ -7,10 +7,11 @@ import torch
 from avhubert_ext.errors import InputError
 
 
-def choose_device(device: str) -> str:
-    """The device itself, or for `auto` the first CUDA GPU, or the CPU if there is none.
+def choose_device(device: torch.device | str) -> torch.device | str:
+    """Resolve "auto" to the first CUDA GPU, or the CPU if there is none; keep other devices.
 
-    Raises InputError for a device that PyTorch does not have here.
+    Raises:
+        InputError: If PyTorch does not have the device here.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -18,7 +18,7 @@ class CTCDictionary(Dictionary):
 
     def __init__(self, path: Path) -> None:
         read_lines(path)  # a missing file ends in one clear line
-        self.outputs = Vocabulary(path, ctc=True).pieces
+        self.outputs = Vocabulary(path, ctc=True).symbols
         self.symbols, self.count, self.indices = [], [], {}
         for symbol in (*self.outputs, "<pad>"):
             self.add_symbol(symbol)

@@ -123,18 +123,18 @@ class Subwords:
 class Vocabulary:
     """The subwords of fairseq's dictionary file, one a line with its count, as ids.
 
-    `pieces` of a transformer decoder: fairseq's special symbols, then the subwords. Of a
+    `symbols` of a transformer decoder: fairseq's special symbols, then the subwords. Of a
     CTC/attention recognizer (`ctc`): blank, unknown, the subwords, and the end of a sentence.
     """
 
     def __init__(self, path: Path, ctc: bool = False) -> None:
         subwords = read_dictionary(path)
-        self.pieces = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
-        self.eos = len(self.pieces) - 1 if ctc else EOS
+        self.symbols = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
+        self.eos = len(self.symbols) - 1 if ctc else EOS
         self.known = set(subwords)
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.symbols)
 
     def text(self, tokens: Iterable[int]) -> str:
         """The words that ids stand for, up to the end of the sentence."""
@@ -142,7 +142,7 @@ class Vocabulary:
         for token in tokens:
             if token == self.eos:
                 break
-            pieces.append(self.pieces[token])
+            pieces.append(self.symbols[token])
         return join_pieces(pieces)
 
     def reference(self, pieces: list[str]) -> str:
