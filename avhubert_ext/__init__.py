@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__version__ = "0.2.0"
-
-__version__ = "0.2.0"
-
 __all__ = [
     "AVHubertEncoder",
     "InputError",

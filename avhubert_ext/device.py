@@ -7,7 +7,7 @@ import torch
 from avhubert_ext.errors import InputError
 
 
-def choose_device(device: str) -> str:
+def choose_device(device: torch.device | str) -> torch.device | str:
     """Check the name of a device, and choose one for `auto`.
 
     Args:

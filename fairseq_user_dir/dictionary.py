@@ -27,7 +27,7 @@ class CTCDictionary(Dictionary):
             InputError: The file is missing or no dictionary.
         """
         read_lines(path)  # raises the InputError for a missing file
-        self.outputs = Vocabulary(path, ctc=True).pieces
+        self.outputs = Vocabulary(path, ctc=True).symbols
         self.symbols, self.count, self.indices = [], [], {}
         for symbol in (*self.outputs, "<pad>"):
             self.add_symbol(symbol)

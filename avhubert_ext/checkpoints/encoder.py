@@ -10,15 +10,15 @@ from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 
 
-def load(path: Path | str, *, device: str = "auto") -> AVHubertEncoder | ConformerEncoder:
+def load(path: Path | str, *, device: str = "cpu") -> AVHubertEncoder | ConformerEncoder:
     """Load the encoder in any encoder or recognizer file.
 
     Args:
         path: `.safetensors` of this project; `.pt` of this project's fairseq plugin or of the
             official AV-HuBERT, pretrained or finetuned; s3prl's `.ckpt`; `.pth` of Auto-AVSR. A
             decoder and prediction heads are left out.
-        device: "auto" (the first CUDA GPU, or the CPU if there is none), "cpu", "cuda", "cuda:N"
-            or "mps".
+        device: Where its weights, and your inputs, are: "cpu", "cuda", "cuda:N", "mps", or "auto"
+            for the first CUDA GPU, or the CPU if there is none.
 
     Returns:
         The encoder in eval mode, float32.

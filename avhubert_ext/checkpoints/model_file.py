@@ -27,6 +27,7 @@ from avhubert_ext.checkpoints.fairseq_file import NOTHING
 from avhubert_ext.checkpoints.safetensors_file import SEAL_KEY, seal, write_tensors
 from avhubert_ext.compression.pruning import Masks
 from avhubert_ext.compression.quantization import Codebooks
+from avhubert_ext.device import choose_device
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer
@@ -150,13 +151,14 @@ def load_model(path: Path | str) -> AVHubertEncoder | RecognizerNetwork:
     return ModelFile(path).model()
 
 
-def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") -> AVHubertEncoder:
+def load_avhubert(path: Path | str, device: torch.device | str = "cpu") -> AVHubertEncoder:
     """The audio-visual encoder in a model file, without the decoder if it has one.
 
     Args:
         path: A file of any kind that `ModelFile` reads, except for Auto-AVSR's family, whose
             encoder takes other inputs.
-        map_location: The device for the weights.
+        device: Where its weights, and your inputs, are: "cpu", "cuda", "cuda:N", "mps", or "auto"
+            for the first CUDA GPU, or the CPU if there is none.
 
     Returns:
         The encoder in eval mode, float32.
@@ -167,15 +169,16 @@ def load_avhubert(path: Path | str, map_location: torch.device | str = "cpu") ->
     model = load_model(path)
     _refuse_ctc_attention(model, path)
     encoder = model.encoder if isinstance(model, AVRecognizer) else model
-    return encoder.to(map_location)
+    return encoder.to(choose_device(device))
 
 
-def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu") -> AVRecognizer:
+def load_avhubert_asr(path: Path | str, device: torch.device | str = "cpu") -> AVRecognizer:
     """The recognizer of AV-HuBERT's family in a model file.
 
     Args:
         path: A file of any kind that `ModelFile` reads.
-        map_location: The device for the weights.
+        device: Where its weights, and your inputs, are: "cpu", "cuda", "cuda:N", "mps", or "auto"
+            for the first CUDA GPU, or the CPU if there is none.
 
     Returns:
         Encoder and decoder in eval mode, float32.
@@ -184,7 +187,7 @@ def load_avhubert_asr(path: Path | str, map_location: torch.device | str = "cpu"
         InputError: If the file cannot be read, or holds an encoder only or a CTC/attention
             recognizer.
     """
-    model = load_recognizer(path, map_location)
+    model = load_recognizer(path, device)
     _refuse_ctc_attention(model, path)
     return model
 
@@ -195,13 +198,14 @@ def _refuse_ctc_attention(model: nn.Module, path: Path | str) -> None:
 
 
 def load_auto_avsr(
-    path: Path | str, map_location: torch.device | str = "cpu", mask_padding: bool | None = None
+    path: Path | str, device: torch.device | str = "cpu", mask_padding: bool | None = None
 ) -> CTCAttentionRecognizer:
     """The CTC/attention recognizer in a model file, for example one of Auto-AVSR's own.
 
     Args:
         path: A file of any kind that `ModelFile` reads.
-        map_location: The device for the weights.
+        device: Where its weights, and your inputs, are: "cpu", "cuda", "cuda:N", "mps", or "auto"
+            for the first CUDA GPU, or the CPU if there is none.
         mask_padding: False lets padding leak into the clips of a batch, as in Auto-AVSR's own code.
             None takes the value in the file, which is True for Auto-AVSR's own files.
 
@@ -216,17 +220,16 @@ def load_auto_avsr(
         raise InputError(f"{path} holds no CTC/attention recognizer: name another file")
     if mask_padding is not None:
         model.set_mask_padding(mask_padding)
-    return model.to(map_location)
+    return model.to(choose_device(device))
 
 
-def load_recognizer(
-    path: Path | str, map_location: torch.device | str = "cpu"
-) -> RecognizerNetwork:
+def load_recognizer(path: Path | str, device: torch.device | str = "cpu") -> RecognizerNetwork:
     """The recognizer of either family in a model file, see `ModelFile.recognizer`.
 
     Args:
         path: A file of any kind that `ModelFile` reads.
-        map_location: The device for the weights.
+        device: Where its weights, and your inputs, are: "cpu", "cuda", "cuda:N", "mps", or "auto"
+            for the first CUDA GPU, or the CPU if there is none.
 
     Returns:
         The recognizer in eval mode, float32.
@@ -234,7 +237,7 @@ def load_recognizer(
     Raises:
         InputError: If the file cannot be read or holds an encoder only.
     """
-    return ModelFile(path).recognizer().to(map_location)
+    return ModelFile(path).recognizer().to(choose_device(device))
 
 
 def read_masks(path: Path, whole_student: bool = False) -> Masks:

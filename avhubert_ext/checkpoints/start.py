@@ -53,7 +53,7 @@ def start_file(
         load_frontend(model, frontend)
     if recognizer is not None:
         take_over(model, recognizer)
-    pieces = vocabulary.pieces
+    pieces = vocabulary.symbols
     origin = {"dictionary": dictionary_digest(pieces), "subwords": join_symbols(pieces)}
     save_model(target, model, origin=origin)
     return f"{target}: {network}, {len(vocabulary)} outputs"

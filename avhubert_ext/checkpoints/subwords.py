@@ -101,7 +101,7 @@ def read_symbols(file: Path, ctc: bool) -> list[str]:
     """
     if read_lines(file)[:1] == [f"{CTC_FIRST[1]} 1"]:
         return ctc_symbols(auto_avsr.read_units(file))
-    return Vocabulary(file, ctc).pieces
+    return Vocabulary(file, ctc).symbols
 
 
 def _in_folder(folder: Path) -> Path | None:

@@ -81,7 +81,7 @@ class Vocabulary:
         ctc: Whether the ids are those of a CTC/attention recognizer.
 
     Attributes:
-        pieces: All symbols by id. For a transformer decoder: fairseq's special symbols, then the
+        symbols: All symbols by id. For a transformer decoder: fairseq's special symbols, then the
             subwords. With `ctc`: blank, unknown, the subwords, and the end of the sentence.
         eos: The id of the end of the sentence.
         known: The subwords as a set.
@@ -92,12 +92,12 @@ class Vocabulary:
 
     def __init__(self, path: Path, ctc: bool = False) -> None:
         subwords = read_dictionary(path)
-        self.pieces = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
-        self.eos = len(self.pieces) - 1 if ctc else EOS
+        self.symbols = ctc_symbols(subwords) if ctc else [*SPECIAL_SYMBOLS, *subwords]
+        self.eos = len(self.symbols) - 1 if ctc else EOS
         self.known = set(subwords)
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return len(self.symbols)
 
     def text(self, tokens: Iterable[int]) -> str:
         """Return the words of a sequence of ids, up to the end of the sentence."""
@@ -105,7 +105,7 @@ class Vocabulary:
         for token in tokens:
             if token == self.eos:
                 break
-            pieces.append(self.pieces[token])
+            pieces.append(self.symbols[token])
         return join_pieces(pieces)
 
     def reference(self, pieces: list[str]) -> str:

@@ -320,7 +320,7 @@ def load_for(config: EvaluationConfig, path: Path) -> Recognizer:
     dictionary = config.dictionary()
     if path.name == MODEL_FILE:
         model = open_exported(path.parent, SearchConfig(), torch.get_num_threads())
-        symbols = Vocabulary(dictionary, model.ctc).pieces
+        symbols = Vocabulary(dictionary, model.ctc).symbols
         check_dictionary(dictionary, symbols, len(model.symbols), dictionary_digest(model.symbols))
     else:
         model = open_checkpoint(path, dictionary, SearchConfig(), config.device, None)

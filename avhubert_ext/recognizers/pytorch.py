@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avhubert_ext.checkpoints.description import describe
+from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
 from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.data.dataset import Batch
@@ -19,7 +19,7 @@ from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.device import choose_device
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
-from avhubert_ext.models.decoder import AVRecognizer, TransformerDecoder
+from avhubert_ext.models.decoder import TransformerDecoder
 from avhubert_ext.recognizers.base import Recognizer
 
 
@@ -28,7 +28,7 @@ class PyTorchRecognizer(Recognizer):
 
     def __init__(
         self,
-        network: AVRecognizer | CTCAttentionRecognizer,
+        network: RecognizerNetwork,
         symbols: list[str],
         settings: BeamConfig | JointConfig,
     ) -> None:

@@ -149,4 +149,4 @@ def test_a_damaged_dictionary_is_named(tmp_path: Path, text: str, about: str) ->
 def test_a_dictionary_as_editors_on_windows_save_it(tmp_path: Path) -> None:
     path = tmp_path / "dict.wrd.txt"
     path.write_bytes("".join(f"{line}\r\n" for line in LINES).encode("utf-8-sig"))
-    assert Vocabulary(path).pieces == SYMBOLS
+    assert Vocabulary(path).symbols == SYMBOLS

@@ -150,7 +150,7 @@ def test_an_official_finetuned_file_decodes_as_it_is(
         assert found[utterance.id].score == pytest.approx(best.score, abs=1e-4)
     # Nothing but the file is needed to transcribe with it.
     recognizer = Recognizer.from_file(official)
-    assert recognizer.symbols == vocabulary.pieces
+    assert recognizer.symbols == vocabulary.symbols
     last = dataset.utterances[-1]
     assert recognizer.recognize(load_audio(last.audio), load_video(last.video)).tokens
 

@@ -678,11 +678,11 @@ def test_subwords_of_auto_avsr_become_a_dictionary(tmp_path):
     out = tmp_path / "out"
     assert main(["data", "subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
     vocabulary = Vocabulary(out / "dict.wrd.txt", ctc=True)
-    assert vocabulary.pieces == ["<blank>", *listed, "<eos>"]
+    assert vocabulary.symbols == ["<blank>", *listed, "<eos>"]
     subwords = Subwords(next(out.glob("spm_*.model")))
     pieces = subwords.encode("the cat's hat")
     assert set("".join(pieces)) <= {*"THECATS'", "\u2581"}
-    ids = [vocabulary.pieces.index(piece) for piece in pieces]
+    ids = [vocabulary.symbols.index(piece) for piece in pieces]
     assert vocabulary.text([*ids, vocabulary.eos, 3]) == "THE CAT'S HAT"
 
 
