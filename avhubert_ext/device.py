@@ -8,9 +8,16 @@ from avhubert_ext.errors import InputError
 
 
 def choose_device(device: str) -> str:
-    """The device itself, or for `auto` the first CUDA GPU, or the CPU if there is none.
+    """Check the name of a device, and choose one for `auto`.
 
-    Raises InputError for a device that PyTorch does not have here.
+    Args:
+        device: auto, cpu, cuda, cuda:N, or mps.
+
+    Returns:
+        The name; for `auto`, cuda if PyTorch finds a CUDA GPU, else cpu.
+
+    Raises:
+        InputError: If PyTorch does not have this device here.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""The one exception for bad input, and how command lines show it."""
+"""The exception for invalid input, and how command lines show it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class InputError(Exception):
-    """Input the user can correct: one line that names the file or value, and the remedy."""
+class InputError(ValueError):
+    """Invalid input that the user can correct.
+
+    The message is one line that names the file or value, what was expected, and the remedy.
+    """
 
 
 def printable(text: object) -> str:
-    """The text with every byte of a name that is not UTF-8 as an escape, as in `caf\\udce9`."""
+    """Return the text with escapes for bytes of a name that are not UTF-8, like `caf\\udce9`."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_printable(name: str) -> None:
-    """Raise an InputError for a name that cannot stand on a page or in a picture."""
+    """Raise an InputError for a name that cannot be shown on a page or in a picture."""
     if name != printable(name):
         raise InputError(f"model name '{printable(name)}': not UTF-8; choose another name")
 
 
 def as_one_line(error: BaseException) -> str | None:
-    """The message of an InputError, also of one that occurred in another process.
+    """Return the message of an InputError, also of one that was raised in another process.
 
     Args:
         error: Any exception. Worker processes put the traceback of theirs into the message of

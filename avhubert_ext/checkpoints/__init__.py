@@ -1,1 +1,1 @@
-"""Files of models: reading, writing and converting them."""
+"""Model files: reading, writing and converting them; `model_file` is the place to import from."""

@@ -1,1 +1,1 @@
-"""Pruning and quantization."""
+"""Pruning and quantization of weights."""

@@ -1,10 +1,10 @@
 """Global magnitude pruning with exact counts (paper B, sections 2.2 and 3.3).
 
-Prunable are the weights of linear and 1D, 2D and 3D convolution layers; biases, norms and
+The weights of linear and of 1D, 2D and 3D convolution layers are prunable. Biases, norms and
 embeddings stay dense, and so does the positional convolution, whose weight is a product (weight
-norm). A mask is a dict: parameter name -> bool tensor, True = kept.
+norm). Masks are a dict: parameter name -> bool tensor, True = kept.
 
-In checkpoints a mask has one bit a weight: see `pack`, and `checkpoints/sparse_file.py` for files.
+Checkpoints store masks with one bit per weight, see `pack` and `checkpoints/sparse_file.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Masks = dict[str, Tensor]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The prunable parameters by name, in the model's order; one that layers share comes once."""
+    """The prunable parameters by name, in the model's order; a shared one is listed once."""
     named = {
         f"{name}.weight" if name else "weight": module.weight
         for name, module in model.named_modules()
@@ -38,7 +38,11 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def check_sparsity(sparsity: float) -> None:
-    """Raise InputError for a sparsity outside [0, 1)."""
+    """Check a target sparsity.
+
+    Raises:
+        InputError: If it is outside [0, 1).
+    """
     if not 0 <= sparsity < 1:
         raise InputError(f"sparsity {sparsity}: expected at least 0 and less than 1 (0.5 = 50%)")
 
@@ -47,12 +51,22 @@ def check_sparsity(sparsity: float) -> None:
 def global_magnitude_mask(
     model: nn.Module, sparsity: float, previous: Masks | None = None
 ) -> Masks:
-    """Prune exactly round(sparsity * prunable) weights, the smallest of the whole model.
+    """Masks that prune exactly round(sparsity * prunable) weights, the smallest of the model.
 
-    Weights that `previous` pruned stay pruned and count. Among equal magnitudes the first are
-    pruned, in the model's order: the same weights give the same mask anywhere. The mask is on the
-    CPU. Raises InputError for a sparsity outside [0, 1), below the present one, a mask that does
-    not fit the model, or weights that are NaN.
+    Among equal magnitudes the first in the model's order are pruned, so the same weights give the
+    same masks on any machine.
+
+    Args:
+        model: The model; it does not change.
+        sparsity: Fraction of the prunable weights to prune, at least 0 and less than 1.
+        previous: Masks of weights that are already pruned; these stay pruned and count.
+
+    Returns:
+        The masks by parameter name, on the CPU.
+
+    Raises:
+        InputError: If the sparsity is outside [0, 1) or below that of `previous`, the previous
+            masks do not fit the model, or a weight is NaN.
     """
     check_sparsity(sparsity)
     weights = prunable_weights(model)
@@ -90,16 +104,16 @@ def _magnitudes(weight: Tensor) -> np.ndarray:
 
 
 def _threshold(weights: dict[str, nn.Parameter], kept: Masks, count: int) -> tuple[np.float32, int]:
-    """The `count`-th smallest kept magnitude, and how many of those that equal it are pruned.
+    """The `count`-th smallest kept magnitude, and how many of the equal magnitudes are pruned.
 
-    The bits of a float that is not negative sort as it does, so that counts of their upper halves,
-    then of the lower halves below one upper half, find it without a copy of all weights.
+    Floats that are not negative sort like their bits. So a histogram of the upper half of the bits,
+    and then one of the lower half for a single upper half, find it without a copy of all weights.
     """
     upper, lower = (np.zeros(1 << 16, dtype=np.int64) for _ in range(2))
     for name, weight in weights.items():
         magnitudes = _magnitudes(weight)[kept[name].numpy()]
         if np.isnan(magnitudes).any():
-            raise InputError(f"{name}: NaN among the weights; prune a checkpoint from before")
+            raise InputError(f"{name}: NaN among the weights; prune an earlier checkpoint")
         upper += np.bincount(magnitudes.view(np.uint32) >> 16, minlength=1 << 16)
     top, count = _reached(upper, count)
     for name, weight in weights.items():
@@ -111,14 +125,18 @@ def _threshold(weights: dict[str, nn.Parameter], kept: Masks, count: int) -> tup
 
 
 def _reached(counts: np.ndarray, count: int) -> tuple[int, int]:
-    """The bin with the `count`-th element, and that element's number in the bin; from 1."""
+    """The bin of the `count`-th element, and the element's number in the bin, both from 1."""
     until = np.cumsum(counts)
     place = int(np.searchsorted(until, count))
     return place, count - int(until[place] - counts[place])
 
 
 def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:
-    """Raise InputError if the masks are not for these weights."""
+    """Check masks against the prunable weights of a model.
+
+    Raises:
+        InputError: If names or shapes differ.
+    """
     expected = {name: tuple(w.shape) for name, w in weights.items()}
     found = {name: tuple(m.shape) for name, m in masks.items()}
     if expected != found:
@@ -126,51 +144,51 @@ def check_fits(weights: dict[str, nn.Parameter], masks: Masks) -> None:
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
         raise InputError(
-            f"the mask does not fit the model: {len(odd)} tensors differ, e.g. {odd[0]}; name the "
-            "mask of a model of the same network"
+            f"the mask does not fit the model: {len(odd)} tensors differ, for example {odd[0]}; "
+            "name the mask of a model of the same network"
         )
 
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Masks) -> None:
-    """Set pruned weights to zero."""
+    """Set the pruned weights of a model to zero."""
     for name, weight in prunable_weights(model).items():
         weight.mul_(masks[name].to(weight.device))
 
 
 @torch.no_grad()
 def mask_gradients(model: nn.Module, masks: Masks) -> None:
-    """Set the gradients of pruned weights to zero."""
+    """Set the gradients of the pruned weights of a model to zero."""
     for name, weight in prunable_weights(model).items():
         if weight.grad is not None:
             weight.grad.mul_(masks[name].to(weight.device))
 
 
 def same(some: Masks, others: Masks) -> bool:
-    """Whether both prune the same weights."""
+    """Whether two sets of masks prune the same weights."""
     return some.keys() == others.keys() and all(torch.equal(some[n], others[n]) for n in some)
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below `prefix`, without it."""
+    """The entries whose names start with `prefix`, under their names without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def count_pruned(masks: Masks) -> int:
-    """How many weights the masks prune."""
+    """The number of weights that the masks prune."""
     return sum(m.numel() - int(torch.count_nonzero(m)) for m in masks.values())
 
 
 def mask_sparsity(masks: Masks) -> float:
-    """Pruned fraction of the prunable weights, counted from the masks."""
+    """The pruned fraction of the prunable weights, counted from the masks."""
     return count_pruned(masks) / sum(m.numel() for m in masks.values())
 
 
 @torch.no_grad()
 def regrown(model: nn.Module, masks: Masks) -> float:
-    """Share of the pruned weights that are not zero: what PARP lets grow again."""
+    """The fraction of the pruned weights that are not zero, because PARP lets them grow back."""
     weights = prunable_weights(model)
-    # Greater, of bools: not zero, and not kept.
+    # For bools, greater means: not zero, and not kept.
     grown = sum(
         torch.count_nonzero((weights[n] != 0) > m.to(weights[n].device)) for n, m in masks.items()
     )
@@ -178,27 +196,36 @@ def regrown(model: nn.Module, masks: Masks) -> float:
 
 
 def kept_parameters(model: nn.Module, masks: Masks | None = None) -> int:
-    """Number of parameters, without the pruned ones."""
+    """The number of parameters that are not pruned."""
     return sum(p.numel() for p in model.parameters()) - count_pruned(masks or {})
 
 
 def pack(masks: Masks) -> dict[str, Any]:
-    """Masks as tensors and plain containers, a bit a weight.
+    """Masks as tensors and plain containers with one bit per weight.
 
-    bits: name -> uint8 tensor, NumPy's `packbits` of the flattened mask; shapes: name -> list;
-    sha256: of names, shapes and bits.
+    Returns:
+        `bits`: name -> uint8 tensor, NumPy's `packbits` of the flattened mask; `shapes`: name ->
+        list; `sha256`: the checksum of names, shapes and bits.
     """
     bits = {name: torch.from_numpy(np.packbits(m.cpu().numpy())) for name, m in masks.items()}
     shapes = {name: list(m.shape) for name, m in masks.items()}
-    return {"bits": bits, "shapes": shapes, "sha256": _digest(bits, shapes)}
+    return {"bits": bits, "shapes": shapes, "sha256": _checksum(bits, shapes)}
 
 
 def unpack(packed: dict[str, Any], where: object) -> Masks:
-    """The inverse of `pack`; InputError, which names `where`, if the checksum is another."""
+    """The inverse of `pack`.
+
+    Args:
+        packed: The packed masks.
+        where: The file's name for error messages.
+
+    Raises:
+        InputError: If a part is missing or the checksum does not match.
+    """
     try:
         bits, shapes = packed["bits"], packed["shapes"]
-        if packed["sha256"] != _digest(bits, shapes):
-            raise ValueError("their checksum is another")
+        if packed["sha256"] != _checksum(bits, shapes):
+            raise ValueError("their checksum does not match")
         return {name: _unpack(bits[name], shapes[name]) for name in shapes}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
@@ -211,7 +238,7 @@ def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
     return torch.from_numpy(flat.view(bool).reshape(shape))
 
 
-def _digest(bits: dict[str, Tensor], shapes: dict[str, list[int]]) -> str:
+def _checksum(bits: dict[str, Tensor], shapes: dict[str, list[int]]) -> str:
     total = hashlib.sha256(json.dumps(sorted(shapes.items())).encode())
     for name in sorted(bits):
         total.update(bits[name].numpy().tobytes())

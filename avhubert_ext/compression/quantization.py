@@ -1,12 +1,13 @@
 """8-bit weights: a codebook of 256 values for every weight tensor (paper B, Table 2).
 
-As in ATMC, whom the paper follows (Gui et al., Model compression with adversarial robustness,
-NeurIPS 2019): k-means over the values of each tensor, no biases, no norms, no tensor of up to 256
-elements. Here those are prunable weights (`pruning.py`). Codebooks of a pruned model are
-of its kept weights alone: zeros stay zeros, and cost no value. Activations stay float32.
+This is the method of ATMC, which the paper uses (Gui et al., Model compression with adversarial
+robustness, NeurIPS 2019): k-means over the values of each tensor, except for biases, norms, and
+tensors of up to 256 elements. Here these tensors are the prunable weights (`pruning.py`). For a
+pruned model only the kept weights are quantized: zeros stay zero and do not use up a value.
+Activations stay float32.
 
-`quantize` is for a trained model, `ADMM` for training one that will lose little by it;
-`avhubert_ext.checkpoints.sparse_file` stores the result in a byte a weight.
+`quantize` is for a trained model, `ADMM` for training a model that will lose little by it.
+`avhubert_ext.checkpoints.sparse_file` stores the result with one byte per weight.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from avhubert_ext.compression.pruning import Masks, prunable_weights
 from avhubert_ext.errors import InputError
 
-SIZE = 256  # of a codebook: what a byte can count
+SIZE = 256  # values in a codebook: an index takes one byte
 ITERATIONS, TOLERANCE = 20, 1e-4  # ATMC's
 
 Codebooks = dict[str, Tensor]
@@ -35,17 +36,27 @@ def quantizable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def fit_codebook(values: Tensor, size: int = SIZE) -> Tensor:
-    """The `size` values that are near to all others: sorted, float32, where `values` are.
+    """The `size` values that represent all others best (k-means in one dimension).
 
-    Lloyd's algorithm, at most 20 iterations, exact and with sums in float64: the values that are
-    nearest to one center lie side by side once they are sorted. It ends, as ATMC's, when the square
-    of all shifts' sum is below 1e-4, here in standard deviations of the values: in absolute units
-    the small weights of a network would end it at once. Where no more than `size` values differ the
-    codebook holds just these. Raises InputError for values that are not finite.
+    Lloyd's algorithm with at most 20 iterations. It is exact, with sums in float64, because the
+    values nearest to one center are neighbors once all values are sorted. As in ATMC it stops when
+    the square of the summed shifts is below 1e-4, here in units of the standard deviation of the
+    values: in absolute units it would stop at once for the small weights of a network.
+
+    Args:
+        values: Any shape, at least one value.
+        size: Number of values in the codebook.
+
+    Returns:
+        The sorted codebook, float32 [size], on the device of the values. If there are at most
+        `size` different values, the codebook contains exactly these.
+
+    Raises:
+        InputError: If a value is NaN or infinite.
     """
     ordered = _sorted(values.flatten().float())
-    if len(ordered) and not ordered[[0, -1]].isfinite().all():  # NaN comes last
-        raise InputError("NaN or infinite values: quantize a checkpoint from before")
+    if len(ordered) and not ordered[[0, -1]].isfinite().all():  # NaN is sorted to the end
+        raise InputError("NaN or infinite values: quantize an earlier checkpoint")
     if int(torch.count_nonzero(ordered.diff())) < size:
         return ordered.unique_consecutive()
     sums = F.pad(ordered.double().cumsum(0), (1, 0))
@@ -67,24 +78,24 @@ def fit_codebook(values: Tensor, size: int = SIZE) -> Tensor:
 def _sorted(values: Tensor) -> Tensor:
     if values.is_cuda:
         return values.sort().values
-    return torch.from_numpy(np.sort(values.detach().numpy()))  # torch.sort takes ten times as long
+    return torch.from_numpy(np.sort(values.detach().numpy()))  # torch.sort is ten times slower
 
 
 def _start(ordered: Tensor, size: int) -> Tensor:
-    """Values of a sorted tensor that lie as dense as the cube root of its density.
+    """Values of a sorted tensor whose density is the cube root of the density of all values.
 
-    For many centers that is the best they can be (Panter and Dite, 1951). Random values or
-    quantiles are as dense as the values: 20 iterations spread them too little to the tails.
+    For many centers this is optimal (Panter and Dite, 1951). Random values or quantiles have the
+    density of the values itself, and 20 iterations do not move enough of them to the tails.
     """
-    parts = ordered.diff() ** (2 / 3)  # the density there is 1 / gap: its cube root over the gap
-    one = float(parts.sum(dtype=torch.float64)) / size  # a wide gap has no use for more
+    parts = ordered.diff() ** (2 / 3)  # density 1 / gap: its cube root times the gap
+    one = float(parts.sum(dtype=torch.float64)) / size  # a wide gap needs no more than this
     share = parts.clamp(max=one).cumsum(0, dtype=torch.float64)
     wanted = (torch.arange(size, device=ordered.device) + 0.5) / size * share[-1]
     return ordered[1 + torch.searchsorted(share, wanted)]
 
 
 def _boundaries(codebook: Tensor) -> Tensor:
-    """The largest float32 values that are nearer to an entry than to the next, or in the middle."""
+    """The largest float32 value that belongs to each entry but the last: up to the middle."""
     middle = (codebook[:-1].double() + codebook[1:].double()) / 2
     rounded = middle.float()
     below = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
@@ -92,20 +103,26 @@ def _boundaries(codebook: Tensor) -> Tensor:
 
 
 def nearest(values: Tensor, codebook: Tensor) -> Tensor:
-    """The index of the nearest entry of a sorted codebook for each value: uint8, their shape."""
+    """The index of the nearest entry of a sorted codebook for each value: uint8, same shape."""
     return torch.bucketize(values.float(), _boundaries(codebook), out_int32=True).to(torch.uint8)
 
 
 def look_up(codebook: Tensor, indices: Tensor) -> Tensor:
-    """The entries of a codebook at uint8 indices, in their shape."""
+    """The entries of a codebook at uint8 indices: float32, same shape."""
     return codebook[indices.int()]
 
 
 @torch.no_grad()
 def on_codebook(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Values moved to the nearest entry of a codebook that is fitted to them, and the codebook.
+    """Quantize values with a codebook that is fitted to them.
 
-    mask: bool, of their shape; where it is False the result is zero, and the value has no say.
+    Args:
+        values: Any shape.
+        mask: Bool, same shape; where it is False, the result is zero and the value does not
+            contribute to the codebook.
+
+    Returns:
+        The values, each moved to the nearest entry, and the codebook.
     """
     if mask is None:
         codebook = fit_codebook(values)
@@ -117,9 +134,17 @@ def on_codebook(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def quantize(model: nn.Module, masks: Masks | None = None) -> Codebooks:
-    """Put the weights of a model, perhaps pruned, on codebooks; returns these by name.
+    """Quantize the weights of a model in place.
 
-    Raises InputError, which names the tensor, for weights that are NaN or infinite.
+    Args:
+        model: The model.
+        masks: Its masks if it is pruned.
+
+    Returns:
+        The codebooks by parameter name.
+
+    Raises:
+        InputError: If a weight is NaN or infinite; it names the tensor.
     """
     codebooks = {}
     for name, weight in quantizable_weights(model).items():
@@ -132,31 +157,40 @@ def quantize(model: nn.Module, masks: Masks | None = None) -> Codebooks:
 
 
 class ADMM:
-    """Pulls the weights W of a model to codebooks while it is trained for something else (ATMC).
+    """Pulls the weights W of a model toward codebooks during its training (ATMC).
 
     Every tensor has a target Z on a codebook and a dual U. `penalty` is rho/2 * ||W + U - Z||^2, to
-    be added to the loss; `update`, every few updates of the weights, makes Z the nearest to W + U
-    that a codebook allows and adds W - Z to U. Where masks say that weights are pruned, and zero,
-    Z and U are zero.
+    be added to the loss. `update`, once every few updates of the weights, sets Z to W + U quantized
+    with a codebook and adds W - Z to U. Z and U are zero for pruned weights.
+
+    Args:
+        rho: Weight of the penalty, more than 0.
+        interval: Number of updates of the weights between two updates of Z and U.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     def __init__(self, rho: float, interval: int) -> None:
         if rho <= 0 or interval < 1:
             raise InputError(
-                f"rho {rho:g}, interval {interval}: expected more than 0, and at least 1 update"
+                f"rho {rho:g}, interval {interval}: expected rho above 0 and at least 1 update"
             )
         self.rho = rho
         self.interval = interval
-        self.updates: int | None = None  # of the weights, when this was last brought up to date
+        self.updates: int | None = None  # of the weights at the last call of `advance`
         self.target: dict[str, Tensor] = {}
         self.dual: dict[str, Tensor] = {}
 
     def advance(self, updates: int, model: nn.Module, masks: Masks | None = None) -> None:
-        """Do what is due after so many updates of the weights; the same number again does nothing.
+        """Call `start` the first time, and `update` after every `interval` updates of the weights.
 
-        The first time that is `start`, later `update` after every `interval` of them.
+        Args:
+            updates: Number of updates of the weights so far; repeating a number has no effect.
+            model: The model in training.
+            masks: Its masks if it is pruned.
         """
-        device = next(model.parameters()).device  # a checkpoint's state comes on the CPU
+        device = next(model.parameters()).device  # the state from a checkpoint is on the CPU
         self.dual, self.target = _moved(self.dual, device), _moved(self.target, device)
         if self.updates is None:
             self.start(model, masks)
@@ -166,18 +200,18 @@ class ADMM:
 
     @torch.no_grad()
     def start(self, model: nn.Module, masks: Masks | None = None) -> None:
-        """Z = the nearest to W on a codebook; U = 0."""
+        """Set Z to the quantized W, and U to 0."""
         weights = quantizable_weights(model)
         self.dual = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         self._project(weights, masks)
 
     @torch.no_grad()
     def update(self, model: nn.Module, masks: Masks | None = None) -> None:
-        """Z = the nearest to W + U on a codebook; U = U + W - Z."""
+        """Set Z to the quantized W + U, and add W - Z to U."""
         weights = quantizable_weights(model)
         self._project(weights, masks)
         for name, weight in weights.items():
-            # Not in place: a checkpoint may be written meanwhile.
+            # Not in place: a checkpoint may be being written.
             self.dual[name] = self.dual[name] + weight - self.target[name]
 
     def _project(self, weights: dict[str, nn.Parameter], masks: Masks | None) -> None:
@@ -186,13 +220,13 @@ class ADMM:
             self.target[name], _ = on_codebook(weight + self.dual[name], mask)
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """rho/2 * ||W + U - Z||^2 over all tensors, with a gradient for W."""
+        """The penalty rho/2 * ||W + U - Z||^2 over all tensors, a scalar with a gradient for W."""
         parts = [(w + u - z).square().sum() for w, u, z in self._tensors(model)]
         return self.rho / 2 * torch.stack(parts).sum()
 
     @torch.no_grad()
     def distance(self, model: nn.Module) -> Tensor:
-        """||W - Z|| / ||W|| over all tensors."""
+        """The relative distance ||W - Z|| / ||W|| over all tensors, a scalar."""
         parts = [
             torch.stack([(w - z).square().sum(), w.square().sum()])
             for w, _, z in self._tensors(model)

@@ -1,12 +1,13 @@
-"""Beam search over a recognizer: batched, with cached keys and values, on any device.
+"""Attention beam search: batched, with cached keys and values, on any device.
 
-It finds what fairseq 0.12's SequenceGenerator finds, but for the limit of the length: here each
-utterance has its own, so that its result does not depend on what else is in the batch.
+It finds the same hypotheses as fairseq 0.12's SequenceGenerator, except that the length limit is
+per utterance here, so that a result does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from avhubert_ext.data.text import EOS, PAD
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, sort_hypotheses
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 
 
@@ -25,9 +27,21 @@ def beam_search(
     padding_mask: Tensor | None,
     config: BeamConfig,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each utterance, best first; inputs as `AVHubertEncoder.forward`.
+    """Decode a batch of B utterances of up to T frames.
 
-    Raises InputError if the model is in training mode, the inputs do not fit, or nothing is found.
+    Args:
+        model: The recognizer, in eval mode.
+        audio: Features [B, 104, T], or None.
+        video: [B, 1, T, 88, 88], or None.
+        padding_mask: [B, T] bool, True = padding, or None.
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses of each utterance, best first.
+
+    Raises:
+        InputError: If the model is in training mode, the inputs do not fit it, or an utterance
+            has no hypothesis with a finite score.
     """
     check_not_training(model)
     memory = model.bridge(model.encode(audio, video, padding_mask).last_hidden_state)
@@ -37,25 +51,35 @@ def beam_search(
 def check_not_training(model: nn.Module) -> None:
     """Raise an InputError for a model in training mode."""
     if model.training:
-        raise InputError("the model is in training mode, where dropout is on: call model.eval()")
+        raise InputError("the model is in training mode, with dropout on: call model.eval()")
 
 
 @torch.no_grad()
 def search(
     decoder: TransformerDecoder, memory: Tensor, padding_mask: Tensor | None, config: BeamConfig
 ) -> list[list[Hypothesis]]:
-    """As `beam_search`, from what the encoder and the bridge made.
+    """Decode a batch from the outputs of the encoder and the bridge.
 
-    memory: [B, T, D]; padding_mask: [B, T] bool, True = padding, or None.
+    Args:
+        decoder: The decoder.
+        memory: What it attends to, [B, T, D].
+        padding_mask: [B, T] bool, True = padding, or None.
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses of each utterance, best first.
+
+    Raises:
+        InputError: If an utterance has no hypothesis with a finite score.
     """
     batch, frames, _ = memory.shape
     lengths = [frames] * batch if padding_mask is None else (~padding_mask).sum(dim=1).tolist()
     limits = [config.limit(length) for length in lengths]
     beam = min(config.beam, decoder.config.vocabulary - 1)
     found: list[list[Hypothesis]] = [[] for _ in range(batch)]
-    active = list(range(batch))  # utterances that are still extended, by their place in the batch
-    # As in fairseq the end of a sentence also begins one. One hypothesis an utterance to begin
-    # with: the first step makes `beam` different ones of it.
+    active = list(range(batch))  # indices of the utterances that are still being extended
+    # As in fairseq, the end of a sentence also begins one. Each utterance starts with a single
+    # hypothesis, which the first step extends to `beam` different ones.
     tokens = torch.full((batch, 1, 1), EOS, device=memory.device)  # [active, hypotheses, length]
     sums = torch.zeros(batch, 1, device=memory.device)
     rows = DecoderRows(decoder, memory, padding_mask)
@@ -65,7 +89,7 @@ def search(
         forbid(log_probs, step < config.min_len, last)
         sums, parents, chosen = candidates(sums, log_probs, 2 * beam)
 
-        # Twice as many candidates as needed, for `beam` of them at most end and are not extended.
+        # Twice as many candidates as needed: at most `beam` of them end and are not extended.
         ends = chosen == EOS
         places, ranks = (ends & (sums > -math.inf))[:, :beam].nonzero(as_tuple=True)
         texts = tokens[places, parents[places, ranks], 1:].tolist()
@@ -91,9 +115,10 @@ def search(
 
 
 def forbid(log_probs: Tensor, too_short: bool, last: list[int]) -> None:
-    """Set to -inf, in place, what may not come next: `log_probs` [B, K, V].
+    """Set the log probabilities [B, K, V] of forbidden tokens to -inf, in place.
 
-    Never NaN and padding; not the end if `too_short`; nothing else for the utterances `last`.
+    NaN and padding are always forbidden, the end of the sentence if `too_short`, and everything
+    but the end for the utterances `last`.
     """
     log_probs.masked_fill_(log_probs.isnan(), -math.inf)
     log_probs[..., PAD] = -math.inf
@@ -105,10 +130,16 @@ def forbid(log_probs: Tensor, too_short: bool, last: list[int]) -> None:
 
 
 def candidates(sums: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best extensions of each utterance's hypotheses, best first.
+    """Find the best extensions of each utterance's hypotheses.
 
-    sums: [B, K], log probabilities of the hypotheses; log_probs: [B, K, V], of each next token.
-    Returns sums, hypotheses extended and tokens, each [B, count], or less if there are not so many.
+    Args:
+        sums: Log probabilities of the hypotheses, [B, K].
+        log_probs: Log probabilities of each next token, [B, K, V].
+        count: How many extensions to return.
+
+    Returns:
+        Their sums, the hypotheses that are extended, and the new tokens; each [B, count] or
+        smaller, best first.
     """
     vocabulary = log_probs.shape[2]
     extended = (sums[..., None] + log_probs).flatten(1)
@@ -116,31 +147,36 @@ def candidates(sums: Tensor, log_probs: Tensor, count: int) -> tuple[Tensor, Ten
     return best, index // vocabulary, index % vocabulary
 
 
+def cross_attention(decoder: TransformerDecoder) -> list[MultiheadAttention]:
+    """Return each layer's attention to the memory."""
+    return [cast(MultiheadAttention, layer.encoder_attn) for layer in decoder.layers]
+
+
 class DecoderRows:
-    """The decoder and its cache with a row for each hypothesis, those of an utterance together."""
+    """The decoder and its cache, with one row per hypothesis, grouped by utterance."""
 
     def __init__(
         self, decoder: TransformerDecoder, memory: Tensor, padding_mask: Tensor | None
     ) -> None:
-        """A row an utterance."""
+        """Start with one row per utterance."""
         self.decoder = decoder
         self.memory = memory
         self.padding = padding_mask
-        self.shape = (len(memory), 1)  # utterances, hypotheses of each
+        self.shape: tuple[int, ...] = (len(memory), 1)  # utterances, hypotheses of each
         self.cache = DecoderCache()
-        for i, layer in enumerate(decoder.layers):
-            self.cache.encoder_attention[i] = layer.encoder_attn.project_memory(memory)
+        for i, attention in enumerate(cross_attention(decoder)):
+            self.cache.encoder_attention[i] = attention.project_memory(memory)
 
     def log_probs(self, tokens: Tensor) -> Tensor:
-        """float32 [B, K, V] of what comes after the newest `tokens` [B, K]."""
-        # The keys and values of the memory are cached: the memory itself is not looked at.
+        """Return the log probabilities float32 [B, K, V] of what follows `tokens` [B, K]."""
+        # The memory's keys and values are cached: the memory itself is not used.
         logits = self.decoder(tokens.reshape(-1, 1), self.memory, self.padding, self.cache)
         return logits.float().log_softmax(dim=-1).view(*tokens.shape, -1)
 
     def extend(self, utterances: Tensor, parents: Tensor) -> None:
-        """Keep `utterances` [B'] and of each the hypotheses `parents` [B', K'], some repeatedly."""
-        # The rows of an utterance see the same memory: its keys and values, most of the cache, are
-        # copied only where the number of utterances or of their rows changes.
+        """Keep `utterances` [B'] and hypotheses `parents` [B', K'] of each, with repetitions."""
+        # The rows of an utterance share its memory. Its keys and values, most of the cache, are
+        # copied only when the number of utterances or of rows changes.
         memory, self.cache.encoder_attention = self.cache.encoder_attention, {}
         first = utterances * self.shape[1]
         self.cache.reorder((first[:, None] + parents).flatten())
@@ -156,5 +192,5 @@ class DecoderRows:
 
 
 def _repeat(x: Tensor, times: int) -> Tensor:
-    """[B, ...] -> [B * times, ...], each row repeated; no copy is made of a single row."""
+    """[B, ...] -> [B * times, ...], each row repeated; a single row is not copied."""
     return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)

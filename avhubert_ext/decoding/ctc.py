@@ -1,6 +1,6 @@
-"""CTC prefix scores: how likely a transcript starts with given units, or is just them, by CTC.
+"""CTC prefix scores: the probability that a transcript starts with, or is, given units.
 
-Graves' prefix search in the form of Watanabe et al. 2017, "Hybrid CTC/Attention Architecture for
+This is Graves' prefix search as in Watanabe et al. 2017, "Hybrid CTC/Attention Architecture for
 End-to-End Speech Recognition", algorithm 2, for all hypotheses of a batch and all frames at once.
 """
 
@@ -17,12 +17,12 @@ from avhubert_ext.decoding.beam import LOWEST
 
 
 class CTCPrefixScorer:
-    """Log probabilities of the hypotheses of a batch, and of what may come next, in float64.
+    """Scores the hypotheses of a batch and their extensions, in float64.
 
-    Unit 0 is the blank, the last one the end of the sentence. An utterance has K hypotheses, to
-    begin with a single empty one. What is kept of each are the log probabilities that the first
-    t = 0 ... T frames give exactly its units: all in all (`total`) and with a blank as the last
-    (`blank`), [B, K, T + 1].
+    Unit 0 is the blank, the last one is the end of the sentence. Each utterance has K hypotheses
+    and starts with a single, empty one. For each hypothesis the state holds the log probability
+    that the first t = 0 ... T frames emit exactly its units: over all paths (`total`), and over
+    those that end with a blank (`blank`), both [B, K, T + 1].
     """
 
     def __init__(self, log_probs: Tensor, padding_mask: Tensor | None) -> None:
@@ -34,24 +34,29 @@ class CTCPrefixScorer:
         self.end = vocabulary - 1
         self.padding = padding[:, None]  # [B, 1, T]
         self.lengths = (~padding).sum(dim=1)  # [B]
-        # A unit's frames lie together, for its probabilities are what is looked up.
+        # The frames of a unit are contiguous, since lookups are by unit.
         table = log_probs.masked_fill(padding[..., None], 0.0).transpose(1, 2).contiguous()
         self.probs = table.double().clamp_(min=LOWEST).exp_()  # [B, V, T]
-        self.last = torch.full((batch, 1), -1, device=device)  # newest unit, none as yet
+        self.last = torch.full((batch, 1), -1, device=device)  # newest unit, none yet
         self.repeated = torch.full((batch, 1), -math.inf, dtype=torch.float64, device=device)
         self.blank = F.pad(self._log_probs_of_blank().cumsum(dim=-1), (1, 0))
         self.total = self.blank
 
     def scores(self, tokens: Tensor | None = None) -> Tensor:
-        """[B, K, P]: log probability that a transcript starts with a hypothesis and then a token.
+        """Score the extensions of the hypotheses.
 
-        tokens: [B, K, P], what may come next, or None for all V in their order. For the end of the
-        sentence it is the log probability that the hypothesis is all; the blank is impossible.
+        Args:
+            tokens: Candidate next units [B, K, P], or None for all V in order.
+
+        Returns:
+            [B, K, P]: the log probability that a transcript starts with the hypothesis and then
+            the unit; for the end of the sentence, that it is exactly the hypothesis; -inf for the
+            blank.
         """
-        # Units only come after the frames t that gave the hypothesis: a sum over t of products,
-        # of which the greatest factor on the left is made 1.
+        # A sum over frames t of products: the first t frames emit the hypothesis, the next one
+        # emits the unit. The largest first factor is scaled to 1.
         log_weights = self._before_frames(self.total)
-        # Nothing is the greatest of a hypothesis that is impossible.
+        # The maximum is -inf for an impossible hypothesis; clamped, so that -inf - -inf is avoided.
         greatest = log_weights.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float64).min)
         weights = (log_weights - greatest).exp()
         if tokens is None:
@@ -66,13 +71,16 @@ class CTCPrefixScorer:
         return scores.masked_fill(tokens == BLANK, -math.inf)
 
     def extend(self, utterances: Tensor, parents: Tensor, tokens: Tensor) -> None:
-        """Keep `utterances` [B'], and of each the hypotheses `parents` [B', K'] with a token more.
+        """Keep some utterances, and extend some hypotheses of each by one unit.
 
-        utterances: places in the batch, in their order; parents: some may be there repeatedly;
-        tokens: [B', K'], neither blank nor the end (else the hypothesis means nothing).
+        Args:
+            utterances: Indices into the batch [B'], ascending.
+            parents: Hypotheses of each that are extended [B', K'], with repetitions.
+            tokens: The new units [B', K']; neither the blank nor the end of the sentence, which
+                would make the scores meaningless.
         """
         places = utterances[:, None]
-        # The same unit again needs a blank between.
+        # A repeated unit needs a blank in between.
         again = tokens == self.last[places, parents]
         before = torch.where(
             again[..., None], self.blank[places, parents], self.total[places, parents]
@@ -88,7 +96,7 @@ class CTCPrefixScorer:
         self.last = tokens
 
     def _look_up(self, tokens: Tensor) -> Tensor:
-        """Probabilities of `tokens` [B, K, P] at each frame: [B, K, P, T]."""
+        """Return the probabilities of `tokens` [B, K, P] at each frame, [B, K, P, T]."""
         batch, vocabulary, frames = self.probs.shape
         first = torch.arange(batch, device=tokens.device)[:, None, None] * vocabulary
         rows = self.probs.view(-1, frames).index_select(0, (first + tokens).flatten())
@@ -99,15 +107,19 @@ class CTCPrefixScorer:
         return self.probs[:, BLANK].log()[:, None]
 
     def _before_frames(self, state: Tensor) -> Tensor:
-        """[B, K, T + 1] -> [B, K, T], before each frame; impossible where that is padding."""
+        """[B, K, T + 1] -> [B, K, T]: the state before each frame, -inf before padding."""
         return state[..., :-1].masked_fill(self.padding, -math.inf)
 
 
 def accumulate(inflow: Tensor, log_probs: Tensor) -> Tensor:
-    """r[0] = -inf, r[t + 1] = logaddexp(r[t], inflow[t]) + log_probs[t], over the last dimension.
+    """Compute r[0] = -inf, r[t + 1] = logaddexp(r[t], inflow[t]) + log_probs[t].
 
-    inflow: [..., T], may be -inf; log_probs: finite [..., T]; both float64, of which the sums over
-    the frames leave enough digits. Returns [..., T + 1].
+    Args:
+        inflow: float64 [..., T], may be -inf.
+        log_probs: float64 [..., T], finite. Sums over the frames need this precision.
+
+    Returns:
+        r, [..., T + 1].
     """
     sums = log_probs.cumsum(dim=-1)
     r = sums + (inflow - F.pad(sums[..., :-1], (1, 0))).logcumsumexp(dim=-1)

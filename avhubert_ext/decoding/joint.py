@@ -1,7 +1,8 @@
-"""Beam search over what decoder and CTC say together: batched, cached, on any device.
+"""Joint beam search over decoder and CTC: batched, cached, on any device.
 
-It finds what ESPnet's BatchBeamSearch finds as Auto-AVSR uses it, but for hypotheses that cannot be
-(see `joint_search`). Of the V units 0 is CTC's blank and V - 1 begins and ends a sentence.
+It finds the same hypotheses as ESPnet's BatchBeamSearch with Auto-AVSR's settings, except
+impossible ones (see `joint_search`). Of the V units, 0 is CTC's blank and V - 1 begins and ends a
+sentence.
 """
 
 from __future__ import annotations
@@ -28,9 +29,21 @@ def joint_beam_search(
     padding_mask: Tensor | None,
     config: JointConfig,
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of each utterance, best first; inputs as `CTCAttentionRecognizer.encode`.
+    """Decode a batch of B utterances of up to T frames.
 
-    Raises InputError if the model is in training mode, the inputs do not fit, or nothing is found.
+    Args:
+        model: The recognizer, in eval mode.
+        audio: Waveforms [B, 1, 640 T], or None.
+        video: [B, 1, T, 88, 88], or None. The model's configuration says which streams it takes.
+        padding_mask: [B, T] bool, True = padding, or None.
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses of each utterance, best first.
+
+    Raises:
+        InputError: If the model is in training mode, the inputs do not fit it, or an utterance
+            has no hypothesis with a finite score.
     """
     check_not_training(model)
     encoded, _ = model.encode(video, padding_mask, audio)
@@ -46,20 +59,32 @@ def joint_search(
     padding_mask: Tensor | None,
     config: JointConfig,
 ) -> list[list[Hypothesis]]:
-    """As `joint_beam_search`, from what encoder and CTC layer made.
+    """Decode a batch from the outputs of the encoder and the CTC layer.
 
-    ctc_log_probs: [B, T, V]; memory: [B, T, D], what the decoder looks at; padding_mask: [B, T]
-    bool, True = padding, or None. An utterance of T frames gets at most T tokens; for those that
-    reach it the end of the sentence costs nothing, as in ESPnet. Hypotheses too long for CTC to
-    align are left out: ESPnet takes them where it runs out of others, and their scores mean nothing
-    (they may even be the best). Raises InputError if the shapes do not fit or nothing is found.
+    An utterance of T frames gets at most T tokens; hypotheses of that length end at no cost, as in
+    ESPnet. Hypotheses that are too long for CTC to align are left out: ESPnet returns them when it
+    runs out of others, with meaningless scores (they may even rank first).
+
+    Args:
+        decoder: The decoder.
+        ctc_log_probs: [B, T, V].
+        memory: What the decoder attends to, [B, T, D].
+        padding_mask: [B, T] bool, True = padding, or None.
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses of each utterance, best first.
+
+    Raises:
+        InputError: If the shapes do not match, or an utterance has no hypothesis with a finite
+            score.
     """
     check_shapes(decoder, ctc_log_probs, memory)
     batch, frames, vocabulary = ctc_log_probs.shape
     end = vocabulary - 1
     limits = [frames] * batch if padding_mask is None else (~padding_mask).sum(dim=1).tolist()
     found: list[list[Hypothesis]] = [[] for _ in range(batch)]
-    active = list(range(batch))  # utterances that are still extended, by their place in the batch
+    active = list(range(batch))  # indices of the utterances that are still being extended
     tokens = torch.full((batch, 1, 1), end, device=memory.device)  # [active, hypotheses, length]
     rows = _JointRows(decoder, ctc_log_probs, memory, padding_mask, config)
     for step in range(max(limits)):
@@ -84,8 +109,8 @@ def joint_search(
         ]
         if not kept:
             break
-        # The rows of a single utterance share its memory, of which others have copies: for them
-        # the number of rows is not changed, and some are without a hypothesis.
+        # A single utterance's rows share its memory and may shrink in number. Several utterances
+        # have copies of theirs: the number of rows stays, and some rows hold no hypothesis.
         width = running[kept[0]] if len(kept) == 1 else scores.shape[1]
         left = torch.tensor(kept, device=memory.device)
         scores, ranks = scores[left].topk(width)
@@ -97,17 +122,17 @@ def joint_search(
 
 
 def check_shapes(decoder: TransformerDecoder, ctc_log_probs: Tensor, memory: Tensor) -> None:
-    """Raises InputError unless there is a CTC probability of each unit at each frame."""
+    """Raise an InputError unless there is one CTC probability per unit and frame."""
     expected = (*memory.shape[:2], decoder.config.vocabulary)
     if ctc_log_probs.shape != expected:
         raise InputError(
-            f"CTC's log probabilities have the shape {tuple(ctc_log_probs.shape)}: expected "
-            f"{expected}, the frames of the memory and the units of the decoder"
+            f"CTC's log probabilities have the shape {tuple(ctc_log_probs.shape)}, expected "
+            f"{expected}: the memory's frames and the decoder's units"
         )
 
 
 class _JointRows:
-    """The hypotheses of each utterance as decoder and CTC know and score them."""
+    """The states of decoder and CTC for the hypotheses of each utterance."""
 
     def __init__(
         self,
@@ -117,20 +142,21 @@ class _JointRows:
         padding_mask: Tensor | None,
         config: JointConfig,
     ) -> None:
-        """An empty hypothesis an utterance; what has no weight is left out."""
+        """Start with one empty hypothesis per utterance; a part with weight 0 is skipped."""
         self.config = config
         self.vocabulary = decoder.config.vocabulary
         self.count = config.options(self.vocabulary)
         self.decoder = DecoderRows(decoder, memory, padding_mask) if config.ctc_weight < 1 else None
         self.ctc = CTCPrefixScorer(ctc_log_probs, padding_mask) if config.ctc_weight > 0 else None
-        # The decoder's log probabilities of the hypotheses, [B, K], -inf where a row has none.
+        # The decoder's log probabilities of the hypotheses, [B, K]; -inf for empty rows.
         self.sums = torch.zeros(len(memory), 1, dtype=torch.float64, device=memory.device)
 
     def candidates(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best extensions of the hypotheses that end with `tokens` [B, K], best first.
+        """Find the best extensions of the hypotheses that end with `tokens` [B, K].
 
-        Returns weighted scores, the decoder's sums, hypotheses extended and tokens, each
-        [B, beam], or less if there are not so many. The score is -inf for what cannot be.
+        Returns:
+            Weighted scores (-inf for impossible extensions), the decoder's sums, the hypotheses
+            that are extended, and the new tokens; each [B, beam] or smaller, best first.
         """
         sums, options = self._options(tokens)
         scores = sums
@@ -144,7 +170,7 @@ class _JointRows:
         return scores, sums, index // options.shape[2], chosen
 
     def _options(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's sums with each token that is looked at, and those tokens: [B, K, P]."""
+        """Return the decoder's sums for the P candidate tokens, and those tokens, [B, K, P]."""
         if self.decoder is None:
             log_probs = self.sums.new_zeros(*tokens.shape, self.vocabulary)
         else:
@@ -153,13 +179,13 @@ class _JointRows:
             options = torch.arange(self.vocabulary, device=tokens.device).expand_as(log_probs)
             return self.sums[..., None] + log_probs, options
         best, options = log_probs.topk(self.count)
-        # The end may come whatever the decoder thinks of it, but not twice.
+        # The end of the sentence is always a candidate, but only once.
         end = self.vocabulary - 1
         best = torch.cat([best.masked_fill(options == end, -math.inf), log_probs[..., -1:]], dim=2)
         return self.sums[..., None] + best, F.pad(options, (0, 1), value=end)
 
     def extend(self, utterances: Tensor, parents: Tensor, tokens: Tensor, sums: Tensor) -> None:
-        """Keep `utterances` [B'] and of each `parents`, with a token more: all else is [B', K']."""
+        """Keep `utterances` [B'] and extend `parents` of each by `tokens`, all else [B', K']."""
         self.sums = sums
         if self.decoder is not None:
             self.decoder.extend(utterances, parents)

@@ -1,9 +1,8 @@
-"""What every recognizer here looks like from outside, with PyTorch or without."""
+"""The input and the result of recognizing one clip, with or without PyTorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -20,15 +19,17 @@ from avhubert_ext.errors import InputError
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was recognized in a clip of T frames, and what its words are timed by.
+    """The best hypothesis for a clip of T frames, and the data that its words are aligned by.
 
-    pieces: the U subwords, without the end of the sentence; tokens: their ids.
-    score: of the hypothesis, by which the search ranked it.
-    log_probs: float32 [U], of each subword after those before it, by the decoder.
-    attention: float32 [U, T], how much the decoder looked at each frame when it chose a subword,
-        the mean over its layers and heads, each row adding up to 1; for models without CTC, else
-        None.
-    ctc: float32 [T, V], log probabilities of the CTC layer, the blank first; None without one.
+    Attributes:
+        pieces: The U subwords, without the end of the sentence.
+        tokens: Their ids.
+        score: The hypothesis's score in the search.
+        log_probs: float32 [U], the decoder's log probability of each subword given those before.
+        attention: float32 [U, T], the decoder's attention to each frame when it chose a subword:
+            the mean over layers and heads, so that each row sums to 1. None for models with CTC.
+        ctc: float32 [T, V], log probabilities of the CTC layer, the blank first. None for models
+            without CTC.
     """
 
     pieces: tuple[str, ...]
@@ -40,36 +41,26 @@ class Recognition:
 
     @property
     def text(self) -> str:
-        """The words."""
+        """The recognized words, separated by blanks."""
         return join_pieces(self.pieces)
 
 
-class Recognizer(Protocol):
-    """A model that is ready to use.
-
-    modalities: which of "both", "audio" and "video" it takes.
-    """
-
-    modalities: tuple[str, ...]
-
-    def recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
-        """The best hypothesis of a clip.
-
-        audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96] at 25 frames a
-        second; either may be None if `modalities` says so. Raises InputError where they do not fit.
-        """
-        ...
-
-
-def check_clip(
+def clip_modality(
     audio: np.ndarray | None, video: np.ndarray | None, modalities: tuple[str, ...]
 ) -> tuple[str, int]:
-    """Which of the `modalities` a clip is, and its length in frames.
+    """Check a clip, and return its modality and its length in frames.
 
-    Raises InputError where it is none of them, or not as `Recognizer.recognize` wants it.
+    Args:
+        audio: int16 [N] at 16 kHz, or None.
+        video: uint8 [T, H, W] at 25 frames per second with H and W at least 88, or None.
+        modalities: The modalities that the model takes.
+
+    Raises:
+        InputError: If an array is of another type or shape, or the model does not take the
+            clip's modality.
     """
     if audio is None and video is None:
-        raise InputError("a clip has neither audio nor video: give one of them")
+        raise InputError("the clip has neither audio nor video: give at least one")
     if audio is not None:
         check_samples(audio, "audio")
         modality, frames = "audio", -(-len(audio) // SAMPLES_PER_FRAME)
@@ -83,13 +74,13 @@ def check_clip(
 
 
 def _check_lengths(samples: int, frames: int) -> None:
-    """Raise an InputError where sound and picture of a clip differ by more than SLACK."""
+    """Raise an InputError if the audio and video of a clip differ by more than SLACK frames."""
     heard = samples / SAMPLES_PER_FRAME
     if abs(heard - frames) > SLACK:
         raise InputError(
-            f"the clip's sound is {heard / FPS:.2f} s long, the picture {frames / FPS:.2f} s "
-            f"({frames} frames at {FPS} a second): they may differ by {SLACK / FPS:g} s; cut "
-            "both to the same time"
+            f"the clip's audio is {heard / FPS:.2f} s long, its video {frames / FPS:.2f} s "
+            f"({frames} frames at {FPS} per second): they may differ by at most {SLACK / FPS:g} s; "
+            "cut both to the same length"
         )
 
 
@@ -98,7 +89,7 @@ def _check_video(video: np.ndarray) -> None:
     if found.dtype != np.uint8 or found.ndim != 3 or not len(found) or min(found.shape[1:]) < CROP:
         raise InputError(
             f"video is {found.dtype} {list(found.shape)}: expected the mouth region, uint8 "
-            "[T, 96, 96] at 25 frames a second"
+            "[T, 96, 96] at 25 frames per second"
         )
 
 
@@ -112,14 +103,22 @@ def network_inputs(
     modalities: tuple[str, ...],
     waveform: bool = False,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What networks take of a clip of T frames, as in training, float32.
+    """Convert a clip of T frames to network inputs, exactly as in training.
 
-    audio, video: as `Recognizer.recognize`; the audio is cut, or filled up, to the video's length,
-    by SLACK at most. waveform: as Auto-AVSR takes audio. Returns features [T, 104] or a
-    waveform [T, 640], and video [T, 88, 88]. Raises InputError as `check_clip`, and for lengths
-    that differ by more.
+    Args:
+        audio: int16 [N] at 16 kHz, or None; cut or padded to the video's length.
+        video: The mouth region, uint8 [T, H, W] at 25 frames per second, or None.
+        modalities: The modalities that the model takes.
+        waveform: Whether the model takes a waveform (Auto-AVSR) instead of features (AV-HuBERT).
+
+    Returns:
+        Features [T, 104] or a waveform [T, 640], and pixels [T, 88, 88], float32; None for a
+        missing stream.
+
+    Raises:
+        InputError: See `clip_modality`; also if the lengths differ by more than SLACK frames.
     """
-    _, frames = check_clip(audio, video, modalities)
+    _, frames = clip_modality(audio, video, modalities)
     if audio is not None and video is not None:
         _check_lengths(len(audio), len(video))
     pixels = None if video is None else normalize_pixels(center_crop(video))

@@ -1,9 +1,9 @@
-"""What a model costs: parameters, and FLOPs for each video frame, part by part.
+"""Model complexity: parameters and FLOPs per video frame, by part.
 
-FLOPs are 2 x MACs of convolutions and matrix products, as PyTorch's own counter counts them on a
-clip of 100 frames. The matrix products of attention stand apart and outside the totals, as paper A
-leaves them out, and so do prediction heads, CTC layer and decoder. Pruned weights count as any
-other: unstructured sparsity does not change what is computed.
+FLOPs are 2 x MACs of convolutions and matrix products, counted by PyTorch's FLOP counter on a clip
+of 100 frames. The matrix products of attention are listed separately and not in the totals, as in
+paper A; neither are prediction heads, CTC layer and decoder. Pruned weights are counted like any
+other, since unstructured sparsity does not change what is computed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ from avhubert_ext.models.conformer import (
 )
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import DECODERS, STUDENTS, VSR, encoder_preset, full_name, preset
+from avhubert_ext.models.presets import (
+    DECODERS,
+    encoder_preset,
+    full_name,
+    student_preset,
+    vsr_preset,
+)
 from avhubert_ext.models.student import HeadsConfig, PredictionHeads
 
-FRAMES = 100  # length of the clip that is counted
-ATTENTION = ("bmm", "scaled_dot_product")  # the operators of attention's matrix products
+FRAMES = 100  # length of the clip
+ATTENTION = ("bmm", "scaled_dot_product")  # operators of the matrix products in attention
 
 # Paper A, Table 1: parameters and FLOPs/frame of the encoder, in millions.
 PAPER = {
@@ -49,9 +55,9 @@ NOT_IN_TOTALS = ("attention", "heads", "ctc", "decoder", "decoder_attention")
 NOTE = """\
 Parameters and FLOPs are the encoder's, per frame of a clip of 100; FLOPs = 2 x MACs of convolutions
 and linear layers. Parts with * are not in the totals (attention: its matrix products, by formula).
-Whole model: parameters of encoder, CTC layer if it has one, and decoder, which for presets writes
-1000 subwords, or 5049 for paper B's. Paper: Table 1 of paper A; nobody reproduces about 60
-of its 875 and 734 MFLOPs and 6 of its 678, its authors' own recount included."""
+Whole model: parameters of encoder, CTC layer if there is one, and decoder; presets have 1000
+subwords, those of paper B 5049. Paper: Table 1 of paper A. This repository counts about 60 MFLOPs
+less than its 875 and 734, and 6 less than its 678; so does the authors' own recount."""
 
 Encoder = AVHubertEncoder | ConformerEncoder
 AnyEncoderConfig = EncoderConfig | ConformerConfig
@@ -61,12 +67,18 @@ Parts = dict[str, Part]
 
 @dataclass(frozen=True)
 class Cost:
-    """One model. `parameters` and `flops_per_frame` are the encoder's: the sums of its parts.
+    """The cost of one model.
 
-    model_parameters: of encoder, CTC layer and decoder; None where there is no decoder.
-    parts: name -> `parameters`, and `flops_per_frame`, `flops_per_token` or both.
-    paper_...: None for a model that is not in Table 1. pruned: weights of the whole model that
-    masks prune; they are counted in all parameters, as they cost the same FLOPs.
+    Attributes:
+        model: Its name.
+        parameters: Parameters of the encoder, the sum over its parts.
+        flops_per_frame: FLOPs per frame of the encoder, the sum over its parts.
+        paper_parameters: The parameters in Table 1 of paper A, or None.
+        paper_flops_per_frame: The FLOPs per frame in Table 1 of paper A, or None.
+        model_parameters: Parameters of encoder, CTC layer and decoder; None without a decoder.
+        parts: Name -> `parameters`, and `flops_per_frame`, `flops_per_token` or both.
+        pruned: Pruned weights of the whole model. They are included in all parameters, since they
+            cost the same FLOPs.
     """
 
     model: str
@@ -80,31 +92,30 @@ class Cost:
 
 
 def flops_per_frame(encoder: Encoder) -> float:
-    """FLOPs of the whole encoder for one video frame, without attention's products."""
+    """Return the encoder's FLOPs per video frame, without attention's matrix products."""
     return _total(encoder_parts(encoder.config), "flops_per_frame")
 
 
 def preset_cost(name: str) -> Cost:
-    """The cost of a preset, see `full_name`.
+    """Return the cost of a preset, see `full_name`.
 
-    Beside an encoder of AV-HuBERT's kind that of the decoder it is finetuned with, for 1000
-    subwords.
+    AV-HuBERT encoders include the decoder that they are finetuned with, for 1000 subwords.
     """
     full = full_name(name)
     if full.startswith("vsr-"):
-        chosen = preset(VSR, full.removeprefix("vsr-"), "VSR")
+        chosen = vsr_preset(full)
         return _cost(name, chosen.encoder, decoder_parts(chosen.encoder, chosen.decoder))
     encoder = encoder_preset(full)
     others = {}
     if full.startswith("student-"):
-        targets = STUDENTS[full.removeprefix("student-")].targets
+        targets = student_preset(full).targets
         others["heads"] = heads_part(encoder.dim, HeadsConfig(targets))
     decoder = DECODERS["tiny" if "tiny" in full else "base"]
     return _cost(name, encoder, others | decoder_parts(encoder, decoder), PAPER.get(full))
 
 
 def checkpoint_cost(path: Path) -> Cost:
-    """The cost of the model in a file that `load_model` reads."""
+    """Return the cost of the model in a file that `load_model` reads."""
     model = load_model(path)
     if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         encoder, decoder = model.encoder.config, model.decoder.config
@@ -136,7 +147,7 @@ def _total(parts: Parts, key: str) -> float:
 
 
 def encoder_parts(config: AnyEncoderConfig) -> Parts:
-    """Parameters and FLOPs of the encoder, part by part."""
+    """Return parameters and FLOPs of the encoder by part."""
     with torch.device("meta"):
         audio = torch.zeros(1, FEATURES, FRAMES)
         video = torch.zeros(1, 1, FRAMES, CROP, CROP)
@@ -175,7 +186,7 @@ def _avhubert_parts(encoder: AVHubertEncoder) -> dict[str, list[nn.Module]]:
 
 
 def _conformer_parts(encoder: ConformerEncoder) -> dict[str, list[nn.Module]]:
-    """Only the parts that there are; two streams have their projections and blocks together."""
+    """Return the existing parts; projections and blocks of two streams are counted together."""
     parts: dict[str, list[nn.Module]] = {}
     if encoder.video is not None:
         parts["visual_frontend"] = [encoder.video.frontend]
@@ -190,11 +201,10 @@ def _conformer_parts(encoder: ConformerEncoder) -> dict[str, list[nn.Module]]:
 
 
 def attention_part(config: AnyEncoderConfig) -> Part:
-    """The matrix products of each block's attention, by formula.
+    """Return the cost of the matrix products in the blocks' attention, by formula.
 
-    Scores and weighted sum, 2 T D MACs a frame; relative positions add the product of the queries
-    with 2T-1 distances. The counter sees them on some devices only: PyTorch's fused attention on
-    CPU counts as nothing.
+    Scores and weighted sum take 2 T D MACs per frame; relative positions add the product of the
+    queries with 2T - 1 distances. The FLOP counter misses PyTorch's fused attention on the CPU.
     """
     macs = 2 * FRAMES * config.dim
     if isinstance(config, ConformerConfig):
@@ -204,17 +214,17 @@ def attention_part(config: AnyEncoderConfig) -> Part:
 
 
 def heads_part(dim: int, config: HeadsConfig) -> Part:
-    """The prediction heads, which distillation needs and recognition does not."""
+    """Return the cost of the prediction heads, which only distillation needs."""
     with torch.device("meta"):
         return _frame_part(PredictionHeads(dim, config), dim)
 
 
 def decoder_parts(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> Parts:
-    """CTC layer or bridge, and decoder with a cache of keys and values.
+    """Return the cost of CTC layer or bridge, and of the decoder with a key-value cache.
 
-    Per frame: the CTC layer, the bridge, and keys and values of the encoder's output. Per token:
-    all else. The decoder's attention is that of a first token on 100 frames; each token before it
-    adds 4 D per block.
+    Per frame: the CTC layer, the bridge, and the keys and values of the encoder's output. Per
+    token: everything else. The decoder's attention is that of a first token over 100 frames; each
+    earlier token adds 4 D per block.
     """
     with torch.device("meta"):
         if isinstance(encoder, ConformerConfig):
@@ -241,7 +251,7 @@ def decoder_parts(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> Parts:
 
 
 def _frame_part(module: nn.Module, dim: int) -> Part:
-    """Cost of a module on the meta device that maps each frame [D] by itself."""
+    """Return the cost of a module on the meta device that maps each frame [D] separately."""
     x = torch.zeros(1, FRAMES, dim, device="meta")
     flops = count_flops(lambda: module(x)).get("Global", 0)
     return {"parameters": parameter_count(module), "flops_per_frame": flops / FRAMES}
@@ -249,7 +259,7 @@ def _frame_part(module: nn.Module, dim: int) -> Part:
 
 @torch.no_grad()
 def count_flops(run: Callable[[], object]) -> dict[str, int]:
-    """FLOPs while `run` runs, without attention's products: by module name, and as "Global"."""
+    """Count the FLOPs of `run` without attention's products, by module name and as "Global"."""
     with FlopCounterMode(display=False) as counter:
         run()
     return {
@@ -259,17 +269,18 @@ def count_flops(run: Callable[[], object]) -> dict[str, int]:
 
 
 def parameter_count(module: nn.Module) -> int:
+    """Return the number of parameters, including pruned ones."""
     return sum(p.numel() for p in module.parameters())
 
 
 def text_table(costs: list[Cost]) -> str:
-    """The costs for a terminal: a line a model beside the paper's, then each model's parts."""
+    """Format costs for a terminal: one line per model beside the paper's, then the parts."""
     header = f"{'encoder of':<20}{'parameters':>14}{'paper':>8}{'MFLOPs/frame':>16}{'paper':>8}"
     header += f"{'difference':>13}{'whole model':>16}"
     lines = [header, "-" * len(header), *map(_line, costs), "", NOTE]
     lines += [
-        f"{cost.model}: {cost.pruned:,} of the parameters are pruned; they are counted here, since "
-        "pruning single weights saves no FLOPs."
+        f"{cost.model}: {cost.pruned:,} of the parameters are pruned; they are counted above, "
+        "since pruning single weights saves no FLOPs."
         for cost in costs
         if cost.pruned
     ]

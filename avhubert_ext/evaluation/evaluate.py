@@ -1,9 +1,10 @@
-"""Decoding in noise: kinds x levels x passes (paper A, section 3.1), acoustic or visual (paper B).
+"""Decoding in acoustic noise (paper A, section 3.1) and visual noise (paper B).
 
-A pass is a decoding of the whole split with other noise; which snippet and offset, or which blocks,
-an utterance gets follows from (seed, condition, utterance, pass) alone. Every pass is a file of its
-own, `OUT/MODEL/CONDITION/pass-N.jsonl`, so that an evaluation continues where it stopped. Too many
-unreadable utterances end it before a pass is written, and a pass with any is decoded again.
+Every condition is a kind and a level of noise. It is decoded in several passes over the whole
+split, each with other noise. The noise of an utterance depends only on the seed, the condition, the
+utterance and the number of the pass. Each pass is a file, `OUT/MODEL/CONDITION/pass-N.jsonl`, so
+that an interrupted evaluation continues where it stopped. If too many utterances are unreadable,
+the evaluation ends before the pass is written; a pass with any unreadable one is decoded again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import torch
 
-from avhubert_ext.checkpoints.model_file import read_masks
+from avhubert_ext.checkpoints.description import build_for
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.compression.pruning import kept_parameters, strip_prefix
 from avhubert_ext.data.batching import batches_by_frames
 from avhubert_ext.data.corrupt import check_scored
@@ -31,29 +33,43 @@ from avhubert_ext.data.dataset import (
 from avhubert_ext.data.files import write_text
 from avhubert_ext.data.noise import NoiseConfig
 from avhubert_ext.data.normalization import TextConfig, comparable, read_text_config
-from avhubert_ext.data.text import Subwords, Vocabulary, find_subword_model
+from avhubert_ext.data.text import (
+    Subwords,
+    Vocabulary,
+    check_dictionary,
+    dictionary_digest,
+    find_subword_model,
+)
 from avhubert_ext.data.visual_noise import LEVELS, TYPES, VisualNoiseConfig
-from avhubert_ext.decoding.attention import BeamConfig, Hypothesis
-from avhubert_ext.decoding.joint import JointConfig
+from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig, SearchConfig
 from avhubert_ext.device import choose_device
 from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
-from avhubert_ext.evaluation.families import (
-    ExportedFamily,
-    Family,
-    load_family,
-    model_file,
-    origin_of,
-)
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.models.conformer import ConformerEncoder
+from avhubert_ext.progress import Progress
+from avhubert_ext.recognizers.base import Recognizer
+from avhubert_ext.recognizers.exported import ExportedRecognizer, open_exported
+from avhubert_ext.recognizers.pytorch import open_checkpoint
+from avhubert_ext.runtime.folder import MODEL_FILE
 
 CLEAN = "clean"
+MOST_LAYERS = 1000  # of a network; a damaged description could ask for more than can be built
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What Table 1 shows of an encoder; parameters without pruned ones, None where not known."""
+    """The columns of Table 1 about an encoder.
+
+    Attributes:
+        visual: Visual frontend.
+        block: Kind of the blocks.
+        layers: Number of blocks.
+        dim: Width of the blocks.
+        ffn: Width of the feed-forward layers.
+        parameters: Number of parameters without pruned ones; None if unknown.
+        flops_per_frame: FLOPs per video frame.
+    """
 
     visual: str
     block: str
@@ -66,36 +82,47 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Condition:
-    """What is added to all utterances; clean speech is the one without either."""
+    """The noise that is added to all utterances; clean speech has neither kind."""
 
     noise: NoiseConfig | None = None
     visual_noise: VisualNoiseConfig | None = None
 
     def reaches(self, modalities: str) -> bool:
-        """Whether a model that takes these modalities gets another input than clean speech."""
+        """Whether the noise changes the input of a model that takes these modalities."""
         hears, sees = MODALITIES[modalities]
         return (hears and self.noise is not None) or (sees and self.visual_noise is not None)
 
     def varies(self) -> bool:
-        """Whether passes differ."""
+        """Whether the noise differs between passes."""
         visual = self.visual_noise
         return self.noise is not None or (visual is not None and TYPES[visual.types[0]].random)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is decoded, and how.
+    """Settings of an evaluation.
 
-    data: manifest folder. noise: folders with `SPLIT.tsv`, each a kind of noise. snr_db: levels.
-    visual_noise: types, see `visual_noise.TYPES`. levels: 1 to LEVELS, of each type.
-    passes: of each condition with noise; what is the same in all passes, as clean speech, is
-    decoded once.
-    modalities, beam: of AV-HuBERT's family. SparseVSR's takes its own modality whatever stands
-    here, and is searched with the same beam and the `ctc_weight`, nothing else of `beam`.
-    max_frames: in a batch, padding included. cache: folder for decoded frames and features.
-    subword_model: sentencepiece model, None for the one in the data folder.
-    device: see `choose_device`; an exported model runs on the CPU.
-    allow_unreadable: score a pass even if too many utterances are unreadable (`check_scored`).
+    Attributes:
+        data: Manifest folder.
+        split: Name of the manifest.
+        noise: Folders with `SPLIT.tsv`, one for each kind of acoustic noise.
+        snr_db: Levels of the acoustic noise.
+        visual_noise: Types of visual noise, see `visual_noise.TYPES`.
+        levels: Levels of the visual noise, 1 to LEVELS.
+        passes: Passes for each condition whose noise varies; others are decoded once.
+        seed: Seed of the noise.
+        modalities: Input of models that take several modalities; others get their own.
+        beam: Settings of the search. Models with CTC use only its `beam`.
+        ctc_weight: Weight of CTC in the search, for models with CTC.
+        max_frames: Most frames in a batch, including padding.
+        cache: Folder for decoded frames and features, or None.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; exported models run on the CPU.
+        subword_model: The sentencepiece model; None for the one in the data folder.
+        allow_unreadable: Score a pass even if too many utterances are unreadable
+            (`check_scored`).
+
+    Raises:
+        InputError: For an invalid value, or if the data folder or the device does not exist.
     """
 
     data: Path
@@ -121,14 +148,14 @@ class EvaluationConfig:
         names = [folder.name for folder in self.noise]
         if len(set(names)) < len(names) or CLEAN in names:
             raise InputError(f"noise folders {names}: the names of their kinds must differ")
-        self.conditions()  # these two raise InputError for values that make no sense
+        self.conditions()  # these two raise an InputError for invalid values
         self.joint()
         if not self.data.is_dir():
             raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
         choose_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:
-        """By name: `clean`, then as `babble_-5dB`, then as `block_level3`."""
+        """Return the conditions by name: clean, then like babble_-5dB, then like block_level3."""
         noisy = {
             f"{folder.name}_{snr:g}dB": Condition(NoiseConfig((folder,), 1.0, (snr, snr)))
             for folder in self.noise
@@ -144,48 +171,55 @@ class EvaluationConfig:
         return {CLEAN: Condition()} | noisy | visual
 
     def joint(self) -> JointConfig:
-        """How SparseVSR's family is searched."""
+        """Return the search settings of models with CTC."""
         return JointConfig(self.beam.beam, self.ctc_weight)
 
+    def modalities_of(self, model: Recognizer) -> str:
+        """Return what a model is given: `modalities`, or the only one that it takes."""
+        return self.modalities if self.modalities in model.modalities else model.modalities[0]
+
     def dictionary(self) -> Path:
+        """Return the path of the dictionary in the data folder."""
         return self.data / "dict.wrd.txt"
 
     def subwords(self) -> Path:
+        """Return the path of the sentencepiece model."""
         return self.subword_model or find_subword_model(self.data)
 
     def text(self) -> TextConfig:
-        """How references and hypotheses are normalized."""
+        """Return how references and hypotheses are normalized."""
         return read_text_config(self.data)
 
     def record(self) -> dict[str, Any]:
-        """What the results of all models depend on; of files, what is in them."""
+        """Return what all results depend on; for files, digests of their contents."""
         names = (f"{self.split}.tsv", f"{self.split}.wrd", "dict.wrd.txt")
         files = [*(self.data / name for name in names), self.subwords()]
         return {
             "data": str(self.data.absolute()),
             "split": self.split,
-            "data_sha256": digest(*files),
+            "data_sha256": content_digest(*files),
             "noise_seed": self.seed,
             "text": asdict(self.text()),
         }
 
     def noise_record(self) -> dict[str, dict[str, str]]:
-        """The list of each kind of noise, and what is in it."""
+        """Return the path and digest of each kind of noise's list."""
         lists = {folder.name: folder / f"{self.split}.tsv" for folder in self.noise}
-        return {k: {"list": str(p.absolute()), "sha256": digest(p)} for k, p in lists.items()}
+        return {
+            k: {"list": str(p.absolute()), "sha256": content_digest(p)} for k, p in lists.items()
+        }
 
 
 class Evaluator:
-    """Decodes a split with one model after another; the data is read by the library's data set."""
+    """Decodes a split with one model after another."""
 
     def __init__(self, config: EvaluationConfig) -> None:
         self.config = config
-        self.device = choose_device(config.device)
         self.conditions = config.conditions()
         self.text = config.text()
         subwords, vocabulary = Subwords(config.subwords()), Vocabulary(config.dictionary())
-        # Everything the conditions need is opened now: what is missing must not be found out later.
-        # Visual noise needs no files.
+        # Open everything now, so that a missing file is found before hours of decoding. Visual
+        # noise needs no files.
         dataset, *_ = [
             self._open(condition, config.modalities)
             for condition in self.conditions.values()
@@ -209,50 +243,51 @@ class Evaluator:
         )
         return AVDataset(c.data, c.split, reading)
 
-    def load(self, path: Path) -> Family:
-        """A model whose vocabulary is that of the data."""
-        c = self.config
-        return load_family(path, c.dictionary(), c.modalities, c.beam, c.joint(), self.device)
+    def load(self, path: Path) -> Recognizer:
+        """Load a model, see `load_for`."""
+        return load_for(self.config, path)
 
-    def passes(self, model: Family) -> list[tuple[str, int]]:
-        """All (condition, pass), clean speech first."""
+    def passes(self, model: Recognizer) -> list[tuple[str, int]]:
+        """Return all pairs of condition and pass number, clean speech first."""
         return [
             (name, number)
             for name, condition in self.conditions.items()
             for number in range(self._count(condition, model))
         ]
 
-    def _count(self, condition: Condition, model: Family) -> int:
-        several = condition.varies() and condition.reaches(model.modalities)
+    def _count(self, condition: Condition, model: Recognizer) -> int:
+        several = condition.varies() and condition.reaches(self.config.modalities_of(model))
         return self.config.passes if several else 1
 
-    def run(self, model: Family, folder: Path, name: str, number: int) -> None:
-        """Write one pass, unless it is there with every utterance read.
+    def run(self, model: Recognizer, folder: Path, name: str, number: int) -> None:
+        """Write one pass, unless it is there and all of its utterances were readable.
 
-        Raises InputError, and writes nothing, if too many utterances are unreadable.
+        Raises:
+            InputError: If too many utterances are unreadable; nothing is written then.
         """
         target = pass_file(folder, name, number)
         if is_done(target):
             return
         clean = pass_file(folder, CLEAN, 0)
-        if target != clean and not self.conditions[name].reaches(model.modalities):
+        if target != clean and not self.conditions[name].reaches(self.config.modalities_of(model)):
             write_decoded(target, read_decoded(clean))
             return
         decoded = self.decode(model, name, number)
         report_unreadable(decoded)
         write_decoded(target, decoded)
 
-    def decode(self, model: Family, name: str, number: int) -> list[Decoded]:
-        """One pass over the split, in the order of its manifest."""
-        dataset = self._open(self.conditions[name], model.modalities, model.waveform)
+    def decode(self, model: Recognizer, name: str, number: int) -> list[Decoded]:
+        """Decode the split once; results are in the order of the manifest."""
+        modalities = self.config.modalities_of(model)
+        dataset = self._open(self.conditions[name], modalities, model.waveform)
         decoded: dict[int, Decoded] = {}
         for batch in self.batches:
             samples = [dataset[number, index] for index in batch]
-            found = model.search(collate(samples).to(self.device))
+            found = model.search(collate(samples))
             for sample, hypotheses in zip(samples, found, strict=True):
-                text = comparable(model.vocabulary.text(hypotheses[0].tokens), self.text)
+                text = comparable(model.text(hypotheses[0]), self.text)
                 decoded[sample.utterance] = self._decoded(sample, hypotheses[0], text)
-            # At once: if the corpus is gone, a whole pass over blanks would be wasted.
+            # After each batch: if the corpus is gone, decoding the rest would be wasted.
             reasons = [d.unreadable for d in decoded.values() if d.unreadable]
             check_scored(reasons, len(dataset), self.config.allow_unreadable)
         return [decoded[index] for index in range(len(dataset))]
@@ -270,8 +305,34 @@ class Evaluator:
         )
 
 
+def load_for(config: EvaluationConfig, path: Path) -> Recognizer:
+    """Load a model to be evaluated, with the search settings of the evaluation.
+
+    Args:
+        config: The evaluation.
+        path: A checkpoint, or the `model.json` of an exported model.
+
+    Raises:
+        InputError: If the model cannot be read, or its subwords are not those of the data.
+    """
+    dictionary = config.dictionary()
+    if path.name == MODEL_FILE:
+        model = open_exported(path.parent, SearchConfig(), torch.get_num_threads())
+        symbols = Vocabulary(dictionary, model.ctc).pieces
+        check_dictionary(dictionary, symbols, len(model.symbols), dictionary_digest(model.symbols))
+    else:
+        model = open_checkpoint(path, dictionary, SearchConfig(), config.device, None)
+    model.settings = config.joint() if model.ctc else config.beam
+    return model
+
+
+def model_file(path: Path) -> Path:
+    """The file that identifies a model: the `model.json` of an exported model's folder."""
+    return path / MODEL_FILE if path.is_dir() else path
+
+
 def is_done(path: Path) -> bool:
-    """Whether a pass is there and need not be decoded again: its files may be readable by now."""
+    """Whether a pass is complete; unreadable utterances may be readable by now."""
     try:
         return path.is_file() and not any(d.unreadable for d in read_decoded(path))
     except InputError:  # damaged
@@ -279,34 +340,42 @@ def is_done(path: Path) -> bool:
 
 
 def pass_file(folder: Path, condition: str, number: int) -> Path:
-    """Where a pass of the model in `folder` lies."""
+    """Return the file of a pass of the model in `folder`."""
     return folder / condition / f"pass-{number}.jsonl"
 
 
 def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path) -> None:
-    """Decode all passes of all models, (name, file), that are not in `out` yet.
+    """Decode all passes of all models that are not in `out` yet.
 
-    Raises InputError where `out` holds results of other settings or of another file by that name.
+    Args:
+        models: Name, and file or exported folder, of each model.
+        config: What is decoded, and how.
+        out: Folder for the results.
+
+    Raises:
+        InputError: If a model or the data cannot be read, too many utterances are unreadable, or
+            `out` holds results of other settings or of another file under the same name.
     """
     for name, _ in models:
         check_printable(name)
         if name != Path(name).name or name in ("", ".", ".."):
-            raise InputError(f"model name '{name}': it becomes a folder, choose one without /")
+            raise InputError(f"model name '{name}': it becomes a folder name; choose one without /")
     evaluator = Evaluator(config)
     for name, given in models:
         path = model_file(given)
         model = evaluator.load(path)
         begin_model(out / name, path, config, model)
-        with tqdm(evaluator.passes(model), unit="pass", desc=f"evaluate {name}") as bar:
+        passes = evaluator.passes(model)
+        with Progress(passes, unit="pass", desc=f"evaluate {name}") as bar:
             for condition, number in bar:
                 bar.set_postfix_str(f"{condition} {number}")
                 evaluator.run(model, out / name, condition, number)
 
 
-def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Family) -> None:
-    """Write `model.json`, what the results in `folder` depend on, or check that it is still so."""
-    own = {"modalities": model.modalities, "beam": asdict(model.beam)}
-    record = {"file": str(path.absolute()), "sha256": digest(path)} | config.record() | own
+def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Recognizer) -> None:
+    """Write `model.json`, which records what the results depend on, or check that it still fits."""
+    own = {"modalities": config.modalities_of(model), "beam": asdict(model.settings)}
+    record = {"file": str(path.absolute()), "sha256": content_digest(path)} | config.record() | own
     noise = config.noise_record()
     more = {"allow_unreadable": config.allow_unreadable, **describe_model(path, model)}
     target = folder / "model.json"
@@ -327,43 +396,50 @@ def begin_model(folder: Path, path: Path, config: EvaluationConfig, model: Famil
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A `model.json`."""
+    """Read a `model.json`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise InputError(f"{path}: not whole; delete the folder and evaluate again") from None
+        raise InputError(f"{path}: damaged; delete the folder and evaluate again") from None
 
 
-def digest(*paths: Path) -> str:
-    """Of the contents of files. Raises InputError for one that is not there."""
+def content_digest(*paths: Path) -> str:
+    """Return a digest of the contents of files.
+
+    Raises:
+        InputError: If a file does not exist.
+    """
     total = hashlib.sha256()
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path} not found: correct the path, or make it again")
+            raise InputError(f"{path} not found: correct the path, or create it again")
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 
-def describe_model(path: Path, model: Family) -> dict[str, Any]:
-    """The encoder's network and cost, parameters without pruned ones; its training's batch."""
-    encoder = model.encoder
+def describe_model(path: Path, model: Recognizer) -> dict[str, Any]:
+    """Return the encoder's `Encoder` fields, and the effective batch of its training."""
+    encoder = build_for(path, model.description, MOST_LAYERS).encoder
     c = encoder.config
     if isinstance(encoder, ConformerEncoder):
         visual, block = "none" if c.modality == "audio" else "resnet", "conformer"
     else:
         visual, block = c.visual, c.block
-    if isinstance(model, ExportedFamily):
-        parameters = model.model.encoder_parameters
+    if isinstance(model, ExportedRecognizer):
+        origin, parameters = model.model.origin, model.model.encoder_parameters
     else:
-        parameters = kept_parameters(encoder, strip_prefix(read_masks(path), "encoder."))
+        file = ModelFile(path)
+        masks = strip_prefix(file.masks, "encoder.")
+        origin, parameters = file.origin, kept_parameters(encoder, masks)
     cost = (parameters, flops_per_frame(encoder))
     return {
         "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),
-        "trained_with": origin_of(path).get("trained_with", "unknown"),
+        "trained_with": origin.get("trained_with", "unknown"),
     }
 
 
 def report_unreadable(decoded: list[Decoded]) -> None:
+    """Print the unreadable utterances."""
     for utterance in decoded:
         if utterance.unreadable:
-            tqdm.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
+            Progress.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")

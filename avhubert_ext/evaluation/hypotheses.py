@@ -1,4 +1,4 @@
-"""Decoded utterances as JSON lines: what was said, what was understood, how wrong that is."""
+"""Decoded utterances as JSON lines: reference, hypothesis and word errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from avhubert_ext.evaluation.wer import word_edits
 
 @dataclass(frozen=True)
 class Decoded:
-    """One utterance. score: natural logarithm of the hypothesis' probability over length**penalty.
+    """A decoded utterance.
 
-    noise: file, start and level of what the audio was mixed with, None for clean speech.
-    unreadable: why the utterance could not be read; all its words then count as deleted.
-    visual_noise: type and level of the video's noise, None for clean video.
+    Attributes:
+        id: The utterance.
+        reference: What was said.
+        hypothesis: What was recognized.
+        score: The hypothesis's score in the search, see `Hypothesis`.
+        noise: Files, starts and level of the acoustic noise; None for clean audio.
+        unreadable: Why the utterance could not be read, or None. If it could not, all its words
+            count as deleted.
+        visual_noise: Type and level of the visual noise; None for clean video.
     """
 
     id: str
@@ -32,30 +38,37 @@ class Decoded:
 
     @property
     def edits(self) -> int:
+        """Number of word errors."""
         return word_edits(self.reference, self.hypothesis)
 
     @property
     def words(self) -> int:
+        """Number of reference words."""
         return len(self.reference.split())
 
     def line(self) -> str:
+        """Format as one JSON line, with the counts."""
         return json.dumps(asdict(self) | {"edits": self.edits, "words": self.words}) + "\n"
 
 
 def write_decoded(path: Path, decoded: list[Decoded]) -> None:
-    """All lines in one step."""
+    """Write a file of utterances in one step."""
     write_text(path, "".join(utterance.line() for utterance in decoded))
 
 
 def append_decoded(path: Path, decoded: list[Decoded]) -> None:
-    """Add lines to a file."""
+    """Append utterances to a file."""
     make_folder(path.parent)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(utterance.line() for utterance in decoded)
 
 
 def read_decoded(path: Path) -> list[Decoded]:
-    """The lines of a file. Raises InputError that names the line which is none."""
+    """Read a file of utterances.
+
+    Raises:
+        InputError: If a line is not a decoded utterance, or its counts do not match.
+    """
     decoded = []
     for number, line in enumerate(read_lines(path), start=1):
         try:

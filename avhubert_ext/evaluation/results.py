@@ -1,4 +1,4 @@
-"""What `evaluate` wrote, read again: word error rates by model, condition and pass; JSON, CSV."""
+"""Results of `evaluate`: word error rates by model, condition and pass; as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ VISUAL = re.compile(r"(.+)_level(\d+)")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a condition stands: a kind of noise at an SNR in dB, or a type of visual noise at a
-    level; clean speech has neither."""
+    """A parsed condition: a kind of noise at an SNR (dB) or a level; clean speech has neither."""
 
     kind: str
     snr_db: float | None = None
@@ -31,7 +30,7 @@ class Place:
 
 
 def parse_condition(condition: str) -> Place:
-    """Of `babble_-5dB`, `block_level3` or `clean`."""
+    """Parse a condition such as `babble_-5dB`, `block_level3` or `clean`."""
     if match := ACOUSTIC.fullmatch(condition):
         return Place(match[1], snr_db=float(match[2]))
     if match := VISUAL.fullmatch(condition):
@@ -41,7 +40,7 @@ def parse_condition(condition: str) -> Place:
 
 @dataclass(frozen=True)
 class Pass:
-    """One decoding of the split: word edits, reference words, utterances, unreadable ones."""
+    """Counts of one pass: word errors, reference words, utterances, unreadable utterances."""
 
     edits: int
     words: int
@@ -50,13 +49,20 @@ class Pass:
 
     @property
     def wer(self) -> float:
-        """In percent."""
+        """Word error rate in percent."""
         return 100 * self.edits / self.words
 
 
 @dataclass(frozen=True)
 class Result:
-    """A model's passes by condition, and `model.json`: what they were measured under."""
+    """The results of one model.
+
+    Attributes:
+        model: Its name.
+        encoder: Its encoder.
+        settings: The rest of its `model.json`.
+        passes: Condition -> passes.
+    """
 
     model: str
     encoder: Encoder
@@ -64,34 +70,35 @@ class Result:
     passes: dict[str, list[Pass]]
 
     def mean(self, condition: str) -> float:
+        """Return the mean WER of a condition's passes in percent."""
         return statistics.mean(p.wer for p in self.passes[condition])
 
     def spread(self, condition: str) -> float:
-        """Standard deviation between the passes (n - 1); 0 for a single one."""
+        """Return the sample standard deviation of the passes' WER; 0 for a single pass."""
         rates = [p.wer for p in self.passes[condition]]
         return statistics.stdev(rates) if len(rates) > 1 else 0.0
 
     def curve(self, kind: str) -> dict[float, str]:
-        """SNR in dB -> condition, of one kind of noise, rising."""
+        """Return SNR in dB -> condition for one kind of noise, ascending."""
         places = {condition: parse_condition(condition) for condition in self.passes}
         found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
         return dict(sorted(found.items()))
 
     def levels(self, kind: str) -> dict[int, str]:
-        """Level -> condition, of one type of visual noise, rising."""
+        """Return level -> condition for one type of visual noise, ascending."""
         places = {condition: parse_condition(condition) for condition in self.passes}
         found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
         return dict(sorted(found.items()))
 
     def mean_over(self, conditions: Iterable[str | None]) -> float | None:
-        """The mean of their means; None if there are none, or one is missing."""
+        """Return the mean over conditions; None if there are none, or one is missing."""
         found = list(conditions)
         if not found or not all(condition in self.passes for condition in found):
             return None
         return statistics.mean(self.mean(condition) for condition in found)
 
     def cell(self, condition: str | None) -> str:
-        """WER in % for a table, with the standard deviation of several passes."""
+        """Format a WER in percent for a table, with the standard deviation of several passes."""
         if condition is None:
             return "-"
         mean = f"{self.mean(condition):.2f}"
@@ -99,27 +106,33 @@ class Result:
         return f"{mean} ± {self.spread(condition):.2f}" if several else mean
 
     def unreadable(self) -> int:
-        """Utterances that could not be read, in all passes together."""
+        """Return the number of unreadable utterances in all passes."""
         return sum(p.unreadable for passes in self.passes.values() for p in passes)
 
     def unreadable_note(self) -> str:
-        """The count, and whether the user allowed that many."""
+        """Report that number, and whether the user allowed it."""
         total = sum(p.utterances for passes in self.passes.values() for p in passes)
         allowed = self.settings.get("allow_unreadable", False)
         return scored_note(self.unreadable(), total, allowed) + " in all passes"
 
     def cost(self) -> list[str]:
-        """Parameters and MFLOPs/frame for a table."""
+        """Format parameters and MFLOPs per frame for a table."""
         e = self.encoder
         parameters = "unknown" if e.parameters is None else f"{e.parameters / 1e6:.2f}M"
         return [parameters, f"{e.flops_per_frame / 1e6:.1f}"]
 
 
 def read_results(out: Path) -> list[Result]:
-    """All models in a folder of `evaluate`, in the order of their names, `teacher` first.
+    """Read the results of all models in a folder of `evaluate`.
 
-    One that is still without its pass on clean speech is left out. Raises InputError for a pass
-    with too many unreadable utterances, unless `evaluate` was told to allow them.
+    Models without a pass on clean speech yet are left out.
+
+    Returns:
+        The results by name, `teacher` first.
+
+    Raises:
+        InputError: If there are no results, a file is damaged, or a pass has too many unreadable
+            utterances and they were not allowed.
     """
     folders = sorted(path.parent.parent for path in out.glob(f"*/{CLEAN}/pass-0.jsonl"))
     if not folders:
@@ -153,12 +166,13 @@ def _read_result(folder: Path) -> Result:
 
 
 def _order(path: Path) -> tuple[str, float, int]:
-    """Kind of noise, SNR or level, and number of a pass."""
+    """Sort key of a pass: kind of noise, SNR or level, number."""
     place = parse_condition(path.parent.name)
     return place.kind, place.snr_db or place.level or 0.0, int(path.stem.rpartition("-")[2])
 
 
 def as_json(result: Result) -> dict[str, Any]:
+    """Return the results of a model as a JSON object."""
     conditions = {
         condition: {
             "noise": parse_condition(condition).kind,
@@ -184,7 +198,7 @@ COLUMNS = (
 
 
 def as_csv(results: list[Result]) -> str:
-    """A line a pass."""
+    """Format results as CSV, one line per pass."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)

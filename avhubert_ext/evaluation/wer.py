@@ -8,7 +8,7 @@ from avhubert_ext.errors import InputError
 
 
 def word_edits(reference: str, hypothesis: str) -> int:
-    """Levenshtein distance between the words (split on blanks) of two strings."""
+    """Return the Levenshtein distance between the words (split at blanks) of two strings."""
     hypothesis_words = hypothesis.split()
     row = list(range(len(hypothesis_words) + 1))
     for i, expected in enumerate(reference.split(), start=1):
@@ -20,7 +20,14 @@ def word_edits(reference: str, hypothesis: str) -> int:
 
 
 def word_error_rate(pairs: Iterable[tuple[str, str]]) -> float:
-    """WER in percent over (reference, hypothesis) pairs; it can be above 100."""
+    """Compute the WER over (reference, hypothesis) pairs.
+
+    Returns:
+        The WER in percent; it can exceed 100.
+
+    Raises:
+        InputError: If the references have no words.
+    """
     pairs = list(pairs)
     words = sum(len(reference.split()) for reference, _ in pairs)
     if not words:

@@ -1,1 +1,1 @@
-"""Recognizers as files for a device: graphs that `avhubert_ext.runtime` runs."""
+"""Export of recognizers to graphs that `avhubert_ext.runtime` runs without PyTorch."""

@@ -1,4 +1,4 @@
-"""Clips that show which values the activations of a frontend have."""
+"""Clips for calibrating the 8-bit activations of frontends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ CLIPS = 32
 def calibration_clips(
     folder: Path, split: str, model: RecognizerNetwork
 ) -> dict[str, list[np.ndarray]]:
-    """Inputs of the frontends that have convolutions, by name: 32 clips of a split, or all.
+    """Read inputs of the convolutional frontends from 32 clips, spread over a manifest.
 
-    They are spread over the manifest. Raises InputError for one that cannot be read.
+    Args:
+        folder: Manifest folder.
+        split: Name of the manifest.
+        model: The recognizer, whose streams are read.
+
+    Returns:
+        Frontend (video, audio) -> inputs.
+
+    Raises:
+        InputError: If a clip cannot be read.
     """
     if not isinstance(model, CTCAttentionRecognizer):
         return {

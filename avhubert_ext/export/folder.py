@@ -1,4 +1,4 @@
-"""A model file to a folder that `avhubert_ext.runtime` reads."""
+"""Export of a model file to a folder that `Recognizer.from_file` opens without PyTorch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
-from avhubert_ext.checkpoints.model_file import load_recognizer, read_masks, read_origin
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.subwords import find_subwords
 from avhubert_ext.compression.pruning import Masks, kept_parameters, strip_prefix
 from avhubert_ext.data.files import whole_folder
@@ -24,8 +23,9 @@ from avhubert_ext.export.onnx import write_onnx
 from avhubert_ext.export.onnx_int8 import quantize_frontend, quantize_linear
 from avhubert_ext.export.openvino import write_openvino
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.progress import Progress
 from avhubert_ext.runtime.backends import BACKENDS
-from avhubert_ext.runtime.folder import ExportedModel, digest, write_model
+from avhubert_ext.runtime.folder import ExportedModel, file_sha256, write_model
 
 FRONTENDS = ("audio", "video")  # the graphs before the encoder
 Clips = Mapping[str, list[np.ndarray]]
@@ -34,11 +34,17 @@ NONE: Clips = MappingProxyType({})
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What a recognizer is written as.
+    """Settings of an export.
 
-    format: onnx or openvino. int8: the linear layers in 8 bits. calibrate: manifest folder
-    from whose `split` clips are taken, for frontends in 8 bits too (onnx).
-    Raises InputError where values do not go together.
+    Attributes:
+        format: onnx or openvino.
+        int8: Store the linear layers in 8 bits.
+        calibrate: Manifest folder with clips that calibrate the frontends, so that they are in 8
+            bits too (onnx only); or None.
+        split: Name of the manifest in `calibrate`.
+
+    Raises:
+        InputError: If the settings do not fit together.
     """
 
     format: str = "onnx"
@@ -50,20 +56,31 @@ class ExportConfig:
         if self.format not in BACKENDS:
             raise InputError(f"format '{self.format}': expected one of {', '.join(BACKENDS)}")
         if self.calibrate is not None and not (self.int8 and self.format == "onnx"):
-            raise InputError("calibration is for 8 bits in the format onnx: leave it out")
+            raise InputError("calibration needs int8 and the format onnx: leave it out")
 
 
 def export(model: Path, folder: Path, config: ExportConfig, dictionary: Path | None = None) -> str:
-    """Write the recognizer in a file of any kind; returns a line about it.
+    """Export the recognizer in a checkpoint.
 
-    dictionary: where its subwords are, see `find_subwords`. Raises InputError if `folder` is there.
+    Args:
+        model: Any checkpoint that `Recognizer.from_file` opens.
+        folder: Folder to write.
+        config: Settings of the export.
+        dictionary: File or folder with the subwords, if the model file does not contain them.
+
+    Returns:
+        A line that describes the exported model.
+
+    Raises:
+        InputError: If the model cannot be read, its subwords are not found, a package is missing,
+            or `folder` exists.
     """
-    symbols, recognizer = find_subwords(model, dictionary), load_recognizer(model)
+    file = ModelFile(model)
+    symbols, recognizer = find_subwords(file, dictionary), file.recognizer()
     clips = NONE
     if config.calibrate is not None:
         clips = calibration_clips(config.calibrate, config.split, recognizer)
-    origin, masks = read_origin(model), read_masks(model)
-    return export_recognizer(recognizer, symbols, folder, config, origin, clips, masks)
+    return export_recognizer(recognizer, symbols, folder, config, file.origin, clips, file.masks)
 
 
 @torch.no_grad()
@@ -76,15 +93,27 @@ def export_recognizer(
     clips: Clips = NONE,
     masks: Masks = NONE,
 ) -> str:
-    """Write a recognizer; symbols: of its outputs; origin: as `read_origin`; clips: for 8 bits;
-    masks: of a pruned model, as `read_masks`."""
+    """Export a recognizer.
+
+    Args:
+        model: The network.
+        symbols: What each output stands for, in id order.
+        folder: Folder to write.
+        config: Settings of the export.
+        origin: What is known about its training, see `read_origin`.
+        clips: Calibration clips, see `calibration_clips`.
+        masks: Masks of a pruned model, see `read_masks`.
+
+    Returns:
+        A line that describes the exported model.
+    """
     search = JointConfig() if isinstance(model, CTCAttentionRecognizer) else BeamConfig()
     with whole_folder(folder) as temporary:
         graphs = recognizer_graphs(model)
-        with tqdm(graphs.items(), unit="graph", desc="export") as bar:
+        with Progress(graphs.items(), unit="graph", desc="export") as bar:
             for name, graph in bar:
                 write_graph(graph, temporary / name, config, clips.get(name))
-        files = {path.name: digest(path) for path in sorted(temporary.iterdir())}
+        files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
         exported = ExportedModel(
             config.format,
             "int8" if config.int8 else "fp32",
@@ -104,9 +133,9 @@ def export_recognizer(
 def write_graph(
     graph: Graph, path: Path, config: ExportConfig, clips: list[np.ndarray] | None
 ) -> None:
-    """Write a graph to PATH with the endings of its format.
+    """Write a graph to `path` plus the extensions of its format.
 
-    A frontend is sensitive, and little of a model: its 8 bits are those of clips, or none.
+    Frontends are sensitive and a small part of a model: they are in 8 bits only if calibrated.
     """
     int8 = config.int8 and path.name not in FRONTENDS
     if config.format == "openvino":

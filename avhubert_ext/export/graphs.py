@@ -1,9 +1,9 @@
-"""What is exported: parts of a recognizer that map tensors of one clip to tensors.
+"""The graphs of a recognizer, each a module that maps tensors of one clip to tensors.
 
-A graph for the frontend of each stream, so that one which is missing costs nothing; the encoder
-behind them; a step of the decoder. A clip has T frames and no padding. Its memory is what the
-decoder looks at: keys and values of the cross-attention of all N layers, [N, 2, 1, H, T, d] for H
-heads of width d.
+There is a graph for the frontend of each stream (so that a missing stream costs nothing), one for
+the encoder, and one for a step of the decoder. A clip has T frames and no padding. Its memory is
+what the decoder attends to: keys and values of the cross-attention in all N layers,
+[N, 2, 1, H, T, d] for H heads of width d.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ EXAMPLE_FRAMES, EXAMPLE_ROWS, EXAMPLE_PAST, EXAMPLE_NEW = 25, 3, 7, 2
 
 @dataclass(frozen=True)
 class Graph:
-    """A module, its inputs by name, of which axes are of any length, and what it returns.
+    """A module to export.
 
-    axes: for each input axis number -> name; equal names are equal lengths.
+    Attributes:
+        module: The module.
+        inputs: Name -> example.
+        axes: Name -> axes of variable length: number -> name. Equal names are equal lengths.
+        outputs: Names of what it returns.
     """
 
     module: nn.Module
@@ -39,15 +43,18 @@ class Graph:
 
 
 def recognizer_graphs(model: AVRecognizer | CTCAttentionRecognizer) -> dict[str, Graph]:
-    """The graphs of a recognizer by name, of its fused form. It is left as it is."""
+    """Return the graphs of a recognizer's fused form by name; the recognizer is not changed."""
     if isinstance(model, CTCAttentionRecognizer):
         return ctc_attention_graphs(model)
     return avhubert_graphs(model)
 
 
 def avhubert_graphs(model: AVRecognizer) -> dict[str, Graph]:
-    """`audio` [1, T, 104] and `video` [1, 1, T, 88, 88] -> `projected` [1, T, D], zeros for a
-    stream that is missing; both -> `memory`."""
+    """Return the graphs of a model without CTC.
+
+    `audio` [1, T, 104] and `video` [1, 1, T, 88, 88] each give `projected` [1, T, D]; both
+    projections (zeros for a missing stream) give `memory`.
+    """
     encoder, dim = model.encoder.fuse(), model.encoder.config.dim
     frontends = {
         "audio": encoder.feature_extractor_audio.proj,
@@ -64,9 +71,12 @@ def avhubert_graphs(model: AVRecognizer) -> dict[str, Graph]:
 
 
 def ctc_attention_graphs(model: CTCAttentionRecognizer) -> dict[str, Graph]:
-    """`video` [1, 1, T, 88, 88] and waveforms `audio` [1, T, 640], as far as the model takes them,
-    -> `projected`, each as wide as its frontend; those -> `memory`, and log probabilities `ctc`
-    [1, T, V]."""
+    """Return the graphs of a model with CTC.
+
+    `video` [1, 1, T, 88, 88] and waveforms `audio` [1, T, 640], whichever the model takes, each
+    give `projected` of the frontend's width; the projections give `memory` and the log
+    probabilities `ctc` [1, T, V].
+    """
     encoder = model.encoder.fuse()
     frontends, widths = {}, {}
     if encoder.audio is not None:
@@ -99,13 +109,13 @@ def _frontend_graphs(frontends: dict[str, nn.Module], audio_width: int) -> dict[
 
 
 def _encoder_graph(module: nn.Module, widths: dict[str, int], outputs: tuple[str, ...]) -> Graph:
-    # A tensor each, or the exporter takes them for one.
+    # A separate tensor each, or the exporter merges them into one input.
     inputs = {name: torch.zeros(1, EXAMPLE_FRAMES, width) for name, width in widths.items()}
     return Graph(module, inputs, {name: {1: "frames"} for name in inputs}, outputs)
 
 
 def decoder_graph(decoder: TransformerDecoder) -> Graph:
-    """A step of the search, or a whole hypothesis: see `DecoderStep`."""
+    """Return the graph for a step of the search, or for a whole hypothesis: see `DecoderStep`."""
     c = decoder.config
     width = c.dim // c.heads
     return Graph(
@@ -125,7 +135,7 @@ def decoder_graph(decoder: TransformerDecoder) -> Graph:
 
 
 class MemoryProjection(nn.Module):
-    """Keys and values of all layers' cross-attention, one product. [1, T, D] -> memory."""
+    """Keys and values of all layers' cross-attention in one product: [1, T, D] -> memory."""
 
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
@@ -141,7 +151,7 @@ class MemoryProjection(nn.Module):
 
 
 class JoinedEncoder(nn.Module):
-    """AV-HuBERT's encoder behind the projections of its streams, the bridge, the memory."""
+    """AV-HuBERT's encoder after the streams' projections, the bridge, and the memory."""
 
     def __init__(self, encoder: AVHubertEncoder, bridge: nn.Module, memory: nn.Module) -> None:
         super().__init__()
@@ -161,7 +171,7 @@ class VideoTrunk(nn.Module):
         super().__init__()
         self.frontend = frontend
 
-    def forward(self, input: Tensor) -> Tensor:  # the name that nn.Linear has for it, too
+    def forward(self, input: Tensor) -> Tensor:  # nn.Linear uses this name too
         return self.frontend(input)
 
 
@@ -177,7 +187,7 @@ class WaveformTrunk(nn.Module):
 
 
 class CTCEncoder(nn.Module):
-    """The encoder of a CTC/attention recognizer behind its frontends, CTC layer, the memory."""
+    """The encoder of a CTC/attention model after the frontends, the CTC layer, and the memory."""
 
     def __init__(self, encoder: ConformerEncoder, ctc: nn.Module, memory: nn.Module) -> None:
         super().__init__()
@@ -186,7 +196,7 @@ class CTCEncoder(nn.Module):
     def forward(
         self, audio: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """[1, T, C] each -> memory, and CTC's log probabilities [1, T, V]."""
+        """[1, T, C] each -> memory, and the CTC layer's log probabilities [1, T, V]."""
         encoded = self.encoder.encode_streams(video, audio, None)
         return self.memory(encoded), self.ctc(encoded).log_softmax(dim=-1)
 
@@ -197,15 +207,21 @@ class DecoderStep(nn.Module):
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
         self.decoder = copy.deepcopy(decoder)
-        for layer in self.decoder.layers:  # theirs is done by `MemoryProjection`
+        for layer in self.decoder.layers:  # done by `MemoryProjection`
             layer.encoder_attn.k_proj = layer.encoder_attn.v_proj = None
 
     def forward(self, tokens: Tensor, past: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
-        """What comes after each token: log probabilities [K, L, V].
+        """Run the decoder.
 
-        tokens: int64 [K, L]; past: keys and values of the P tokens before them, self-attention's,
-        [N, 2, K, H, P, d]. Also returns those of the new tokens, [N, 2, K, H, L, d], and how much
-        each token looks at each frame, [K, L, T], the mean over layers and heads.
+        Args:
+            tokens: The newest tokens, int64 [K, L].
+            past: Self-attention keys and values of the P earlier tokens, [N, 2, K, H, P, d].
+            memory: See the module.
+
+        Returns:
+            Log probabilities of the token after each, [K, L, V]; keys and values of the new
+            tokens, [N, 2, K, H, L, d]; attention of each token to each frame, [K, L, T], the mean
+            over layers and heads.
         """
         rows, length = tokens.shape
         before = past.shape[4]
@@ -221,7 +237,7 @@ class DecoderStep(nn.Module):
             values = torch.cat([past[i, 1], values], dim=2)
             weights = layer.self_attn.weights(y, keys, unseen)
             x = x + layer.self_attn.mix(weights, values)
-            # All hypotheses look at one memory: as queries of one row they share its products.
+            # All hypotheses attend to one memory: as queries of one row they share its products.
             y = layer.encoder_attn_layer_norm(x).flatten(0, 1)[None]
             weights = layer.encoder_attn.weights(y, memory[i, 0])
             looks.append(weights.mean(dim=1)[0])

@@ -1,4 +1,4 @@
-"""Graphs as ONNX."""
+"""Export of graphs to ONNX."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from avhubert_ext.export.graphs import EXAMPLE_FRAMES, Graph
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.encoder import AVHubertEncoder
 
-LONGEST = 10_000  # of any axis; the exporter wants a bound
+LONGEST = 10_000  # upper bound of every axis, which the exporter needs
 
 
 class _LastState(nn.Module):
-    """Audio and video of one length in, the last hidden state out."""
+    """An encoder of audio and video that returns the last hidden state only."""
 
     def __init__(self, encoder: AVHubertEncoder) -> None:
         super().__init__()
@@ -34,11 +34,17 @@ class _LastState(nn.Module):
 
 
 def export_encoder(encoder: AVHubertEncoder | ConformerEncoder, path: Path) -> None:
-    """Write the fused encoder alone, float32: `audio` [B, 104, T] and `video` [B, 1, T, 88, 88]
-    -> `last_hidden_state` [B, T, D], for any B and T, without padding.
+    """Export the fused encoder alone, in float32, for any B and T, without padding.
 
-    A lip reader of paper B takes `video` alone. Raises InputError if the packages of the extra
-    `export` are missing, or for an encoder of waveforms.
+    The graph maps `audio` [B, 104, T] and `video` [B, 1, T, 88, 88] to `last_hidden_state`
+    [B, T, D]; a lip reader of paper B takes `video` alone.
+
+    Args:
+        encoder: The encoder; it is not changed.
+        path: File to write.
+
+    Raises:
+        InputError: If a package of the extra `export` is missing, or the encoder takes waveforms.
     """
     fused = encoder.fuse().float()
     inputs = {
@@ -50,13 +56,20 @@ def export_encoder(encoder: AVHubertEncoder | ConformerEncoder, path: Path) -> N
     elif encoder.config.modality == "video":
         del inputs["audio"]
     else:
-        raise InputError(f"encoders of {encoder.config.modality} are not exported, of video alone")
+        raise InputError(
+            f"encoders of {encoder.config.modality} are not exported alone; export the whole "
+            "recognizer"
+        )
     axes = {name: {0: "batch", 2: "frames"} for name in inputs}
     write_onnx(Graph(fused, inputs, axes, ("last_hidden_state",)), path)
 
 
 def write_onnx(graph: Graph, path: Path) -> None:
-    """Write a graph, float32. Raises InputError if a package is missing."""
+    """Write a graph in float32.
+
+    Raises:
+        InputError: If a package is missing.
+    """
     try:
         import onnxscript  # noqa: F401
     except ImportError:
@@ -72,14 +85,15 @@ def write_onnx(graph: Graph, path: Path) -> None:
             verbose=False,
         )
         for node in program.model.graph:
-            node.metadata_props.clear()  # the trace of every operation, megabytes of it
+            node.metadata_props.clear()  # megabytes of stack traces
         program.save(temporary, external_data=False)
 
 
 def dynamic_shapes(graph: Graph) -> dict[str, dict[int, torch.export.Dim]]:
-    """The axes of a graph as the exporter wants them.
+    """Return the axes of a graph in the exporter's form.
 
-    A length of 0 or 1 is a case of its own to it, but what it makes is right for them too.
+    The exporter treats lengths 0 and 1 specially, hence the minimum of 2; the graphs are right for
+    these lengths too.
     """
     names = {name for axes in graph.axes.values() for name in axes.values()}
     sizes = {name: torch.export.Dim(name, min=2, max=LONGEST) for name in names}
@@ -91,9 +105,9 @@ def dynamic_shapes(graph: Graph) -> dict[str, dict[int, torch.export.Dim]]:
 
 @contextlib.contextmanager
 def quiet(name: str | None = None) -> Iterator[None]:
-    """Without warnings of exporters, about what has been done or does not matter here.
+    """Silence the exporters' warnings, which do not matter here.
 
-    name: of the logger that they use, None for the root of all.
+    name: of the exporter's logger; None for the root logger.
     """
     logger = logging.getLogger(name)
     level = logger.level

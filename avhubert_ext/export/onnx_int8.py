@@ -1,8 +1,8 @@
-"""ONNX graphs in 8 bits, for ONNX Runtime.
+"""Quantization of ONNX graphs to 8 bits, for ONNX Runtime.
 
-Weights have a scale for each output channel, and 7 bits: with 8, CPUs that lack VNNI overflow in
-sums of two products. Activations are uint8: those of linear layers are scaled when the graph runs,
-those of convolutions by what clips showed before. Attention's own products stay float32.
+Weights have one scale per output channel and use 7 bits: with 8, sums of two products overflow on
+CPUs without VNNI. Activations are uint8. Those of linear layers are scaled at run time, those of
+convolutions by calibration clips. The matrix products of attention stay float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.export.onnx import quiet
 
 LINEAR = ["MatMul", "Gemm"]
-# All that lies between two convolutions, or values would become float32 and 8 bits again there.
+# The operators between two convolutions, where values would otherwise go to float32 and back.
 BETWEEN = (
     *("Relu", "Sigmoid", "Mul", "Add", "Concat", "Slice", "Split"),
     *("MaxPool", "AveragePool", "ReduceMean"),
@@ -24,7 +24,7 @@ FRONTEND = ["Conv", *BETWEEN, *LINEAR]
 
 
 def quantize_linear(source: Path, target: Path) -> None:
-    """Write a graph with its linear layers in 8 bits."""
+    """Quantize the linear layers of a graph."""
     quantization = _quantization()
     with quiet():
         quantization.quantize_dynamic(
@@ -39,7 +39,7 @@ def quantize_linear(source: Path, target: Path) -> None:
 
 
 def quantize_frontend(source: Path, target: Path, clips: list[np.ndarray]) -> None:
-    """Write a graph of convolutions in 8 bits; clips: what its `input` may be."""
+    """Quantize a graph of convolutions; clips: calibration values of its `input`."""
     quantization = _quantization()
     folded = target.with_name(f"{target.name}.folded")
 
@@ -69,7 +69,7 @@ def quantize_frontend(source: Path, target: Path, clips: list[np.ndarray]) -> No
 
 
 def _fold(source: Path, target: Path) -> None:
-    """Write a graph in which all weights are constants, none computed from others."""
+    """Fold constants, so that no weight is computed from others."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

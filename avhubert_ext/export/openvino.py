@@ -1,4 +1,4 @@
-"""Graphs for OpenVINO."""
+"""Export of graphs to OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from avhubert_ext.runtime.backends import import_openvino
 
 
 def write_openvino(graph: Graph, path: Path, int8: bool) -> None:
-    """Write PATH.xml and PATH.bin. Raises InputError if a package is missing."""
+    """Write `path`.xml and `path`.bin.
+
+    Raises:
+        InputError: If a package is missing.
+    """
     openvino = import_openvino()
     onnx = path.with_name(f"{path.name}.onnx")
     try:
@@ -27,9 +31,9 @@ def write_openvino(graph: Graph, path: Path, int8: bool) -> None:
 
 
 def compress_linear(model: Any) -> None:
-    """Store the weights of an openvino.Model's linear layers as int8, with a scale an output.
+    """Store the weights of an openvino.Model's linear layers as int8, with one scale per output.
 
-    OpenVINO multiplies them by activations that it puts in 8 bits, too, group by group.
+    At run time OpenVINO also quantizes the activations, group by group.
     """
     from openvino import opset13 as ops
 

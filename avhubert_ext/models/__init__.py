@@ -1,1 +1,1 @@
-"""Plain PyTorch models: audio-visual encoders, the decoder, distillation heads and presets."""
+"""The networks in plain PyTorch, and their presets."""

@@ -1,4 +1,4 @@
-"""Multi-head attention on `scaled_dot_product_attention`: cached, or with relative positions."""
+"""Multi-head attention with `scaled_dot_product_attention`, also with relative positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ KeyValue = tuple[Tensor, Tensor]  # each [B, heads, S, D / heads]
 
 
 class MultiheadAttention(nn.Module):
-    """Queries [B, T, D] attend to a memory [B, S, D]; parameter names as in fairseq."""
+    """Attention of queries [B, T, D] to a memory [B, S, D]; parameters are named as in fairseq.
+
+    Args:
+        dim: Width D.
+        heads: Number of heads; D must be a multiple of it.
+        dropout: Dropout of the attention weights.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -24,10 +30,11 @@ class MultiheadAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def _split(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, heads, T, D / heads]."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def project_memory(self, memory: Tensor) -> KeyValue:
-        """Keys and values of `memory` [B, S, D]."""
+        """The keys and values of `memory` [B, S, D]."""
         return self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
 
     def forward(
@@ -37,10 +44,17 @@ class MultiheadAttention(nn.Module):
         padding_mask: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; `padding_mask` [B, S] is True where the memory is padding.
+        """Attend to a memory.
 
-        `causal` (without a padding mask): the queries are the last T of the S positions, and each
-        sees those up to its own.
+        Args:
+            query: [B, T, D].
+            keys_values: Keys and values of the memory, from `project_memory`.
+            padding_mask: [B, S] bool, True where the memory is padding, or None.
+            causal: The queries are the last T of the S positions, and each sees the positions up to
+                its own. The padding mask must be None.
+
+        Returns:
+            [B, T, D].
         """
         keys, values = keys_values
         allowed = None if padding_mask is None else ~padding_mask[:, None, None, :]
@@ -58,9 +72,15 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def weights(self, query: Tensor, keys: Tensor, unseen: Tensor | None = None) -> Tensor:
-        """How much each query [B, T, D] attends to each key [B, heads, S, d]: [B, heads, T, S].
+        """The attention weights.
 
-        unseen: bool [T, S], True where a query must not look, or None.
+        Args:
+            query: [B, T, D].
+            keys: [B, heads, S, D / heads].
+            unseen: [T, S] bool, True where a query must not attend, or None.
+
+        Returns:
+            [B, heads, T, S]; the weights of a query sum to 1.
         """
         queries = self._split(self.q_proj(query))
         scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3)
@@ -69,15 +89,21 @@ class MultiheadAttention(nn.Module):
         return scores.softmax(dim=-1)
 
     def mix(self, weights: Tensor, values: Tensor) -> Tensor:
-        """The output [B, T, D] for `weights` and values [B, heads, S, d]."""
+        """The output [B, T, D] for weights [B, heads, T, S] and values [B, heads, S, D / heads]."""
         return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
 
 
 class RelativeAttention(MultiheadAttention):
     """Self-attention with relative positions (Dai et al. 2019, section 3.3).
 
-    The score of a query q at i and a key k at j is ((q + u) k + (q + v) W p[i - j]) / sqrt(d), with
-    d = D / heads, the sinusoid p of the distance, and u and v learned for each head.
+    The score of query q at position i and key k at position j is
+    ((q + u) k + (q + v) W p[i - j]) / sqrt(d), where d = D / heads, p is the sinusoid of the
+    distance, and u and v are learned for each head.
+
+    Args:
+        dim: Width D.
+        heads: Number of heads; D must be a multiple of it.
+        dropout: Dropout of the attention weights.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
@@ -89,9 +115,15 @@ class RelativeAttention(MultiheadAttention):
         nn.init.xavier_uniform_(self.pos_bias_v)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; positions: [2T-1, D], of the distances T-1 ... 1-T.
+        """Attend to the sequence itself.
 
-        padding_mask: [B, T] bool, True = padding, or None.
+        Args:
+            x: [B, T, D].
+            padding_mask: [B, T] bool, True = padding, or None.
+            positions: [2T-1, D], the sinusoids of the distances T-1 ... 1-T.
+
+        Returns:
+            [B, T, D].
         """
         queries = self._split(self.q_proj(x))
         keys, values = self.project_memory(x)
@@ -113,10 +145,16 @@ class RelativeAttention(MultiheadAttention):
 
 
 def shift_to_keys(scores: Tensor) -> Tensor:
-    """Scores by distance, [..., T, 2T-1] for T-1 ... 1-T, -> by key, [..., T, T].
+    """Arrange scores by key instead of by distance.
 
-    Query i finds key j at column T-1-i+j, so each row has to move by one against the row above it:
-    it does where rows of 2T values are read as rows of 2T-1.
+    The score of query i and key j is at column T-1-i+j, so each row has to be shifted by one
+    relative to the row above it. Reading rows of 2T values as rows of 2T-1 values does that.
+
+    Args:
+        scores: [..., T, 2T-1], for the distances T-1 ... 1-T.
+
+    Returns:
+        [..., T, T].
     """
     time = scores.shape[-2]
     flat = F.pad(scores, (0, 1)).flatten(-2)[..., time - 1 : time - 1 + time * (2 * time - 1)]

@@ -1,4 +1,4 @@
-"""Encoder blocks and positional encodings. Blocks map [B, T, D] to [B, T, D]."""
+"""Encoder blocks and positional encodings. A block maps [B, T, D] to [B, T, D]."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from avhubert_ext.models.attention import MultiheadAttention, RelativeAttention
 
-NORM_EPS = 1e-12  # of every layer norm of Auto-AVSR's networks
+NORM_EPS = 1e-12  # epsilon of the layer norms in Auto-AVSR's networks
 
 
 def set_norm_eps(model: nn.Module) -> None:
-    """Give the layer norms in a model Auto-AVSR's epsilon."""
+    """Set the epsilon of all layer norms in a model to Auto-AVSR's."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = NORM_EPS
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block of wav2vec 2.0 / AV-HuBERT, GELU in the feed-forward part."""
+    """Pre-norm transformer block of wav2vec 2.0 and AV-HuBERT, with GELU."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class TransformerBlock(nn.Module):
 
 
 class ConformerFeedForward(nn.Module):
-    """LayerNorm, linear, SiLU, linear: half of the macaron pair."""
+    """LayerNorm, linear, SiLU, linear: one of the two feed-forward modules of a conformer block."""
 
     activation = staticmethod(F.silu)
 
@@ -68,8 +68,8 @@ class ConformerFeedForward(nn.Module):
 class ConformerConvolution(nn.Module):
     """LayerNorm, pointwise, GLU, depthwise, BatchNorm, SiLU, pointwise.
 
-    Padding is set to zero before the depthwise convolution, so a clip gives the same result alone
-    and inside a padded batch.
+    Padding is set to zero before the depthwise convolution, so the result for a clip is the same
+    alone and in a padded batch.
     """
 
     def __init__(self, dim: int, kernel: int, dropout: float, bias: bool = False) -> None:
@@ -90,14 +90,14 @@ class ConformerConvolution(nn.Module):
 
 
 def _pointwise(layer: nn.Conv1d | nn.Linear, x: Tensor) -> Tensor:
-    """[B, T, D] -> [B, T, E]: on a CPU Conv1d is slower than a product for a batch of one."""
+    """[B, T, D] -> [B, T, E]. On a CPU, Conv1d is slower than a linear layer for one clip."""
     if isinstance(layer, nn.Conv1d):
         return F.linear(x, layer.weight[..., 0], layer.bias)
-    return layer(x)  # of a fused model
+    return layer(x)  # a fused model has a linear layer
 
 
 class ConformerBlock(nn.Module):
-    """Macaron conformer block (Gulati et al. 2020) with absolute positions: paper A's students."""
+    """Macaron conformer block (Gulati et al. 2020) of paper A's students; absolute positions."""
 
     def __init__(
         self,
@@ -127,16 +127,23 @@ class ConformerBlock(nn.Module):
 
 
 class ReluFeedForward(ConformerFeedForward):
-    """The same with ReLU."""
+    """As `ConformerFeedForward`, with ReLU."""
 
     activation = staticmethod(F.relu)
 
 
 class RelativeConformerBlock(nn.Module):
-    """Conformer block with relative positions, biases in its convolutions, and ReLU: paper B's.
+    """Conformer block of paper B: relative positions, biases in the convolutions, and ReLU.
 
-    mask_padding: whether its convolution sees zeros at padding, or whatever is there, which is what
-    Auto-AVSR does: a clip then depends on what it is batched with.
+    Args:
+        dim: Width D.
+        ffn: Width of the feed-forward modules.
+        heads: Number of attention heads.
+        dropout: Dropout of the modules.
+        attention_dropout: Dropout of the attention weights.
+        kernel: Kernel of the depthwise convolution, an odd number of frames.
+        mask_padding: Whether padding is set to zero before the depthwise convolution. Auto-AVSR
+            does not do that, so there a clip depends on the other clips of its batch.
     """
 
     def __init__(
@@ -158,10 +165,10 @@ class RelativeConformerBlock(nn.Module):
         self.conv = ConformerConvolution(dim, kernel, dropout, bias=True)
         self.ffn2 = ReluFeedForward(dim, ffn, dropout)
         self.final_layer_norm = nn.LayerNorm(dim)
-        self.ffn2.load_state_dict(self.ffn1.state_dict())  # as the peer: both start alike
+        self.ffn2.load_state_dict(self.ffn1.state_dict())  # the same start, as in Auto-AVSR
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, positions: Tensor) -> Tensor:
-        """positions: [2T-1, D], see `RelativeAttention`."""
+        """Encode x [B, T, D]; see `RelativeAttention` for positions [2T-1, D]."""
         x = x + 0.5 * self.ffn1(x)
         y = self.self_attn_layer_norm(x)
         x = x + self.dropout(self.self_attn(y, padding_mask, positions))
@@ -174,6 +181,11 @@ class PositionalConvolution(nn.Module):
     """Grouped convolution over time with weight norm over (output, input) channels, then GELU.
 
     [B, T, D] -> [B, T, D]. `weight_g` and `weight_v` are the names in public checkpoints.
+
+    Args:
+        dim: Width D.
+        kernel: Kernel K in frames.
+        groups: Number of groups; D must be a multiple of it.
     """
 
     def __init__(self, dim: int, kernel: int, groups: int) -> None:
@@ -192,12 +204,12 @@ class PositionalConvolution(nn.Module):
         """The kernel [D, D / groups, K]."""
         if self.weight_g is None:
             return self.weight_v
-        # Not `norm(dim=(0, 1))`, which is seven times slower on a CPU.
+        # `norm(dim=(0, 1))` is seven times slower on a CPU.
         norm = self.weight_v.square().sum(dim=(0, 1), keepdim=True).sqrt()
         return self.weight_v * (self.weight_g / norm)
 
     def fold_weight_norm(self) -> None:
-        """Keep the kernel instead of the parts it is made from (for inference)."""
+        """Replace the two parts of the kernel by the kernel itself, for inference."""
         self.weight_v.data = self.weight()
         self.weight_g = None
 
@@ -205,8 +217,8 @@ class PositionalConvolution(nn.Module):
         if x.device.type == "cpu" and (
             x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         ):
-            # With AMX, PyTorch 2.8's bfloat16 kernel gives wrong sums for a kernel of 128 over
-            # groups of 8 channels (relative error 1.1): float32 whatever autocast asks for.
+            # With AMX, PyTorch 2.8's bfloat16 kernel computes wrong sums for a kernel of 128 and
+            # groups of 8 channels (relative error 1.1). So it is always float32 here.
             with torch.autocast("cpu", enabled=False):
                 return self._convolve(x.float(), self.weight().float(), self.bias.float()).to(
                     x.dtype
@@ -220,9 +232,16 @@ class PositionalConvolution(nn.Module):
 
 
 def sinusoidal_positions(start: int, length: int, dim: int, device: torch.device) -> Tensor:
-    """Sinusoids of positions start ... start+length-1, fairseq's layout: sines, then cosines.
+    """Sinusoids in fairseq's layout: sines, then cosines.
 
-    Returns float32 [length, dim]; an odd `dim` ends in a zero column.
+    Args:
+        start: First position.
+        length: Number of positions.
+        dim: Width; if it is odd, the last column is zero.
+        device: Device of the result.
+
+    Returns:
+        float32 [length, dim].
     """
     half = dim // 2
     rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / (half - 1)))
@@ -231,9 +250,14 @@ def sinusoidal_positions(start: int, length: int, dim: int, device: torch.device
 
 
 def interleaved_positions(positions: Tensor, dim: int) -> Tensor:
-    """Sinusoids of positions [L], Vaswani et al.'s layout: sines at even places, cosines at odd.
+    """Sinusoids in the layout of Vaswani et al.: sines at even indices, cosines at odd ones.
 
-    Returns float32 [L, dim].
+    Args:
+        positions: [L].
+        dim: Width.
+
+    Returns:
+        float32 [L, dim].
     """
     rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10000.0) / dim))
     angles = positions[:, None].float() * rates

@@ -1,6 +1,6 @@
-"""Auto-AVSR's recognizer, which SparseVSR prunes: conformer encoder, CTC layer, decoder.
+"""Auto-AVSR's recognizer, which SparseVSR prunes: conformer encoder, CTC layer, and decoder.
 
-Ma et al. 2021 and 2023; paper B, section 3.3. Lip reading, and the same on audio or on both.
+Ma et al. 2021 and 2023; paper B, section 3.3. It takes video (lip reading), audio, or both.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.blocks import RelativeConformerBlock, interleaved_positions, set_norm_eps
+from avhubert_ext.models.checks import (
+    check_choice,
+    check_counts,
+    check_factor,
+    check_probabilities,
+    check_switch,
+)
 from avhubert_ext.models.decoder import DecoderConfig, UntiedDecoder
-from avhubert_ext.models.encoder import check_numbers, check_streams
+from avhubert_ext.models.encoder import check_streams
 from avhubert_ext.models.frontends import ResNet18, WaveformResNet18, silu
 
 MODALITIES = ("video", "audio", "both")
@@ -24,12 +31,23 @@ MODALITIES = ("video", "audio", "both")
 
 @dataclass(frozen=True)
 class ConformerConfig:
-    """Widths, depth and dropout; the defaults are BASE-L's.
+    """Widths, depth and dropout of a conformer encoder; the defaults are BASE-L's.
 
-    modality: video, audio, or both, each with a conformer of its own.
-    width: multiplies the channel counts of the ResNet-18. fusion: hidden units where both meet.
-    mask_padding: see `RelativeConformerBlock`.
-    Raises InputError where a value makes no sense.
+    Attributes:
+        modality: video, audio, or both, which has one conformer for each.
+        layers: Number of blocks.
+        dim: Width D.
+        ffn: Width of the feed-forward modules.
+        heads: Number of attention heads.
+        kernel: Kernel of the convolutions, an odd number of frames.
+        width: Multiplies the channel counts of the ResNet-18.
+        fusion: Number of hidden units in the fusion of both streams.
+        dropout: Dropout of modules and positions.
+        attention_dropout: Dropout of attention weights.
+        mask_padding: See `RelativeConformerBlock`.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     modality: str = "video"
@@ -45,9 +63,11 @@ class ConformerConfig:
     mask_padding: bool = True
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise InputError(f"modality '{self.modality}': expected one of {', '.join(MODALITIES)}")
-        check_numbers(self)
+        check_choice("modality", self.modality, MODALITIES)
+        check_counts(self, "layers", "dim", "ffn", "heads", "kernel", "fusion")
+        check_factor(self, "width")
+        check_probabilities(self, "dropout", "attention_dropout")
+        check_switch(self, "mask_padding")
         if self.kernel % 2 == 0:
             raise InputError(f"kernel {self.kernel}: expected an odd number of frames")
         if self.dim % self.heads:
@@ -73,7 +93,15 @@ class Conformer(nn.Module):
         set_norm_eps(self)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The frontend's [B, T, C] -> [B, T, D]; padding_mask: [B, T] bool, True = padding."""
+        """Encode the output of the frontend.
+
+        Args:
+            features: [B, T, C].
+            padding_mask: [B, T] bool, True = padding, or None.
+
+        Returns:
+            [B, T, D].
+        """
         x = self.projection(features)
         time, dim = x.shape[1:]
         distances = torch.arange(time - 1, -time, -1, device=x.device)
@@ -85,7 +113,7 @@ class Conformer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Two streams become one: linear, batch norm, ReLU, linear. [B, T, 2D] -> [B, T, D]."""
+    """Fuses two streams: linear, batch norm, ReLU, linear. [B, T, 2D] -> [B, T, D]."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -99,7 +127,7 @@ class Fusion(nn.Module):
 
 
 class ConformerEncoder(nn.Module):
-    """Video, waveform or both in, one vector a video frame (25 Hz) out."""
+    """Encodes video, waveforms, or both as one vector per video frame (25 Hz)."""
 
     def __init__(self, config: ConformerConfig) -> None:
         super().__init__()
@@ -115,14 +143,14 @@ class ConformerEncoder(nn.Module):
     def forward(
         self, video: Tensor | None, padding_mask: Tensor | None = None, audio: Tensor | None = None
     ) -> Tensor:
-        """[B, T, D]; inputs as `CTCAttentionRecognizer.encode`."""
+        """The encoded batch, [B, T, D]; see `CTCAttentionRecognizer.encode` for the inputs."""
         if (self.video is None) != (video is None) or (self.audio is None) != (audio is None):
             wanted = {"both": "video and audio"}.get(self.config.modality, self.config.modality)
-            raise InputError(f"the model takes {wanted}: give it that and nothing else")
+            raise InputError(f"the model takes {wanted}: pass exactly that")
         check_streams(audio, waveform_frames(audio), video, padding_mask)
         seen = heard = None
         if self.video is not None:
-            # The only convolution over time sees pixels: zeros at padding as beyond a clip.
+            # Its only convolution over time is on pixels, where padding is zero as after a clip.
             seen = self.video.frontend(video)
         if self.audio is not None:
             masked = padding_mask if self.config.mask_padding else None
@@ -132,7 +160,16 @@ class ConformerEncoder(nn.Module):
     def encode_streams(
         self, video: Tensor | None, audio: Tensor | None, padding_mask: Tensor | None
     ) -> Tensor:
-        """What the frontends gave, [B, T, C] each, -> [B, T, D]."""
+        """Encode the outputs of the frontends.
+
+        Args:
+            video: [B, T, C], or None.
+            audio: [B, T, C], or None.
+            padding_mask: [B, T] bool, True = padding, or None.
+
+        Returns:
+            [B, T, D].
+        """
         streams = []
         if self.video is not None:
             streams.append(self.video(video, padding_mask))
@@ -141,14 +178,18 @@ class ConformerEncoder(nn.Module):
         return streams[0] if self.fusion is None else self.fusion(torch.cat(streams, dim=-1))
 
     def fuse(self) -> ConformerEncoder:
-        """A copy for inference: the same outputs up to rounding, in less time (see `fuse.py`)."""
+        """A faster copy for inference with the same outputs up to rounding (see `fuse.py`)."""
         from avhubert_ext.models.fuse import fused
 
         return fused(self)
 
 
 def waveform_frames(audio: Tensor | None) -> tuple[int, int] | None:
-    """(clips, video frames) of waveforms [B, 1, 640 T]; InputError for another shape."""
+    """The number of (clips, video frames) in waveforms [B, 1, 640 T]; None for None.
+
+    Raises:
+        InputError: If the shape is another.
+    """
     if audio is None:
         return None
     if audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % SAMPLES_PER_FRAME:
@@ -159,9 +200,16 @@ def waveform_frames(audio: Tensor | None) -> tuple[int, int] | None:
 
 
 class CTCAttentionRecognizer(nn.Module):
-    """Conformer encoder with a CTC layer and a transformer decoder over the same outputs.
+    """Conformer encoder with a CTC layer and a transformer decoder that have the same outputs.
 
-    Outputs: blank 0, unknown 1, the subwords, and last the one that begins and ends a sentence.
+    The outputs are blank (0), unknown (1), the subwords, and last the begin and end of a sentence.
+
+    Args:
+        encoder: Widths, depth and dropout of the encoder.
+        decoder: The same of the decoder, whose width must be the encoder's.
+
+    Raises:
+        InputError: If the widths differ.
     """
 
     def __init__(self, encoder: ConformerConfig, decoder: DecoderConfig) -> None:
@@ -186,17 +234,24 @@ class CTCAttentionRecognizer(nn.Module):
         padding_mask: Tensor | None = None,
         audio: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The encoder's output [B, T, D], and the padding mask as it was given.
+        """Encode a batch. The `modality` of the configuration says which inputs it takes.
 
-        video: [B, 1, T, 88, 88] float; audio: [B, 1, 640 T] float; which of them is the
-        configuration's `modality`. padding_mask: [B, T] bool, True = padding, or None; the inputs
-        must be zeros there, as `collate` makes them.
-        Raises InputError where the inputs do not fit.
+        Args:
+            video: [B, 1, T, 88, 88] float, or None.
+            padding_mask: [B, T] bool, True = padding, or None. The inputs must be zero at padding,
+                as `collate` makes them.
+            audio: [B, 1, 640 T] float, waveforms at 16 kHz, or None.
+
+        Returns:
+            The encoder's output [B, T, D], and the padding mask as it was given.
+
+        Raises:
+            InputError: If the inputs do not fit.
         """
         return self.encoder(video, padding_mask, audio), padding_mask
 
     def set_mask_padding(self, mask_padding: bool) -> CTCAttentionRecognizer:
-        """Switch `ConformerConfig.mask_padding` of a model that is there; returns the model."""
+        """Change `ConformerConfig.mask_padding` of an existing model; returns the model."""
         self.encoder.config = replace(self.encoder.config, mask_padding=mask_padding)
         for module in self.encoder.modules():
             if isinstance(module, RelativeConformerBlock):
@@ -204,19 +259,19 @@ class CTCAttentionRecognizer(nn.Module):
         return self
 
     def fuse(self) -> CTCAttentionRecognizer:
-        """A copy for inference, its encoder fused; CTC layer and decoder are as they were."""
+        """A copy for inference with a fused encoder; CTC layer and decoder do not change."""
         from avhubert_ext.models.fuse import fused
 
         return fused(self)
 
     def ctc_log_probs(self, encoded: Tensor) -> Tensor:
-        """float32 [B, T, V] from the encoder's output."""
+        """The log probabilities of the CTC layer, float32 [B, T, V], for encoded [B, T, D]."""
         return self.ctc(self.ctc_dropout(encoded)).float().log_softmax(dim=-1)
 
     def decode_logits(
         self, prev_tokens: Tensor, encoded: Tensor, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, L, V] of the token after each of prev_tokens [B, L], the first being `eos`."""
+        """Logits [B, L, V] of the token after each of prev_tokens [B, L]; the first is `eos`."""
         return self.decoder(prev_tokens, encoded, padding_mask)
 
     def forward(

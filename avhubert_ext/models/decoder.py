@@ -1,4 +1,4 @@
-"""Transformer decoder over subwords, and the whole recognizer: encoder, bridge, decoder."""
+"""Transformer decoder over subwords, and AV-HuBERT's recognizer: encoder, bridge, decoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avhubert_ext.errors import InputError
 from avhubert_ext.models.attention import KeyValue, MultiheadAttention, append
 from avhubert_ext.models.blocks import interleaved_positions, set_norm_eps, sinusoidal_positions
+from avhubert_ext.models.checks import check_counts, check_probabilities
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
 
 FIRST_POSITION = 2  # fairseq counts positions from padding_idx + 1
@@ -18,7 +20,13 @@ FIRST_POSITION = 2  # fairseq counts positions from padding_idx + 1
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The defaults are AV-HuBERT base's decoder (6 blocks, 57M with 1000 subwords)."""
+    """Widths, depth and dropout of a decoder.
+
+    The defaults are AV-HuBERT base's (6 blocks, 57M parameters with 1000 subwords).
+
+    Raises:
+        InputError: If a value is invalid.
+    """
 
     vocabulary: int = 1000
     layers: int = 6
@@ -30,17 +38,23 @@ class DecoderConfig:
     activation_dropout: float = 0.1
     padding_idx: int | None = 1
 
+    def __post_init__(self) -> None:
+        check_counts(self, "vocabulary", "layers", "dim", "ffn", "heads")
+        check_probabilities(self, "dropout", "attention_dropout", "activation_dropout")
+        if self.dim % self.heads:
+            raise InputError(f"dim {self.dim}: expected a multiple of heads ({self.heads})")
+
 
 @dataclass
 class DecoderCache:
-    """Keys and values of what has been decoded and of the encoder's output, one pair a block."""
+    """Keys and values of the decoded tokens and of the encoder's output, one pair per block."""
 
     self_attention: dict[int, KeyValue] = field(default_factory=dict)
     encoder_attention: dict[int, KeyValue] = field(default_factory=dict)
     length: int = 0  # tokens decoded so far
 
     def reorder(self, order: Tensor) -> None:
-        """Keep the hypotheses `order` [B'] (indices into the batch)."""
+        """Keep the hypotheses with the indices `order` [B'] of the batch."""
         for cache in (self.self_attention, self.encoder_attention):
             for layer, (k, v) in cache.items():
                 cache[layer] = (k.index_select(0, order), v.index_select(0, order))
@@ -64,7 +78,17 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: Tensor, past: KeyValue | None, memory: KeyValue, memory_padding: Tensor | None
     ) -> tuple[Tensor, KeyValue]:
-        """[B, L, D] -> the same, and all self-attention keys and values so far."""
+        """Decode tokens after those in `past`.
+
+        Args:
+            x: [B, L, D].
+            past: Self-attention keys and values of the tokens before, or None.
+            memory: Keys and values of the encoder's output.
+            memory_padding: [B, T] bool, True = padding, or None.
+
+        Returns:
+            [B, L, D], and all self-attention keys and values so far.
+        """
         y = self.self_attn_layer_norm(x)
         present = append(past, self.self_attn.project_memory(y))
         x = x + self.dropout(self.self_attn(y, present, causal=True))
@@ -75,9 +99,12 @@ class DecoderBlock(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """Subwords so far and the encoder's output in, logits of the next subword out.
+    """Predicts the next subword from the subwords so far and the encoder's output.
 
     Input and output embeddings are tied, without scale or bias; positions are sinusoidal.
+
+    Args:
+        config: Widths, depth and dropout.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -98,10 +125,17 @@ class TransformerDecoder(nn.Module):
         memory_padding: Tensor | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """Logits [B, L, V] of the token after each of `tokens`.
+        """Predict the token after each of `tokens`.
 
-        tokens: [B, L] int64, padded at the end (logits there mean nothing); with a cache only those
-        not yet decoded. memory: [B, T, D]; memory_padding: [B, T] bool, True = padding.
+        Args:
+            tokens: [B, L] int64, padded at the end; with a cache, only the tokens that are not in
+                it yet.
+            memory: The encoder's output, [B, T, D].
+            memory_padding: [B, T] bool, True = padding, or None.
+            cache: Keys and values of the tokens before; `tokens` are added to it.
+
+        Returns:
+            Logits [B, L, V]; those at padding have no meaning.
         """
         x = self.dropout(self.embed(tokens, cache.length if cache else 0))
         for i, layer in enumerate(self.layers):
@@ -117,7 +151,7 @@ class TransformerDecoder(nn.Module):
         return self.predict(self.layer_norm(x))
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """[B, L] -> [B, L, D]; `start` tokens were decoded before."""
+        """Embed tokens [B, L], the first of which is at position `start`: [B, L, D]."""
         x = self.embed_tokens(tokens)
         first = FIRST_POSITION + start
         positions = sinusoidal_positions(first, tokens.shape[1], self.config.dim, tokens.device)
@@ -129,7 +163,7 @@ class TransformerDecoder(nn.Module):
 
 
 class UntiedDecoder(TransformerDecoder):
-    """The same blocks with an output layer of its own and scaled embeddings: paper B's decoder."""
+    """Paper B's decoder: the same blocks, a separate output layer, and scaled embeddings."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
@@ -147,7 +181,12 @@ class UntiedDecoder(TransformerDecoder):
 
 
 class AVRecognizer(nn.Module):
-    """Audio-visual speech recognizer: encoder, bridge between the widths, decoder."""
+    """AV-HuBERT's recognizer: encoder, bridge between the two widths, and decoder.
+
+    Args:
+        encoder: Widths, depth and dropout of the encoder.
+        decoder: The same of the decoder.
+    """
 
     def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig) -> None:
         super().__init__()
@@ -161,10 +200,11 @@ class AVRecognizer(nn.Module):
     def encode(
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None
     ) -> EncoderOutput:
+        """Encode a batch, see `AVHubertEncoder.forward`."""
         return self.encoder(audio, video, padding_mask)
 
     def fuse(self) -> AVRecognizer:
-        """A copy for inference, its encoder fused; bridge and decoder are as they were."""
+        """A copy for inference with a fused encoder; bridge and decoder do not change."""
         from avhubert_ext.models.fuse import fused
 
         return fused(self)
@@ -176,6 +216,6 @@ class AVRecognizer(nn.Module):
         padding_mask: Tensor | None,
         prev_tokens: Tensor,
     ) -> Tensor:
-        """Teacher-forced logits [B, L, V]."""
+        """Teacher-forced logits [B, L, V] of the token after each of prev_tokens [B, L]."""
         out = self.encode(audio, video, padding_mask)
         return self.decoder(prev_tokens, self.bridge(out.last_hidden_state), padding_mask)

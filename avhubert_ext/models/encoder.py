@@ -1,12 +1,11 @@
-"""The audio-visual encoder: AV-HuBERT's network, and its thinner students from the same parts.
+"""The audio-visual encoder: AV-HuBERT's network, and thinner students built from the same parts.
 
-Shi et al. 2022 (AV-HuBERT); paper A, section 2. Parameter names are those of the public
-checkpoints.
+Shi et al. 2022 (AV-HuBERT); paper A, section 2. Parameters are named as in the public checkpoints.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +19,33 @@ from avhubert_ext.models.blocks import (
     TransformerBlock,
     sinusoidal_positions,
 )
+from avhubert_ext.models.checks import (
+    check_choice,
+    check_counts,
+    check_factor,
+    check_probabilities,
+)
 from avhubert_ext.models.frontends import VISUAL_FRONTENDS, AudioFrontend, VideoFrontend
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
+BLOCKS = ("transformer", "conformer")
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Widths, depth and dropout of an encoder; the defaults are AV-HuBERT base's network."""
+    """Widths, depth and dropout of an encoder; the defaults are AV-HuBERT base's.
+
+    Raises:
+        InputError: If a value is invalid.
+    """
 
     layers: int = 12
     dim: int = 768
     ffn: int = 3072
     heads: int = 12
-    block: str = "transformer"  # or "conformer"
-    visual: str = "resnet"  # or "shufflenet"
+    block: str = "transformer"  # one of BLOCKS
+    visual: str = "resnet"  # one of VISUAL_FRONTENDS
     visual_width: float = 1.0  # multiplies every channel count of the visual frontend
-    conv_pos: int = 128  # kernel of the positional convolution (transformer only)
+    conv_pos: int = 128  # kernel of the positional convolution, of a transformer only
     conv_pos_groups: int = 16
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -47,11 +56,13 @@ class EncoderConfig:
     audio_dropout: float = 0.5  # probability that the lost stream is the audio
 
     def __post_init__(self) -> None:
-        if self.block not in ("transformer", "conformer"):
-            raise InputError(f"block '{self.block}': expected transformer or conformer")
-        if self.visual not in VISUAL_FRONTENDS:
-            raise InputError(f"visual '{self.visual}': expected one of {sorted(VISUAL_FRONTENDS)}")
-        check_numbers(self)
+        check_choice("block", self.block, BLOCKS)
+        check_choice("visual", self.visual, tuple(VISUAL_FRONTENDS))
+        check_counts(self, "layers", "dim", "ffn", "heads", "conv_pos", "conv_pos_groups")
+        check_factor(self, "visual_width")
+        check_probabilities(self, "dropout", "attention_dropout", "activation_dropout")
+        check_probabilities(self, "dropout_input", "layerdrop")
+        check_probabilities(self, "modality_dropout", "audio_dropout")
         groups = self.conv_pos_groups if self.block == "transformer" else 1
         if self.dim % self.heads or self.dim % groups:
             raise InputError(
@@ -60,33 +71,15 @@ class EncoderConfig:
             )
 
 
-def check_numbers(config: object) -> None:
-    """Raise an InputError that names the field of a network's configuration that makes no sense.
-
-    Fields have the type of their default; whole numbers count something; the factors of widths are
-    more than 0; `drop` in its name makes a field a probability.
-    """
-    for name, default in ((field.name, field.default) for field in fields(config)):
-        value, kind = getattr(config, name), type(default)
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"{name} {value!r}: expected {KINDS[kind]}")
-        if kind is int and value < 1:
-            raise InputError(f"{name} {value}: expected at least 1")
-        if "width" in name and not value > 0:
-            raise InputError(f"{name} {value}: expected more than 0")
-        if "drop" in name and not 0 <= value <= 1:
-            raise InputError(f"{name} {value}: expected a probability")
-
-
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What an encoder returns.
+    """The output of an encoder.
 
-    last_hidden_state: [B, T, D], after the final layer norm.
-    hidden_states: the fused representation before any positional encoding (zero at padding), then
-        the residual stream after each block, before the final layer norm; each [B, T, D].
-    padding_mask: [B, T] bool, True = padding; None if the batch has none.
+    Attributes:
+        last_hidden_state: [B, T, D], after the final layer norm.
+        hidden_states: The fused streams before any positional encoding (zero at padding), then the
+            residual stream after each block, before the final layer norm; each [B, T, D].
+        padding_mask: [B, T] bool, True = padding; None if the batch has none.
     """
 
     last_hidden_state: Tensor
@@ -98,7 +91,7 @@ torch.export.register_dataclass(EncoderOutput, serialized_type_name="avhubert_ex
 
 
 class BlockStack(nn.Module):
-    """Positional encoding, blocks and the final layer norm."""
+    """Positional encoding, blocks, and the final layer norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -106,7 +99,7 @@ class BlockStack(nn.Module):
         self.layerdrop = c.layerdrop
         self.pos_conv = None
         if c.block == "transformer":
-            # A Sequential for the sake of the checkpoint name `pos_conv.0`.
+            # A Sequential because of the name in checkpoints, `pos_conv.0`.
             self.pos_conv = nn.Sequential(
                 PositionalConvolution(c.dim, c.conv_pos, c.conv_pos_groups)
             )
@@ -128,7 +121,15 @@ class BlockStack(nn.Module):
         return sinusoidal_positions(0, x.shape[1], x.shape[2], x.device).to(x.dtype)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, ...]:
-        """The residual stream after each block, each [B, T, D]; `x` is zero at padding."""
+        """Encode fused streams.
+
+        Args:
+            x: [B, T, D], zero at padding.
+            padding_mask: [B, T] bool, True = padding, or None.
+
+        Returns:
+            The residual stream after each block, each [B, T, D].
+        """
         x = self.dropout(x + self._positions(x))
         states = []
         for layer in self.layers:
@@ -139,7 +140,11 @@ class BlockStack(nn.Module):
 
 
 class AVHubertEncoder(nn.Module):
-    """Audio and video in, one vector a video frame (25 Hz) out."""
+    """Encodes audio and video as one vector per video frame (25 Hz).
+
+    Args:
+        config: Widths, depth and dropout.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -156,9 +161,9 @@ class AVHubertEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def join(self, audio: Tensor | None, video: Tensor | None) -> Tensor:
-        """Frontends, concatenation (audio first), layer norm and projection: [B, T, D].
+        """The frontends and the fusion of their outputs: [B, T, D].
 
-        A missing stream is zeros after its projection, as in AV-HuBERT.
+        A missing stream is replaced by zeros after its frontend, as in AV-HuBERT.
         """
         if self.training:
             c = self.config
@@ -170,7 +175,15 @@ class AVHubertEncoder(nn.Module):
         return self.dropout_input(self.fuse_streams(a, v))
 
     def fuse_streams(self, audio: Tensor, video: Tensor) -> Tensor:
-        """What the frontends gave, [B, T, D] each, becomes one."""
+        """Concatenation (audio first), layer norm and projection of the frontends' outputs.
+
+        Args:
+            audio: [B, T, D].
+            video: [B, T, D].
+
+        Returns:
+            [B, T, D].
+        """
         return self.post_extract_proj(self.layer_norm(torch.cat([audio, video], dim=-1)))
 
     def forward(
@@ -178,9 +191,16 @@ class AVHubertEncoder(nn.Module):
     ) -> EncoderOutput:
         """Encode a batch.
 
-        audio: [B, 104, T] float or None; video: [B, 1, T, 88, 88] float or None;
-        padding_mask: [B, T] bool, True = padding, or None.
-        Raises InputError where the shapes do not fit.
+        Args:
+            audio: [B, 104, T] float, from `audio_features`, or None.
+            video: [B, 1, T, 88, 88] float, from `load_video`, or None.
+            padding_mask: [B, T] bool, True = padding, or None.
+
+        Returns:
+            The encoder's output and the states after each block.
+
+        Raises:
+            InputError: If both streams are None, or their shapes or types do not fit.
         """
         check_inputs(audio, video, padding_mask)
         fused = self.join(audio, video)
@@ -190,7 +210,7 @@ class AVHubertEncoder(nn.Module):
         return EncoderOutput(self.encoder.layer_norm(states[-1]), (fused, *states), padding_mask)
 
     def fuse(self) -> AVHubertEncoder:
-        """A copy for inference: the same outputs up to rounding, in less time (see `fuse.py`)."""
+        """A faster copy for inference with the same outputs up to rounding (see `fuse.py`)."""
         from avhubert_ext.models.fuse import fused
 
         return fused(self)
@@ -199,9 +219,18 @@ class AVHubertEncoder(nn.Module):
 def drop_modality(
     audio: Tensor | None, video: Tensor | None, probability: float, audio_probability: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """With `probability` lose one of the two streams, by `audio_probability` the audio.
+    """Drop one of the two streams of a batch at random (AV-HuBERT's modality dropout).
 
-    One draw a batch; a batch that has one stream only keeps it.
+    A batch that has only one stream keeps it.
+
+    Args:
+        audio: The audio of the batch, or None.
+        video: Its video, or None.
+        probability: Probability that a stream is dropped, with one draw per batch.
+        audio_probability: Probability that the dropped stream is the audio.
+
+    Returns:
+        Audio and video, one of which may be None.
     """
     if audio is None or video is None:
         return audio, video
@@ -212,7 +241,11 @@ def drop_modality(
 
 
 def check_inputs(audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None) -> None:
-    """Raise an InputError that names the expected shape if the inputs do not fit."""
+    """Check the inputs of `AVHubertEncoder.forward`.
+
+    Raises:
+        InputError: If their shapes or types do not fit; it names the expected ones.
+    """
     if audio is not None and (audio.dim() != 3 or audio.shape[1] != AUDIO_FEATURES):
         raise InputError(f"audio has shape {list(audio.shape)}: expected [B, {AUDIO_FEATURES}, T]")
     frames = None if audio is None else (audio.shape[0], audio.shape[2])
@@ -225,7 +258,17 @@ def check_streams(
     video: Tensor | None,
     padding_mask: Tensor | None,
 ) -> None:
-    """As `check_inputs` for audio of any kind that has so many (clips, frames)."""
+    """As `check_inputs`, for audio of any kind.
+
+    Args:
+        audio: Audio features or waveforms, or None.
+        audio_frames: Number of (clips, video frames) in the audio, or None.
+        video: [B, 1, T, 88, 88], or None.
+        padding_mask: [B, T], or None.
+
+    Raises:
+        InputError: If the inputs do not fit together.
+    """
     if audio is None and video is None:
         raise InputError("audio and video are both None: give at least one of them")
     frame = (FRAME_SIZE, FRAME_SIZE)
@@ -236,16 +279,16 @@ def check_streams(
             f"video has shape {list(video.shape)}: expected [B, 1, T, {FRAME_SIZE}, {FRAME_SIZE}]"
         )
     if any(x is not None and not x.is_floating_point() for x in (audio, video)):
-        raise InputError("audio and video must be floating-point numbers, as the weights are")
+        raise InputError("audio and video must be floating-point numbers like the weights")
     sizes = [] if audio_frames is None else [audio_frames]
     if video is not None:
         sizes.append((video.shape[0], video.shape[2]))
     if sizes[0] != sizes[-1]:
         raise InputError(
-            f"audio is {sizes[0]} and video {sizes[1]} (clips, frames): they must be the same"
+            f"audio has {sizes[0]} and video {sizes[1]} (clips, frames): they must be the same"
         )
     if 0 in sizes[0]:
-        raise InputError(f"the input is {sizes[0]} (clips, frames): there is nothing to encode")
+        raise InputError(f"the input has {sizes[0]} (clips, frames): there is nothing to encode")
     if padding_mask is None:
         return
     if padding_mask.dtype != torch.bool or tuple(padding_mask.shape) != sizes[0]:
@@ -253,7 +296,7 @@ def check_streams(
             f"padding_mask is {padding_mask.dtype} {list(padding_mask.shape)}: "
             f"expected torch.bool {list(sizes[0])}"
         )
-    # What the mask holds cannot be looked at while PyTorch traces the network.
+    # The values of the mask cannot be read while PyTorch traces the network.
     if not torch.compiler.is_compiling() and padding_mask.all(dim=1).any():
         clips = padding_mask.all(dim=1).nonzero().flatten().tolist()
-        raise InputError(f"clips {clips} of the batch are nothing but padding: leave them out")
+        raise InputError(f"clips {clips} of the batch contain only padding: leave them out")

@@ -1,7 +1,7 @@
-"""Visual frontends: a mouth-region video in, one vector a frame out.
+"""Frontends: video of the mouth, or audio, to one vector per video frame.
 
-Parameter names follow the public checkpoints (AV-HuBERT's ResNet-18, torchvision's ShuffleNetV2),
-so that their weights load without a key map.
+Parameters are named as in the public checkpoints (AV-HuBERT's ResNet-18, torchvision's
+ShuffleNetV2), so their weights load without renaming.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHUFFLENET_REPEATS = (4, 8, 4)
 
 
 def scaled_channels(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Channel counts times `width`, rounded to multiples of 8 where `width` is not 1."""
+    """Channel counts times `width`, rounded to multiples of 8 unless `width` is 1."""
     if width == 1.0:
         return channels
     return tuple(max(8, round(c * width / 8) * 8) for c in channels)
@@ -27,8 +27,9 @@ def scaled_channels(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
 class Stem3d(nn.Sequential):
     """Convolution 5x7x7 over (time, height, width), batch norm, activation, max pooling.
 
-    [B, 1, T, 88, 88] -> [B*T, C, 22, 22]: the frame rate is kept. The input has one channel, so the
-    3D convolution is computed as a 2D one whose channels are five neighboring frames.
+    [B, 1, T, 88, 88] -> [B*T, C, 22, 22]: the frame rate does not change. The input has one
+    channel, so the 3D convolution is computed as a 2D convolution whose channels are five
+    neighboring frames.
     """
 
     def __init__(self, channels: int, activation: nn.Module) -> None:
@@ -40,8 +41,8 @@ class Stem3d(nn.Sequential):
         )
 
     def forward(self, video: Tensor) -> Tensor:
-        # Channels last is the faster layout on a CPU (pooling 15 times), but PyTorch's batch norm
-        # then sums its statistics with errors of 1e-4: not in training.
+        # Channels last is faster on a CPU (pooling 15 times), but with it PyTorch's batch norm sums
+        # its statistics with errors of 1e-4, so it is not used in training.
         layout = torch.contiguous_format if self.training else torch.channels_last
         convolution, norm, activation, pool = self
         time = video.shape[2]
@@ -57,16 +58,16 @@ class Stem3d(nn.Sequential):
         return pool(activation(norm(x)))
 
 
-Activation = Callable[[int], nn.Module]  # made for a number of channels
+Activation = Callable[[int], nn.Module]  # makes an activation for a number of channels
 
 
 def silu(channels: int) -> nn.Module:
-    """Auto-AVSR's activation; it has no parameters."""
+    """Auto-AVSR's activation, which has no parameters per channel."""
     return nn.SiLU()
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a residual, and two activations."""
+    """A residual block of two 3x3 convolutions, each with an activation."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class Trunk(nn.Sequential):
         for stage in stages:
             x = stage(x)
         if x.device.type == "cpu" and x.dtype == torch.float32:
-            # With channels last oneDNN takes twice as long for maps that are three pixels wide.
+            # With channels last, oneDNN is half as fast for maps that are three pixels wide.
             x = x.contiguous()
         return last(x)
 
@@ -104,8 +105,12 @@ class Trunk(nn.Sequential):
 class ResNet18(nn.Module):
     """Conv3d stem and a ResNet-18 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C].
 
-    AV-HuBERT has PReLU with a slope a channel, Auto-AVSR SiLU. Fresh weights are He et al.'s in
-    both; Auto-AVSR, which starts from a trained frontend, leaves PyTorch's defaults.
+    AV-HuBERT uses PReLU with one slope per channel, Auto-AVSR uses SiLU. Fresh weights are those of
+    He et al. for both, while Auto-AVSR, which starts from a trained frontend, has PyTorch's.
+
+    Args:
+        width: Multiplies the channel counts.
+        activation: Makes an activation for a number of channels.
     """
 
     def __init__(self, width: float = 1.0, activation: Activation = nn.PReLU) -> None:
@@ -140,7 +145,7 @@ def _depthwise_bn(channels: int, stride: int) -> list[nn.Module]:
 
 
 class ShuffleUnit(nn.Module):
-    """ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c, and 3d where stride is 2)."""
+    """ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c, or 3d if the stride is 2)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -166,8 +171,11 @@ class ShuffleUnit(nn.Module):
 class ShuffleNetV2(nn.Module):
     """Conv3d stem and a ShuffleNetV2 trunk over single frames. [B, 1, T, 88, 88] -> [B, T, C].
 
-    Paper A, section 2.3: first convolution 3D (24 channels; kernel 5x7x7, which is what the stated
-    FLOPs fit), last convolution 512 channels instead of 1024.
+    Paper A, section 2.3: the first convolution is 3D (24 channels; the kernel 5x7x7 is the one that
+    fits the stated FLOPs), and the last one has 512 channels instead of 1024.
+
+    Args:
+        width: Multiplies the channel counts.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -196,7 +204,13 @@ VISUAL_FRONTENDS: dict[str, type[nn.Module]] = {"resnet": ResNet18, "shufflenet"
 
 
 class VideoFrontend(nn.Module):
-    """A trunk by name and the projection to the encoder width. [B, 1, T, 88, 88] -> [B, T, D]."""
+    """A visual trunk and the projection to the encoder's width. [B, 1, T, 88, 88] -> [B, T, D].
+
+    Args:
+        trunk: Its name in VISUAL_FRONTENDS.
+        width: Multiplies the channel counts of the trunk.
+        dim: The encoder's width D.
+    """
 
     def __init__(self, trunk: str, width: float, dim: int) -> None:
         super().__init__()
@@ -209,7 +223,7 @@ class VideoFrontend(nn.Module):
 
 
 class BasicBlock1d(nn.Module):
-    """Two convolutions of kernel 3 over time with a residual, SiLU."""
+    """A residual block of two convolutions with kernel 3 over time, with SiLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -224,16 +238,21 @@ class BasicBlock1d(nn.Module):
             )
 
     def forward(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """[B, C, L] -> [B, C, L / stride]; padding_mask: see `silenced`."""
+        """[B, C, L] -> [B, E, L / stride]; see `silenced` for padding_mask."""
         residual = x if self.downsample is None else self.downsample(x)
         y = silenced(F.silu(self.bn1(self.conv1(x))), padding_mask)
         return silenced(F.silu(self.bn2(self.conv2(y)) + residual), padding_mask)
 
 
 def silenced(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """[B, C, L] with zeros at padding, as a convolution finds them beyond the end of a clip.
+    """Set padding to zero, as a convolution sees it after the end of a clip.
 
-    padding_mask: [B, T] bool of video frames, each L / T values long, or None.
+    Args:
+        x: [B, C, L].
+        padding_mask: [B, T] bool for video frames of L / T values each, or None.
+
+    Returns:
+        [B, C, L].
     """
     if padding_mask is None:
         return x
@@ -242,15 +261,19 @@ def silenced(x: Tensor, padding_mask: Tensor | None) -> Tensor:
 
 
 class WaveformResNet18(nn.Module):
-    """Auto-AVSR's ResNet-18 over a waveform of 16 kHz, SiLU. [B, 1, 640 T] -> [B, T, C].
+    """Auto-AVSR's ResNet-18 over a waveform at 16 kHz, with SiLU. [B, 1, 640 T] -> [B, T, C].
 
-    A first convolution of 80 samples every 4, then strides 1, 2, 2, 2, then means over 20.
+    The first convolution has a kernel of 80 samples and stride 4, the stages have strides 1, 2, 2
+    and 2, and the last step averages over 20 values.
+
+    Args:
+        width: Multiplies the channel counts.
     """
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         channels = scaled_channels(RESNET_CHANNELS, width)
-        self.trunk = nn.Module()  # for the sake of the checkpoint names `trunk.conv1` ...
+        self.trunk = nn.Module()  # because of the names in checkpoints, `trunk.conv1` ...
         self.trunk.conv1 = nn.Conv1d(1, channels[0], 80, stride=4, padding=38, bias=False)
         self.trunk.bn1 = nn.BatchNorm1d(channels[0])
         inputs = channels[0]
@@ -262,7 +285,15 @@ class WaveformResNet18(nn.Module):
         self.out_channels = inputs
 
     def forward(self, waveform: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """padding_mask: [B, T] bool, True = padding; without it padding leaks into the clips."""
+        """Encode waveforms.
+
+        Args:
+            waveform: [B, 1, 640 T].
+            padding_mask: [B, T] bool, True = padding. With None, padding leaks into the clips.
+
+        Returns:
+            [B, T, C].
+        """
         trunk = self.trunk
         x = silenced(F.silu(trunk.bn1(trunk.conv1(waveform))), padding_mask)
         for block in (*trunk.layer1, *trunk.layer2, *trunk.layer3, *trunk.layer4):
@@ -271,7 +302,7 @@ class WaveformResNet18(nn.Module):
 
 
 class AudioFrontend(nn.Module):
-    """Linear layer on stacked filter banks. [B, F, T] -> [B, T, D]."""
+    """A linear layer on stacked filter banks. [B, F, T] -> [B, T, D]."""
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()

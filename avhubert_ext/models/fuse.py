@@ -1,4 +1,4 @@
-"""The form of an encoder for inference: the same function in fewer operations."""
+"""Networks for inference: the same function with fewer operations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ M = TypeVar("M", bound=nn.Module)
 
 @torch.no_grad()
 def fused(model: M) -> M:
-    """A copy of `model` in eval mode with batch norm, weight norm and channel shuffles folded away.
+    """A faster copy of a model for inference, in eval mode.
 
-    Its outputs are those of `model` up to rounding; it cannot be trained or saved. What relative
-    positions are projected to is kept for the longest clip so far. Where the model is on a CPU now,
-    and float32, its ResNet-18 has a faster form for that: see `FramesLastTrunk`.
+    Batch norm, weight norm and channel shuffles are folded into other layers. The projected
+    relative positions are kept for the longest clip so far. A ResNet-18 that is on a CPU in float32
+    now gets a faster form, see `FramesLastTrunk`.
+
+    Args:
+        model: An encoder, a recognizer, or a part of one; it does not change.
+
+    Returns:
+        A model with the same outputs up to rounding. It cannot be trained or saved.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(model.modules()):
@@ -61,7 +67,7 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def as_linear(convolution: nn.Conv1d | nn.Linear) -> nn.Linear:
-    """The linear layer that a convolution of kernel 1 is; a layer that is one already stays."""
+    """A convolution with kernel 1 as a linear layer; a linear layer is returned as it is."""
     if isinstance(convolution, nn.Linear):
         return convolution
     outputs, inputs, _ = convolution.weight.shape
@@ -74,8 +80,8 @@ def as_linear(convolution: nn.Conv1d | nn.Linear) -> nn.Linear:
 class ProjectedPositions(nn.Module):
     """`pos_proj` of a RelativeAttention for inference, which keeps its outputs.
 
-    They depend on nothing but the length of a clip, and those for a shorter clip are the middle of
-    those for a longer one.
+    The outputs depend only on the length of a clip, and those of a shorter clip are the middle part
+    of those of a longer clip.
     """
 
     def __init__(self, projection: nn.Linear) -> None:
@@ -84,7 +90,7 @@ class ProjectedPositions(nn.Module):
         self.register_buffer("kept", self.weight.new_empty(0, len(self.weight)), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """[2T-1, D] -> [2T-1, D]."""
+        """The projected positions: [2T-1, D] -> [2T-1, D]."""
         if torch.compiler.is_compiling() or torch.is_autocast_enabled(positions.device.type):
             return F.linear(positions, self.weight)
         kept = self.kept
@@ -95,7 +101,7 @@ class ProjectedPositions(nn.Module):
 
 
 def fold_shuffles(trunk: ShuffleNetV2) -> None:
-    """Replace the stages of `trunk` by ones without channel shuffles."""
+    """Replace the stages of `trunk` by stages without channel shuffles."""
     order = None
     for name in ("stage2", "stage3", "stage4"):
         stage = ShuffleFreeStage(getattr(trunk, name), order)
@@ -105,15 +111,20 @@ def fold_shuffles(trunk: ShuffleNetV2) -> None:
 
 
 class ShuffleFreeStage(nn.Module):
-    """A stage of ShuffleNetV2 for inference; batch norms must be folded already.
+    """A stage of ShuffleNetV2 for inference; its batch norms must be folded already.
 
-    A channel shuffle only decides which channels the coming units process. Here each channel waits
-    in the tensor that its unit made until it is due, and the unit that processes it has its weights
-    in the order in which the channels arrive: nothing is shuffled, and half as much is copied.
+    A channel shuffle only decides which channels the next units process. Here each channel stays in
+    the tensor in which its unit wrote it until it is needed. The weights of the unit that processes
+    it are in the order in which the channels arrive, so nothing is shuffled, and half as much is
+    copied.
+
+    Args:
+        stage: The original stage.
+        inputs: The index of each input channel in the input of the original stage; None if the
+            order is the same.
     """
 
     def __init__(self, stage: nn.Sequential, inputs: list[int] | None) -> None:
-        """`inputs`: which channel of the original stage each channel of the input is."""
         super().__init__()
         first, *units = stage
         self.branch1, self.branch2 = first.branch1, first.branch2
@@ -121,10 +132,10 @@ class ShuffleFreeStage(nn.Module):
             reorder_inputs(self.branch1, inputs)
             reorder_inputs(self.branch2, inputs)
         self.branches = nn.ModuleList(unit.branch2 for unit in units)
-        self.kept: list[list[int]] = []  # for each unit and waiting tensor: channels that stay
+        self.kept: list[list[int]] = []  # for each unit, how many channels of each tensor stay
         half = self.branch2[-3].out_channels
         made = [list(range(0, 2 * half, 2)), list(range(1, 2 * half, 2))]
-        waiting = made  # the position of each waiting channel in the shuffled order, ascending
+        waiting = made  # positions of the channels in the shuffled order, ascending
         for branch in self.branches:
             kept = [sum(p < half for p in positions) for positions in waiting]
             due = [p for positions, k in zip(waiting, kept, strict=True) for p in positions[k:]]
@@ -144,7 +155,7 @@ class ShuffleFreeStage(nn.Module):
 
 
 def reorder_inputs(layers: nn.Sequential, order: list[int]) -> None:
-    """Make `layers` expect input channel `order[i]` at place i."""
+    """Change `layers` so that they expect input channel `order[i]` at index i."""
     for layer in layers:
         if not isinstance(layer, nn.Conv2d):
             continue
@@ -155,9 +166,9 @@ def reorder_inputs(layers: nn.Sequential, order: list[int]) -> None:
 
 
 def can_be_packed(trunk: Trunk) -> bool:
-    """Whether `FramesLastTrunk` is the faster form: float32 on a CPU with AVX-512.
+    """Whether `FramesLastTrunk` works and is faster: in float32 on a CPU with AVX-512.
 
-    Without it the order in which oneDNN wants weights depends on how many frames there are.
+    On other CPUs the order of the weights that oneDNN expects depends on the number of frames.
     """
     weight = next(trunk.parameters())
     return (
@@ -170,12 +181,13 @@ def can_be_packed(trunk: Trunk) -> bool:
 
 
 class FramesLastTrunk(Trunk):
-    """A ResNet-18 trunk for inference on a CPU; batch norms must be folded already.
+    """A ResNet-18 trunk for inference on a CPU; its batch norms must be folded already.
 
-    oneDNN multiplies matrices with as many rows as the last dimension is long, and leaves padding
-    out in all others. A map has 22 to 3 columns, but a clip a hundred frames: so the frames become
-    the last dimension, which the kernels, 3x3x1, do not reach over. Weights are put into oneDNN's
-    order once. Where that does not serve (GPU, other types, gradients, export) all is as before.
+    oneDNN multiplies matrices with as many rows as the last dimension has elements, and skips
+    padding in all other dimensions. A feature map has 22 to 3 columns, but a clip has about a
+    hundred frames. So the frames become the last dimension, with kernels of 3x3x1. The weights are
+    brought into oneDNN's order once. In all other cases (GPU, other types, gradients, export) the
+    original trunk is used.
     """
 
     def __init__(self, trunk: Trunk) -> None:
@@ -192,7 +204,7 @@ class FramesLastTrunk(Trunk):
             or frames.requires_grad
         ):
             return super().forward(frames)
-        # A copy in any case: blocks overwrite what they are given.
+        # Always a copy, because the blocks overwrite their input.
         x = frames.permute(1, 2, 3, 0)[None].clone(memory_format=torch.channels_last_3d)
         for block in self.blocks:
             x = block(x)
@@ -224,7 +236,7 @@ def pointwise(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class PackedConvolution:
-    """A 3x3 convolution over H and W of [1, C, H, W, N], channels last in memory."""
+    """A 3x3 convolution over H and W of [1, C, H, W, N] with channels last in memory."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         stride, padding = convolution.stride[0], convolution.padding[0]
@@ -237,7 +249,7 @@ class PackedConvolution:
         self.bias = convolution.bias
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedConvolution:
-        return self  # PyTorch cannot copy such weights, and nobody changes them
+        return self  # PyTorch cannot copy such weights, and nothing changes them
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
@@ -245,7 +257,7 @@ class PackedConvolution:
         )
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """`y` plus the convolution of `x`, in the memory of `y`."""
+        """The sum of `y` and the convolution of `x`, written to `y`."""
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             y, x, self.weight, self.bias, *self.geometry, "add", 1.0, None, [], None
         )

@@ -28,7 +28,7 @@ from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import kept_parameters
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError, printable
-from avhubert_ext.evaluation.evaluate import CLEAN, digest
+from avhubert_ext.evaluation.evaluate import CLEAN, content_digest
 from avhubert_ext.evaluation.results import Result, read_results
 from avhubert_ext.reports.page import Section, as_text, markdown, pyplot, save_picture
 from avhubert_ext.reports.pruning import check_comparable, measured_under, scale_rates
@@ -121,7 +121,7 @@ def make_point(name: str, result: Result, condition: str) -> Point:
         )
     elif not file.is_file():
         why = f"{file} is gone; put it back, or evaluate it where it is now"
-    elif digest(file) != result.settings["sha256"]:
+    elif content_digest(file) != result.settings["sha256"]:
         why = f"{file} is another one since; evaluate it under another name"
     size = None if why else measure(file)
     return Point(name, str(file), result.mean(condition), size, why)

@@ -1,4 +1,4 @@
-"""What runs a graph: a function from arrays by name to arrays by name, on the CPU."""
+"""Graph runtimes on the CPU: a graph becomes a function from named arrays to named arrays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -17,24 +18,24 @@ Run = Callable[[Arrays], Arrays]
 
 
 def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
-    """ONNX Runtime."""
+    """Open a graph with ONNX Runtime; threads: 0 for the default."""
     try:
         import onnxruntime
     except ImportError:
         raise InputError("onnxruntime is missing: pip install 'avhubert-ext[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors are raised: no lines of its own beside ours
-    # Threads that wait awake take the cores from those of the graph that runs next.
+    options.log_severity_level = 4  # errors are raised, so it need not print them as well
+    # Spinning threads would take the cores from the graph that runs next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
 def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
-    """OpenVINO, in float32 where the graph is: it would take bfloat16 if the CPU has it."""
+    """Open a graph with OpenVINO, in float32: by default it would use bfloat16 if available."""
     openvino = import_openvino()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
@@ -47,9 +48,13 @@ def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO without its telemetry. Raises InputError if it is missing."""
-    # Whoever imports it tells Intel so, and of each conversion; where this is missing it goes on.
-    sys.modules.setdefault("openvino_telemetry", None)
+    """Import OpenVINO without its telemetry.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    # Importing it and converting a model are reported to Intel, unless this module is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:
@@ -59,7 +64,7 @@ def import_openvino() -> ModuleType:
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs a format. endings: of a graph's files, the one that is opened first."""
+    """How a format is run. endings: of a graph's files, starting with the one to open."""
 
     endings: tuple[str, ...]
     open: Callable[[Path, list[str], int], Run]

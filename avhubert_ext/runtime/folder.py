@@ -1,4 +1,4 @@
-"""A folder of an exported recognizer: `model.json` and the graphs that it names."""
+"""The folder of an exported recognizer: `model.json` and the graphs that it lists."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from avhubert_ext.runtime.backends import BACKENDS, Run
 
 MODEL_FILE = "model.json"
 VERSION = 1
-CHECKSUM = "sha256"  # of all else in `model.json`; folders of older versions have none
-# What the searches ask of these graphs.
+CHECKSUM = "sha256"  # of the rest of `model.json`; folders of older versions have none
+# The outputs of each graph that the searches need.
 OUTPUTS = {"encoder": {"memory"}, "decoder": {"log_probs", "present", "attention"}}
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What `model.json` holds.
+    """The content of `model.json`.
 
-    format: see `backends.BACKENDS`; precision: fp32 or int8. network: kind and sizes, as a model
-    file describes them. symbols: of all outputs, by their ids. search: the fields of its BeamConfig
-    or, for a kind with CTC, its JointConfig. origin: what else is known of the model file.
-    graphs: name -> what it returns, in order; files: name -> SHA-256. encoder_parameters: without
-    pruned ones, None in folders of older versions.
+    Attributes:
+        format: One of `backends.BACKENDS`.
+        precision: fp32 or int8.
+        network: Kind and sizes of the network, as model files store them.
+        symbols: What each output stands for, in id order.
+        search: The fields of its BeamConfig or, for a kind with CTC, of its JointConfig.
+        origin: What the model file stores about its training.
+        graphs: Name of each graph -> its outputs, in order.
+        files: Name of each file -> SHA-256.
+        encoder_parameters: Number of parameters without pruned ones; None in folders of older
+            versions.
     """
 
     format: str
@@ -44,18 +50,18 @@ class ExportedModel:
     version: int = VERSION
 
     def cache_shape(self) -> tuple[int, int, int, int, int, int]:
-        """Of keys and values of no tokens: layers, 2, hypotheses, heads, tokens, width."""
+        """Shape of an empty cache: layers, 2 (key, value), hypotheses, heads, tokens, width."""
         decoder = self.network["decoder"]
         heads = decoder["heads"]
         return decoder["layers"], 2, 1, heads, 0, decoder["dim"] // heads
 
     def search_config(self) -> BeamConfig | JointConfig:
-        """How it is searched."""
+        """Return the settings of its search."""
         kind = JointConfig if self.network["kind"] == "ctc_attention" else BeamConfig
         return kind(**self.search)
 
     def is_whole(self) -> bool:
-        """Whether its parts fit each other. What is missing from them may raise any error."""
+        """Whether its parts are consistent. Missing parts may raise any error."""
         self.search_config()
         needed = OUTPUTS
         if self.network["kind"] == "ctc_attention":
@@ -74,7 +80,7 @@ class ExportedModel:
 
 
 def write_model(folder: Path, model: ExportedModel) -> None:
-    """Write `model.json`, which makes a folder an exported model: the last thing to write."""
+    """Write `model.json`. Write it last: it marks the folder as an exported model."""
     fields = asdict(model)
     fields[CHECKSUM] = _checksum(fields)
     write_text(folder / MODEL_FILE, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
@@ -85,43 +91,57 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def read_model(folder: Path) -> ExportedModel:
-    """Raises InputError if the folder is none of `export`, damaged, or of another version."""
+    """Read `model.json`.
+
+    Raises:
+        InputError: If the folder is not an exported model, is damaged, or has another version.
+    """
     path = folder / MODEL_FILE
     if not path.is_file():
-        raise InputError(f"{folder}: no {MODEL_FILE} in it; make it with `avhubert-ext export`")
+        raise InputError(f"{folder}: no {MODEL_FILE} in it; make one with `avhubert-ext export`")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         whole = fields.pop(CHECKSUM, None) in (None, _checksum(fields))
         old = fields.get("format") == "torch"
         model = None if old else ExportedModel(**fields)
-        whole = whole and (old or model.is_whole())
-    except Exception:  # what is damaged can be wrong in any way
+        whole = whole and (model is None or model.is_whole())
+    except Exception:  # a damaged file can be wrong in any way
         whole = False
     if not whole:
         raise InputError(f"{path}: damaged, or of another version; export the model again")
-    if old:
+    if model is None:
         raise InputError(
-            f"{path}: of the format torch, whose files could run code when they are opened; "
+            f"{path}: its format, torch, is no longer read, since opening it could run code; "
             "export the model again with --format onnx"
         )
     return model
 
 
 def open_graph(folder: Path, model: ExportedModel, name: str, threads: int) -> Run:
-    """Raises InputError if a file of the graph is missing, not as it was written, or no graph."""
+    """Open a graph of an exported model.
+
+    Args:
+        folder: The model's folder.
+        model: Its `model.json`.
+        name: Name of the graph.
+        threads: Number of CPU threads, 0 for the runtime's default.
+
+    Raises:
+        InputError: If a file of the graph is missing, damaged, or refused by the runtime.
+    """
     if name not in model.graphs:
-        raise InputError(f"{folder}: no graph for {name} in it; export the model again")
+        raise InputError(f"{folder}: no graph for {name}; export the model again")
     backend = BACKENDS[model.format]
     paths = [folder / f"{name}.{ending}" for ending in backend.endings]
     for path in paths:
-        if not path.is_file() or digest(path) != model.files[path.name]:
+        if not path.is_file() or file_sha256(path) != model.files[path.name]:
             raise InputError(f"{path}: missing or damaged; copy the folder or export it again")
     run = _guarded(paths[0], backend.open)(paths[0], model.graphs[name], threads)
     return _guarded(paths[0], run)
 
 
 def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a runtime, whose errors, which are of many types, become InputErrors."""
+    """Turn the errors of a runtime's function, which are of many types, into InputErrors."""
 
     def call(*args: Any) -> Any:
         try:
@@ -137,6 +157,6 @@ def _guarded(path: Path, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

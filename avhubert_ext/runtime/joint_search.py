@@ -1,4 +1,4 @@
-"""Joint search over one clip in numpy: what `avhubert_ext.decoding.joint.joint_search` finds."""
+"""Joint search over one clip in numpy; finds the same as `decoding.joint.joint_search`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from avhubert_ext.runtime.search import Rows, top
 
 
 def joint_search(rows: Rows, ctc_log_probs: np.ndarray, config: JointConfig) -> list[Hypothesis]:
-    """The hypotheses of a clip, best first; ctc_log_probs: [T, V].
+    """Search one clip.
 
-    Raises InputError if none has a finite score.
+    Args:
+        rows: The decoder with a single, empty hypothesis.
+        ctc_log_probs: [T, V].
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses, best first.
+
+    Raises:
+        InputError: If none has a finite score.
     """
     frames, vocabulary = ctc_log_probs.shape
     end = vocabulary - 1
@@ -38,7 +47,7 @@ def joint_search(rows: Rows, ctc_log_probs: np.ndarray, config: JointConfig) -> 
 
 
 class _JointScorer:
-    """The hypotheses as decoder and CTC know and score them; what has no weight is left out."""
+    """The states of decoder and CTC for the hypotheses; a part with weight 0 is skipped."""
 
     def __init__(self, rows: Rows, ctc_log_probs: np.ndarray, config: JointConfig) -> None:
         self.config = config
@@ -49,9 +58,11 @@ class _JointScorer:
         self.sums = np.zeros(1)  # the decoder's log probabilities of the hypotheses, float64 [K]
 
     def candidates(self, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The best extensions of the hypotheses that end with `tokens` [K], best first.
+        """Find the best extensions of the hypotheses that end with `tokens` [K].
 
-        Weighted scores, the decoder's sums, hypotheses extended and tokens, each [beam] or less.
+        Returns:
+            Weighted scores, the decoder's sums, the hypotheses that are extended, and the new
+            tokens; each [beam] or smaller, best first.
         """
         sums, options = self._options(tokens)
         scores = sums
@@ -64,7 +75,7 @@ class _JointScorer:
         return scores[best], sums.flat[best], best // options.shape[1], options.flat[best]
 
     def _options(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The decoder's sums with each token that is looked at, and those tokens: [K, P]."""
+        """Return the decoder's sums for the P candidate tokens, and those tokens, [K, P]."""
         log_probs = np.zeros((len(tokens), self.vocabulary))
         if self.decoder is not None:
             log_probs = self.decoder.log_probs(tokens)
@@ -73,14 +84,14 @@ class _JointScorer:
             return self.sums[:, None] + log_probs, options
         options = top(log_probs, self.count)
         best = np.take_along_axis(log_probs, options, axis=1)
-        # The end may come whatever the decoder thinks of it, but not twice.
+        # The end of the sentence is always a candidate, but only once.
         end = self.vocabulary - 1
         best = np.where(options == end, -math.inf, best)
         best = np.concatenate([best, log_probs[:, -1:]], axis=1)
         return self.sums[:, None] + best, np.pad(options, ((0, 0), (0, 1)), constant_values=end)
 
     def extend(self, parents: np.ndarray, tokens: np.ndarray, sums: np.ndarray) -> None:
-        """Keep the hypotheses `parents` [K'], with a token more each."""
+        """Extend the hypotheses `parents` [K'] by one token each."""
         self.sums = sums
         if self.decoder is not None:
             self.decoder.extend(parents)
@@ -89,26 +100,22 @@ class _JointScorer:
 
 
 class CTCPrefixScorer:
-    """`avhubert_ext.decoding.ctc.CTCPrefixScorer` for one clip: there are the definitions."""
+    """`avhubert_ext.decoding.ctc.CTCPrefixScorer` for one clip; see there for the definitions."""
 
     def __init__(self, log_probs: np.ndarray) -> None:
         """log_probs: [T, V]."""
         self.end = log_probs.shape[1] - 1
         self.log_probs = np.maximum(log_probs.T.astype(np.float64), LOWEST)  # [V, T]
         self.probs = np.exp(self.log_probs)
-        self.last = np.array([-1])  # newest unit of each hypothesis, none as yet
+        self.last = np.array([-1])  # newest unit of each hypothesis, none yet
         self.repeated = np.array([-math.inf])
         self.blank = np.pad(self.log_probs[BLANK].cumsum(), (1, 0))[None]  # [K, T + 1]
         self.total = self.blank
 
     def scores(self, tokens: np.ndarray | None = None) -> np.ndarray:
-        """[K, P]: log probability that a transcript starts with a hypothesis and then a token.
-
-        tokens: [K, P], what may come next, or None for all V in their order. For the end of the
-        sentence it is the log probability that the hypothesis is all; the blank is impossible.
-        """
+        """Score the units `tokens` [K, P] that may come next, or all V: [K, P]."""
         before = self.total[:, :-1]
-        # Nothing is the greatest of a hypothesis that is impossible.
+        # The maximum is -inf for an impossible hypothesis; clamped, so that -inf - -inf is avoided.
         greatest = before.max(axis=1, keepdims=True).clip(min=np.finfo(np.float64).min)
         weights = np.exp(before - greatest)
         if tokens is None:
@@ -122,11 +129,8 @@ class CTCPrefixScorer:
         return np.where(tokens == BLANK, -math.inf, scores)
 
     def extend(self, parents: np.ndarray, tokens: np.ndarray) -> None:
-        """Keep the hypotheses `parents` [K'], some repeatedly, each with one of `tokens` [K'] more.
-
-        A token is neither blank nor the end.
-        """
-        again = (tokens == self.last[parents])[:, None]  # needs a blank between
+        """Extend the hypotheses `parents` [K'] by `tokens` [K'], neither blank nor the end."""
+        again = (tokens == self.last[parents])[:, None]  # needs a blank in between
         before = np.where(again, self.blank[parents], self.total[parents])
         log_probs = self.log_probs[tokens]
         unit = accumulate(before[:, :-1], log_probs)
@@ -137,9 +141,14 @@ class CTCPrefixScorer:
 
 
 def accumulate(inflow: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-    """r[0] = -inf, r[t + 1] = logaddexp(r[t], inflow[t]) + log_probs[t], over the last axis.
+    """Compute r[0] = -inf, r[t + 1] = logaddexp(r[t], inflow[t]) + log_probs[t].
 
-    inflow: [K, T], may be -inf; log_probs: finite [T] or [K, T]. Returns [K, T + 1].
+    Args:
+        inflow: [K, T], may be -inf.
+        log_probs: [T] or [K, T], finite.
+
+    Returns:
+        r, [K, T + 1].
     """
     sums = log_probs.cumsum(axis=-1)
     earlier = inflow - (sums - log_probs)

@@ -1,4 +1,4 @@
-"""Beam search over one clip in numpy; it finds what `decoding.attention.search` finds."""
+"""Beam search over one clip in numpy; finds the same as `decoding.attention.search`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, sort_hypotheses
 
 
 class Rows(Protocol):
-    """A decoder and what it remembers of K hypotheses of a clip, to begin with one."""
+    """A decoder and its cache for K hypotheses of a clip; it starts with one."""
 
     vocabulary: int
 
     def log_probs(self, tokens: np.ndarray) -> np.ndarray:
-        """float32 [K, V] of what comes after the newest `tokens`, int64 [K]."""
+        """Return the log probabilities float32 [K, V] of what follows `tokens`, int64 [K]."""
         ...
 
     def extend(self, parents: np.ndarray) -> None:
-        """Keep the hypotheses `parents` [K'], some repeatedly, each with its newest token."""
+        """Keep the hypotheses `parents` [K'], with repetitions and their newest tokens."""
         ...
 
 
 def beam_search(rows: Rows, frames: int, config: BeamConfig) -> list[Hypothesis]:
-    """The hypotheses of a clip of so many frames, best first.
+    """Search one clip.
 
-    Raises InputError if none has a finite score.
+    Args:
+        rows: The decoder with a single, empty hypothesis.
+        frames: Length of the clip.
+        config: Settings of the search.
+
+    Returns:
+        The hypotheses, best first.
+
+    Raises:
+        InputError: If none has a finite score.
     """
     limit, beam = config.limit(frames), min(config.beam, rows.vocabulary - 1)
     found: list[Hypothesis] = []
@@ -38,7 +47,7 @@ def beam_search(rows: Rows, frames: int, config: BeamConfig) -> list[Hypothesis]
         log_probs = rows.log_probs(tokens[:, -1])
         _forbid(log_probs, step < config.min_len, step == limit)
         extended = (sums[:, None] + log_probs).ravel()
-        # Twice as many candidates as needed, for `beam` of them at most end and are not extended.
+        # Twice as many candidates as needed: at most `beam` of them end and are not extended.
         best = top(extended, min(2 * beam, len(extended) - 1))
         sums, (parents, chosen) = extended[best], np.divmod(best, rows.vocabulary)
 
@@ -58,7 +67,7 @@ def beam_search(rows: Rows, frames: int, config: BeamConfig) -> list[Hypothesis]
 
 
 def _forbid(log_probs: np.ndarray, too_short: bool, last: bool) -> None:
-    """Set to -inf, in place, what may not come next in [K, V]: never NaN and padding."""
+    """Set forbidden tokens in [K, V] to -inf, in place; NaN and padding always are."""
     log_probs[np.isnan(log_probs)] = -math.inf
     log_probs[:, PAD] = -math.inf
     if too_short:
@@ -68,7 +77,7 @@ def _forbid(log_probs: np.ndarray, too_short: bool, last: bool) -> None:
 
 
 def top(values: np.ndarray, count: int) -> np.ndarray:
-    """Where the `count` greatest of [..., N] are along the last axis, the greatest first."""
+    """Return the indices of the `count` greatest of [..., N], the greatest first."""
     best = np.argpartition(-values, count - 1, axis=-1)[..., :count]
     order = np.argsort(-np.take_along_axis(values, best, -1), axis=-1, kind="stable")
     return np.take_along_axis(best, order, -1)

@@ -1,12 +1,13 @@
 """`avhubert-ext serve`: a local web page to try a recognizer on.
 
-page/       HTML, CSS and JavaScript as they are sent
+page/       HTML, CSS and JavaScript
 app         the API between page and recognizer
-guard       which requests are answered at all, and what every answer carries
-desk        one job after another, told line by line
+guard       checks every request, and adds headers to every response
+desk        a queue of jobs that report progress as JSON lines
 process     a worker process that may crash or hang
-jobs        what the workers do: read an upload, recognize a clip
-clips       what was uploaded, in memory, for a while
-noise       babble for the slider
-server      the socket, the workers, the end
+jobs        the work of the workers: read an upload, recognize a clip
+clips       uploaded clips, kept in memory for a while
+noise       the noise of the slider
+limits      limits on uploads, time and memory
+server      start and stop of sockets and workers
 """

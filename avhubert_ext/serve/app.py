@@ -1,17 +1,16 @@
 """The API between the page and the recognizer.
 
-    GET    /api/settings                         the model, limits and levels of noise
+    GET    /api/settings                         the model, the limits and the noise levels
     POST   /api/clips?face=speaking              a form with a `file` -> a clip, JSON lines; face:
                                                  speaking, largest or N for the N-th largest
-    DELETE /api/clips/ID                         forget it
-    GET    /api/clips/ID/sheets/N                its mouth region, 16x16 frames a picture
-    GET    /api/clips/ID/face                    where in a frame of it that is
-    GET    /api/clips/ID/audio?snr=0             its sound with that much noise
+    DELETE /api/clips/ID                         delete it
+    GET    /api/clips/ID/sheets/N                its mouth region, 16x16 frames per picture
+    GET    /api/clips/ID/face                    a frame that shows where the mouth is
+    GET    /api/clips/ID/audio?snr=0             its sound with noise at that level
     POST   /api/clips/ID/transcripts?modalities=both&snr=0    words with times, JSON lines
-    GET    /api/clips/ID/transcripts/srt?modalities=both&snr=0    the same, to save
+    GET    /api/clips/ID/transcripts/srt?modalities=both&snr=0    the same as a file
 
-How JSON lines end, and what they tell before, says `desk.Desk.answer`. Errors are
-`{"error": "one line"}`.
+`desk.Desk.answer` documents the JSON lines. Errors are `{"error": "one line"}`.
 """
 
 from __future__ import annotations
@@ -37,28 +36,34 @@ from starlette.requests import ClientDisconnect
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, wav_bytes
 from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
-from avhubert_ext.serve.clips import Clip, Clips
-from avhubert_ext.serve.desk import UNFORESEEN, BusyError, Desk
+from avhubert_ext.serve.clips import ClipStore, UploadedClip
+from avhubert_ext.serve.desk import UNEXPECTED, BusyError, Desk
 from avhubert_ext.serve.guard import Guard, TooLargeError
 from avhubert_ext.serve.jobs import SHEET, Upload
-from avhubert_ext.serve.limits import Limits
+from avhubert_ext.serve.limits import ServeLimits
 from avhubert_ext.serve.noise import LEVELS, noisy
-from avhubert_ext.serve.process import Tell, WorkerProcess
+from avhubert_ext.serve.process import Report, WorkerProcess
 from avhubert_ext.transcription.subtitles import FORMATS
 
 PAGE = Path(__file__).with_name("page")
-UPLOAD_SECONDS = 300  # until a file has come
-SWEEP_SECONDS = 30  # between looks for clips to forget
-LONGEST_NAME = 80  # characters of a file's name that are shown
+UPLOAD_SECONDS = 300  # time limit of an upload
+SWEEP_SECONDS = 30  # between deletions of old clips
+LONGEST_NAME = 80  # characters of a file name that are shown
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the app works with.
+    """What the application works with.
 
-    reader, recognizer: workers made of `jobs.make_reader` and `jobs.make_recognizer`.
-    model: its name, to show. modalities: that it takes. noise: int16 [M], None for babble of the
-    clip's own speech. folder: where uploads lie while they are read.
+    Attributes:
+        reader: Worker of `jobs.make_reader`.
+        recognizer: Worker of `jobs.make_recognizer`.
+        model: Name of the model, for display.
+        modalities: The modalities that it takes.
+        noise: int16 [M], or None for babble made from the clip's own speech.
+        noise_name: Name of the noise, for display.
+        folder: Where uploads are stored while they are read.
+        limits: Limits of the server.
     """
 
     reader: WorkerProcess
@@ -68,13 +73,13 @@ class Parts:
     noise: np.ndarray | None
     noise_name: str
     folder: Path
-    limits: Limits
+    limits: ServeLimits
 
 
 def create_app(parts: Parts, host: str) -> FastAPI:
-    """The application for a server bound to `host`."""
+    """Create the application for a server that is bound to `host`."""
     limits = parts.limits
-    clips = Clips(limits.clip_memory, limits.keep_seconds)
+    clips = ClipStore(limits.clip_memory, limits.keep_seconds)
     reading, recognizing = Desk(limits.waiting), Desk(limits.waiting)
 
     @asynccontextmanager
@@ -85,13 +90,15 @@ def create_app(parts: Parts, host: str) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
     app.add_middleware(Guard, host=host, max_bytes=limits.megabytes * 10**6)
-    _tell_errors_in_a_line(app)
+    _answer_errors_in_a_line(app)
 
-    def known(clip: str) -> Clip:
+    def known(clip: str) -> UploadedClip:
         try:
             return clips.get(clip)
         except KeyError:
-            raise HTTPException(404, "no such clip, or forgotten by now; send it again") from None
+            raise HTTPException(
+                404, "there is no such clip, or it was deleted; send it again"
+            ) from None
 
     @app.get("/api/settings")
     def settings() -> dict[str, Any]:
@@ -114,16 +121,16 @@ def create_app(parts: Parts, host: str) -> FastAPI:
         reading.check_places()
         file = await asyncio.wait_for(_uploaded(request), UPLOAD_SECONDS)
 
-        def job(tell: Tell) -> dict[str, Any]:
+        def job(report: Report) -> dict[str, Any]:
             with file.file, tempfile.NamedTemporaryFile(dir=parts.folder) as copy:
                 shutil.copyfileobj(file.file, copy)
                 copy.flush()
                 sent = Upload(Path(copy.name), _shown(file.filename), face)
-                clip = parts.reader.run(sent, tell)
+                clip = parts.reader.run(sent, report)
             if not _usable(clip, parts.modalities):
                 raise InputError(
-                    f"{clip.name}: this model takes {' or '.join(parts.modalities)}, and there is "
-                    f"only {' and '.join(clip.modalities)} in it; send another clip"
+                    f"{clip.name}: this model takes {' or '.join(parts.modalities)}, but the clip "
+                    f"has only {' and '.join(clip.modalities)}; send another clip"
                 )
             return _description(clips.add(clip), clip, parts.modalities)
 
@@ -145,13 +152,13 @@ def create_app(parts: Parts, host: str) -> FastAPI:
     def face(clip: str) -> Response:
         picture = known(clip).face
         if picture is None:
-            raise HTTPException(404, "the clip is a mouth region already, or has no video")
+            raise HTTPException(404, "the clip is a ready-made mouth region, or has no video")
         return Response(picture, media_type="image/jpeg")
 
     @app.get("/api/clips/{clip}/audio")
     def audio(clip: str, snr: int | None = None) -> Response:
         found, level = known(clip), _level(snr)
-        if found.audio is None:  # silence: the page's clock while it plays
+        if found.audio is None:  # silence, since the audio is the clock of the page's player
             samples = np.zeros(len(found.video) * SAMPLES_PER_FRAME, np.int16)
         else:
             samples = noisy(found.audio, parts.noise, level)
@@ -165,16 +172,16 @@ def create_app(parts: Parts, host: str) -> FastAPI:
         usable = _usable(found, parts.modalities)
         if modalities not in usable:
             raise HTTPException(
-                422, f"modalities={modalities}: of this clip and model {', '.join(usable)} work"
+                422, f"modalities={modalities}: this clip and model support {', '.join(usable)}"
             )
         key = _key(modalities, level)
 
-        def job(tell: Tell) -> dict[str, Any]:
+        def job(report: Report) -> dict[str, Any]:
             if key not in found.transcripts:
                 audio = None if modalities == "video" else noisy(found.audio, parts.noise, level)
                 seen = modalities != "audio"
                 picture = (found.video, found.seen) if seen else (None, None)
-                found.transcripts[key] = parts.recognizer.run((audio, *picture), tell)
+                found.transcripts[key] = parts.recognizer.run((audio, *picture), report)
             return asdict(found.transcripts[key])
 
         return await recognizing.answer(request, job)
@@ -183,21 +190,21 @@ def create_app(parts: Parts, host: str) -> FastAPI:
     def subtitles(clip: str, form: str, modalities: str, snr: int | None = None) -> Response:
         transcript = known(clip).transcripts.get(_key(modalities, _level(snr)))
         if transcript is None or form not in FORMATS:
-            raise HTTPException(404, f"nothing recognized so, or no form of {' '.join(FORMATS)}")
+            raise HTTPException(404, f"no such transcript, or not one of {' '.join(FORMATS)}")
         return Response(FORMATS[form](transcript), media_type="text/plain")
 
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 
 
-async def _sweep(clips: Clips) -> None:
+async def _sweep(clips: ClipStore) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         clips.forget_old()
 
 
 async def _uploaded(request: Request) -> UploadFile:
-    """The file in a form; until it is closed its bytes lie in memory or in a nameless file."""
+    """Return the file in a form; its bytes are in memory or in an unnamed temporary file."""
     form = await request.form(max_files=1, max_fields=0)
     file = form.get("file")
     if not isinstance(file, UploadFile):
@@ -212,22 +219,22 @@ def _level(snr: int | None) -> int | None:
 
 
 def _key(modalities: str, level: int | None) -> tuple[str, int | None]:
-    """Of a transcript; noise does not matter to lips."""
+    """Return the key of a transcript; acoustic noise does not matter for video alone."""
     return modalities, None if modalities == "video" else level
 
 
 def _shown(name: str | None) -> str:
-    """A file's name to show: never a path, nor anything a terminal would act on."""
+    """Return a file name for display: not a path, and without control characters."""
     last = PurePath((name or "").replace("\\", "/")).name
     printable = "".join(c for c in last if c.isprintable())
     return printable[-LONGEST_NAME:] if printable.strip(". ") else "upload"
 
 
-def _usable(clip: Clip, of_model: tuple[str, ...]) -> list[str]:
+def _usable(clip: UploadedClip, of_model: tuple[str, ...]) -> list[str]:
     return [m for m in clip.modalities if m in of_model]
 
 
-def _description(name: str, clip: Clip, of_model: tuple[str, ...]) -> dict[str, Any]:
+def _description(name: str, clip: UploadedClip, of_model: tuple[str, ...]) -> dict[str, Any]:
     frames = 0 if clip.video is None else len(clip.video)
     samples = 0 if clip.audio is None else len(clip.audio)
     return {
@@ -244,22 +251,24 @@ def _description(name: str, clip: Clip, of_model: tuple[str, ...]) -> dict[str, 
     }
 
 
-def _tell_errors_in_a_line(app: FastAPI) -> None:
-    """All errors are JSON with one line that tells what is wrong and what to do."""
+def _answer_errors_in_a_line(app: FastAPI) -> None:
+    """Answer errors as JSON with one line that states the problem and the remedy."""
 
-    def told(status: int, of: Callable[[Any], str]) -> Callable[[Request, Any], JSONResponse]:
+    def answer(status: int, of: Callable[[Any], str]) -> Callable[[Request, Any], JSONResponse]:
         return lambda _, error: JSONResponse({"error": of(error)}, status)
 
-    app.add_exception_handler(BusyError, told(503, str))
-    app.add_exception_handler(TooLargeError, told(413, str))
-    app.add_exception_handler(Exception, told(500, lambda _: UNFORESEEN))
-    app.add_exception_handler(ClientDisconnect, told(400, lambda _: "the file broke off"))
-    app.add_exception_handler(asyncio.TimeoutError, told(408, lambda _: "the file came too slowly"))
+    app.add_exception_handler(BusyError, answer(503, str))
+    app.add_exception_handler(TooLargeError, answer(413, str))
+    app.add_exception_handler(Exception, answer(500, lambda _: UNEXPECTED))
+    app.add_exception_handler(ClientDisconnect, answer(400, lambda _: "the upload was interrupted"))
+    app.add_exception_handler(
+        asyncio.TimeoutError, answer(408, lambda _: "the upload took too long")
+    )
     app.add_exception_handler(
         AnyHTTPException,
         lambda _, error: JSONResponse({"error": error.detail}, error.status_code),
     )
     app.add_exception_handler(
         RequestValidationError,
-        told(422, lambda error: "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())),
+        answer(422, lambda error: "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())),
     )

@@ -1,4 +1,4 @@
-"""What was uploaded: in memory alone, and only for a while."""
+"""Uploaded clips, kept in memory only, and for a while."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from avhubert_ext.transcription.transcribe import Transcript
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A clip that was read, and what was recognized in it so far.
+class UploadedClip:
+    """An uploaded clip and its transcripts so far.
 
-    name: of the uploaded file, to show. video: uint8 [T, 96, 96] at 25 frames a second; audio:
-    int16 [N] at 16 kHz; either may be None. seen: bool [T], where the video shows the face; number:
-    of the face, the largest is 1. sheets: JPEG pictures of the frames; face: one of where the mouth
-    is, None where there is nothing around it. transcripts: for a modality and a level of noise.
+    Attributes:
+        name: Name of the uploaded file, for display.
+        video: The mouth region, uint8 [T, 96, 96] at 25 frames per second, or None.
+        audio: int16 [N] at 16 kHz, or None.
+        warnings: Notes on what was read, one line each.
+        quality: Measures of the mouth region.
+        sheets: JPEG contact sheets of the frames.
+        face: JPEG of a frame that shows where the mouth is; None for a ready-made mouth region.
+        seen: bool [T], whether each frame of `video` shows the face; None without video.
+        number: Number of the face, 1 for the largest.
+        transcripts: (modality, noise level) -> transcript.
     """
 
     name: str
@@ -37,33 +44,36 @@ class Clip:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What a recognizer can be given."""
+        """The modalities that the clip provides."""
         has = {"video": self.video is not None, "audio": self.audio is not None}
         return tuple(m for m in ("both", "audio", "video") if has.get(m, all(has.values())))
 
     @property
     def nbytes(self) -> int:
-        """What it takes of the memory, nearly."""
+        """Approximate size in memory."""
         arrays = [array.nbytes for array in (self.video, self.audio) if array is not None]
         return sum(arrays) + sum(map(len, self.sheets))
 
 
-class Clips:
-    """Clips by identifiers that no one guesses; those not used for a while are forgotten.
-
-    most_bytes: of all that are kept; for a new one those go that were used longest ago.
-    keep_seconds: after the last use. now: the clock, in seconds.
-    """
+class ClipStore:
+    """Clips by unguessable identifiers; clips that are not used for a while are deleted."""
 
     def __init__(
         self, most_bytes: int, keep_seconds: float, now: Callable[[], float] = time.monotonic
     ) -> None:
+        """Create an empty store.
+
+        Args:
+            most_bytes: Size of all clips; beyond it the least recently used are deleted.
+            keep_seconds: How long a clip is kept after its last use.
+            now: The clock, in seconds.
+        """
         self._most_bytes, self._keep, self._now = most_bytes, keep_seconds, now
-        self._clips: dict[str, tuple[float, Clip]] = {}  # in the order of last use
+        self._clips: dict[str, tuple[float, UploadedClip]] = {}  # in the order of last use
         self._lock = threading.Lock()
 
-    def add(self, clip: Clip) -> str:
-        """Keep a clip; its identifier."""
+    def add(self, clip: UploadedClip) -> str:
+        """Store a clip, and return its identifier."""
         name = secrets.token_urlsafe(16)
         with self._lock:
             self._clips[name] = self._now(), clip
@@ -71,8 +81,8 @@ class Clips:
                 del self._clips[next(iter(self._clips))]
         return name
 
-    def get(self, name: str) -> Clip:
-        """Raises KeyError for a clip that was never there or is forgotten."""
+    def get(self, name: str) -> UploadedClip:
+        """Return a clip; raises KeyError if there is none or it was deleted."""
         self.forget_old()
         with self._lock:
             _, clip = self._clips.pop(name)
@@ -80,11 +90,12 @@ class Clips:
         return clip
 
     def forget(self, name: str) -> None:
-        """Raises KeyError as `get` does."""
+        """Delete a clip; raises KeyError as `get` does."""
         with self._lock:
             del self._clips[name]
 
     def forget_old(self) -> None:
+        """Delete the clips that were not used for a while."""
         with self._lock:
             for name, (used, _) in list(self._clips.items()):
                 if self._now() - used > self._keep:

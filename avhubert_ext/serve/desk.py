@@ -1,4 +1,4 @@
-"""Jobs one after another, in threads; each answers its request line by line while it works."""
+"""A queue of jobs that run in threads and report progress as JSON lines."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.serve.process import Tell
+from avhubert_ext.serve.process import Report
 
-Job = Callable[[Tell], dict[str, Any]]  # blocks; gives what is to be answered
-Line = tuple[int, dict[str, Any]]  # and the status of an answer that begins with it
+Job = Callable[[Report], dict[str, Any]]  # blocks; returns the last line of the answer
+Line = tuple[int, dict[str, Any]]  # HTTP status of an answer that begins with it, and the line
 
 OK, REFUSED, FAILED = 200, 422, 500
-UNFORESEEN = "failed for an unforeseen reason: the terminal shows which"
+UNEXPECTED = "failed with an unexpected error: the terminal shows it"
 
 log = logging.getLogger(__name__)
 
 
 class BusyError(Exception):
-    """All places in the queue are taken."""
+    """The queue is full."""
 
 
 class Desk:
-    """Does one job at a time.
-
-    waiting: jobs that may wait meanwhile.
-    """
+    """Does one job at a time."""
 
     def __init__(self, waiting: int) -> None:
+        """waiting: how many jobs may wait."""
         self._waiting = waiting
         self._taken = 0
         self._turn = asyncio.Lock()
 
     def check_places(self) -> None:
-        """Raise a BusyError where a job would not be taken."""
+        """Raise a BusyError if a job would be refused."""
         if self._taken > self._waiting:
             raise BusyError("busy with other clips; try again in a moment")
 
     async def answer(self, request: Request, job: Job) -> Response:
         """Do a job when its turn comes, unless the visitor has left by then.
 
-        The answer is JSON lines: `{"done": 3, "of": 10}` while it works, and last what the job
-        gave, or `{"error": "..."}`, which has the status 422 where no progress came before it.
-        Raises BusyError.
+        The answer is JSON lines: progress such as `{"done": 3, "of": 10}`, then the job's result or
+        `{"error": "..."}`. An error before any progress has status 422.
+
+        Raises:
+            BusyError: If the queue is full.
         """
         self.check_places()
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
@@ -62,7 +62,7 @@ class Desk:
             if line.done():
                 return line.result()
             line.cancel()
-            if not begun.is_set():  # else the thread goes on whatever we do
+            if not begun.is_set():  # a running thread cannot be stopped
                 work.cancel()
             return None
 
@@ -79,19 +79,19 @@ class Desk:
     async def _do(self, job: Job, lines: asyncio.Queue[Line | None], begun: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
 
-        def tell(done: int, of: int) -> None:
+        def report(done: int, of: int) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, (OK, {"done": done, "of": of}))
 
         self._taken += 1
         try:
             async with self._turn:
                 begun.set()
-                last = OK, await asyncio.to_thread(job, tell)
+                last = OK, await asyncio.to_thread(job, report)
         except InputError as error:
             last = REFUSED, {"error": str(error)}
         except Exception:
             log.exception("a job failed")
-            last = FAILED, {"error": UNFORESEEN}
+            last = FAILED, {"error": UNEXPECTED}
         finally:
             self._taken -= 1
         lines.put_nowait(last)
@@ -99,6 +99,6 @@ class Desk:
 
 
 async def _departure(request: Request) -> None:
-    """Until the visitor has left; the body must have been read."""
+    """Wait until the visitor has left; the body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

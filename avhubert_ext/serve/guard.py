@@ -1,4 +1,4 @@
-"""Which requests are answered: those of the page itself, of a bounded size."""
+"""Checks of requests: only from the page itself, and of a limited size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 SAFE_METHODS = ("GET", "HEAD")
-FORM_BYTES = 64 * 1024  # around the file in a form
+FORM_BYTES = 64 * 1024  # of a form, in addition to the file
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -34,19 +34,23 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine alone."""
+    """Whether a name or address is a loopback one."""
     return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 class Guard:
-    """ASGI middleware against foreign pages (DNS rebinding, forged requests) and endless bodies.
-
-    host: what the server is bound to. On loopback only loopback's names are answered, else also
-    addresses and this machine's names: a foreign page reaches us only under a name of its own.
-    max_bytes: of an upload.
-    """
+    """ASGI middleware against other sites (DNS rebinding, forged requests) and endless bodies."""
 
     def __init__(self, app: App, host: str, max_bytes: int) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            host: The address that the server is bound to. On loopback only names of loopback are
+                accepted, otherwise also addresses and this machine's names: another site can
+                reach the server only under a name of its own.
+            max_bytes: Size of the largest upload.
+        """
         self.app = app
         self.loopback = is_loopback(host)
         self.names = {"localhost", host}
@@ -73,7 +77,7 @@ class Guard:
         await self.app(scope, self._limited(receive), send_guarded)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Status and reason, None for a request that is welcome."""
+        """Return the status and reason of a refusal; None if the request is accepted."""
         host = headers.get("host", "")
         name = _host_name(host)
         if not (self._is_address_of_ours(name) or name in self.names):
@@ -82,7 +86,7 @@ class Guard:
             return 403, "refused: the request comes from another page"
         length = headers.get("content-length", "0")
         if not length.isdecimal():
-            return 400, "Content-Length is no number"
+            return 400, "Content-Length is not a number"
         if int(length) > self.max_bytes + FORM_BYTES:
             return 413, self._too_large()
         return None
@@ -91,7 +95,7 @@ class Guard:
         return _is_address(name) and (not self.loopback or is_loopback(name))
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count what comes, whatever Content-Length told (a chunked body tells nothing)."""
+        """Count the bytes of the body, since Content-Length may be missing or wrong."""
         received = 0
 
         async def limited() -> Message:
@@ -109,11 +113,11 @@ class Guard:
 
 
 class TooLargeError(Exception):
-    """A body that went on beyond the limit."""
+    """A body that exceeds the limit."""
 
 
 def _host_name(host: str) -> str:
-    """Of a Host header: without port and brackets, in lower case; empty if it is none."""
+    """Return the name in a Host header, without port and brackets; empty if it is invalid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -129,7 +133,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same_origin(headers: Headers, host: str) -> bool:
-    """Browsers say where a request that changes something comes from; curl and the like don't."""
+    """Whether a request comes from the page. Browsers report the origin, curl does not."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "same-origin") == "same-origin"

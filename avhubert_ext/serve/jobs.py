@@ -1,4 +1,4 @@
-"""What the worker processes do: read an upload, recognize a clip."""
+"""The work of the worker processes: read an upload, recognize a clip."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
-from avhubert_ext.serve.clips import Clip
-from avhubert_ext.serve.limits import Limits
-from avhubert_ext.serve.process import Tell
-from avhubert_ext.transcription.transcribe import Transcript, check_longest, transcribe
+from avhubert_ext.recognizers.base import Recognizer
+from avhubert_ext.serve.clips import UploadedClip
+from avhubert_ext.serve.limits import ServeLimits
+from avhubert_ext.serve.process import Report
+from avhubert_ext.transcription.transcribe import Transcript, check_longest
 
 if TYPE_CHECKING:
     from avhubert_ext.mouth.clip import Faces, MouthClip
 
-SHEET = 16  # frames across and down on a sheet, which is 10 seconds
+SHEET = 16  # frames per row and column of a sheet, which covers 10 seconds
 JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as it came.
+    """An uploaded file.
 
-    name: what its owner calls it, only ever shown; face: whose mouth, see `mouth_clips`.
+    Attributes:
+        path: Where it is stored.
+        name: Its name at the sender, for display only.
+        face: Which face to read, see `mouth_clips`.
     """
 
     path: Path
@@ -37,34 +40,40 @@ class Upload:
 
 
 Streams = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
-"""What a recognizer is given: int16 [N] at 16 kHz, uint8 [T, 96, 96], either may be None; and bool
-[T], where the picture shows the face."""
+"""Audio int16 [N] at 16 kHz, video uint8 [T, 96, 96], and seen, bool [T]; each may be None."""
 
 
 def make_reader(
-    limits: Limits, landmark_model: Path | None
-) -> tuple[Callable[[Upload, Tell], Clip], None]:
-    """What gets a clip from a file that no one trusts.
+    limits: ServeLimits, landmark_model: Path | None
+) -> tuple[Callable[[Upload, Report], UploadedClip], None]:
+    """Make the function that reads an untrusted upload.
 
-    landmark_model: see `open_landmarker`.
+    Args:
+        limits: Limits of the server.
+        landmark_model: See `open_landmarker`.
+
+    Returns:
+        The function, and None (nothing to report to the server).
     """
     from avhubert_ext.mouth.landmarks import open_landmarker
 
-    # Its libraries are loaded now: not while a visitor waits, nor out of what a clip may take.
+    # Load the libraries now: neither while a visitor waits, nor out of a clip's memory.
     with suppress(InputError), open_landmarker(landmark_model):
         pass
 
-    def read(upload: Upload, tell: Tell) -> Clip:
+    def read(upload: Upload, report: Report) -> UploadedClip:
         try:
-            return _read(upload, limits.seconds, landmark_model, tell)
+            return _read(upload, limits.seconds, landmark_model, report)
         except InputError as error:
             raise InputError(str(error).replace(str(upload.path), upload.name)) from None
 
     return read, None
 
 
-def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell) -> Clip:
-    from avhubert_ext.data.media import Limits as MediaLimits
+def _read(
+    upload: Upload, seconds: int, landmark_model: Path | None, report: Report
+) -> UploadedClip:
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription.streams import read_streams
 
     streams = read_streams(
@@ -73,9 +82,9 @@ def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell)
         face=upload.face,
         landmark_model=landmark_model,
         limits=MediaLimits(seconds=seconds),
-        progress=tell,
+        progress=report,
     )
-    clip = Clip(upload.name, streams.video, streams.audio, streams.notes)
+    clip = UploadedClip(upload.name, streams.video, streams.audio, streams.notes)
     if streams.clip is None:
         return clip
     return replace(
@@ -90,23 +99,30 @@ def _read(upload: Upload, seconds: int, landmark_model: Path | None, tell: Tell)
 
 def make_recognizer(
     load: Callable[[], Recognizer], longest: float
-) -> tuple[Callable[[Streams, Tell], Transcript], tuple[str, ...]]:
-    """What gets the words of a clip, and the modalities that the recognizer of `load` takes.
+) -> tuple[Callable[[Streams, Report], Transcript], tuple[str, ...]]:
+    """Make the function that transcribes a clip.
 
-    longest: seconds that are recognized at once.
+    Args:
+        load: Opens the recognizer.
+        longest: Seconds that are recognized at once.
+
+    Returns:
+        The function, and the modalities that the recognizer takes.
     """
     check_longest(longest)
     recognizer = load()
 
-    def recognize(streams: Streams, tell: Tell) -> Transcript:
+    def recognize(streams: Streams, report: Report) -> Transcript:
         audio, video, seen = streams
-        return transcribe(recognizer, audio, video, seen=seen, longest=longest, progress=tell)
+        return recognizer.transcribe(
+            audio=audio, video=video, seen=seen, longest=longest, progress=report
+        )
 
     return recognize, recognizer.modalities
 
 
 def sheets(video: np.ndarray) -> tuple[bytes, ...]:
-    """uint8 [T, H, W] -> JPEG pictures of 16x16 frames each, row by row, the last one shorter."""
+    """Make JPEG contact sheets of 16x16 frames from uint8 [T, H, W]; the last one is shorter."""
     pictures = []
     for first in range(0, len(video), SHEET**2):
         frames = video[first : first + SHEET**2]
@@ -119,14 +135,14 @@ def sheets(video: np.ndarray) -> tuple[bytes, ...]:
 
 
 def _face(mouth: MouthClip) -> bytes | None:
-    """A JPEG of a frame with the face, with the outline of what is cut out; None without one."""
+    """Return a JPEG of a frame with the outline of the crop; None for ready-made mouth regions."""
     shown = (mouth.pictures[t] for t in mouth.pictures if mouth.seen[t])
     picture = next(shown, next(iter(mouth.pictures.values()), None))
     return None if picture is None else _jpeg(picture[..., ::-1])
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    """Of uint8 [H, W], or [H, W, 3] in the order BGR."""
+    """Encode uint8 [H, W], or [H, W, 3] in BGR order, as JPEG."""
     import cv2
 
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

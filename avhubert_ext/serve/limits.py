@@ -1,4 +1,4 @@
-"""How much a visitor of the page may ask for."""
+"""Limits on what a visitor of the page may use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
-    """megabytes: of an upload. seconds: of a clip. job_seconds: that reading or recognizing a clip
-    may take. memory: bytes that reading may take beyond what its libraries take. waiting: jobs in
-    a queue; one more is told to come back. clip_memory: bytes of clips kept at a time, each for
-    keep_seconds after its last use.
+class ServeLimits:
+    """Limits on uploads, time and memory.
+
+    Attributes:
+        megabytes: Size of an upload.
+        seconds: Length of a clip.
+        job_seconds: Time for reading, and for recognizing, a clip.
+        memory: Bytes that reading may allocate in addition to its libraries.
+        waiting: Jobs that may wait in a queue; further ones are refused.
+        clip_memory: Bytes of all clips that are kept.
+        keep_seconds: How long a clip is kept after its last use.
     """
 
     megabytes: int = 50
@@ -22,4 +28,4 @@ class Limits:
     keep_seconds: int = 30 * 60
 
 
-LIMITS = Limits()
+LIMITS = ServeLimits()

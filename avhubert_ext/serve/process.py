@@ -1,4 +1,4 @@
-"""A worker process for what may crash, hang or eat memory: native decoding of foreign files."""
+"""A worker process for work that may crash, hang or exhaust memory, such as decoding."""
 
 from __future__ import annotations
 
@@ -16,22 +16,16 @@ from typing import Any
 from avhubert_ext.errors import InputError
 from avhubert_ext.workers import follow_parent
 
-Tell = Callable[[int, int], None]  # how much is done, of how much
-Work = Callable[[Any, Tell], Any]  # does a job
-START_SECONDS = 600  # to load a large model from a slow disk
+Report = Callable[[int, int], None]  # called with the amount done and the total
+Work = Callable[[Any, Report], Any]  # does a job
+START_SECONDS = 600  # enough to load a large model from a slow disk
 PROGRESS_SECONDS = 0.2
 
 log = logging.getLogger(__name__)
 
 
 class WorkerProcess:
-    """Does one job after another; where it dies or takes too long, another takes its place.
-
-    make: called in the process, gives what does the jobs, and what `wait` is to tell about it;
-    it and everything sent must pickle. purpose: what the process does, for errors. folder: for its
-    temporary files, which it may leave there. seconds: that a job may take. memory: bytes of
-    address space beyond what `make` took, None for any.
-    """
+    """Does one job after another; a process that dies or takes too long is replaced."""
 
     def __init__(
         self,
@@ -41,6 +35,17 @@ class WorkerProcess:
         seconds: float,
         memory: int | None = None,
     ) -> None:
+        """Start the process.
+
+        Args:
+            make: Called in the process. Returns the function that does the jobs, and a value for
+                `wait`. It and everything that is sent must be picklable.
+            purpose: What the process does, for errors.
+            folder: For temporary files, which the process may leave behind.
+            seconds: Time limit of a job.
+            memory: Bytes of address space that jobs may use in addition to `make`; None for no
+                limit.
+        """
         self._arguments = (make, folder, memory)
         self._purpose = purpose
         self._seconds = seconds
@@ -48,28 +53,29 @@ class WorkerProcess:
         self._start()
 
     def wait(self) -> Any:
-        """Until it is ready for jobs: what `make` told. Raises the InputError that it met."""
+        """Wait until it is ready, and return the value of `make`; raises its InputError."""
         if not self._ready:
-            self._told = self._receive(START_SECONDS, lambda *_: None)
+            self._value = self._receive(START_SECONDS, lambda *_: None)
             self._ready = True
-        return self._told
+        return self._value
 
-    def run(self, job: Any, tell: Tell) -> Any:
-        """What the worker makes of a job; for one caller at a time.
+    def run(self, job: Any, report: Report) -> Any:
+        """Do a job; for one caller at a time.
 
-        Raises InputError if the worker did, died, or took too long.
+        Raises:
+            InputError: If the job raised it, the process died, or the time limit was exceeded.
         """
         self.wait()
         try:
             self._connection.send(job)
-        except OSError:  # it died between two jobs; no fault of this one
+        except OSError:  # it died between two jobs, so this one is not to blame
             self._replace()
             self.wait()
             self._connection.send(job)
-        return self._receive(self._seconds, tell)
+        return self._receive(self._seconds, report)
 
     def close(self) -> None:
-        """End the process, whatever it is doing; for any thread."""
+        """End the process at once; may be called from any thread."""
         self._closed = True
         self._end()
 
@@ -78,7 +84,7 @@ class WorkerProcess:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self._process.start()
-        theirs.close()  # so that reading ends when the process does
+        theirs.close()  # so that reading fails when the process ends
         self._ready = False
 
     def _end(self) -> None:
@@ -89,25 +95,25 @@ class WorkerProcess:
         self._end()
         self._connection.close()
         if self._closed:
-            raise InputError(f"{self._purpose} was stopped: the server ends")
+            raise InputError(f"{self._purpose} was stopped: the server is shutting down")
         self._start()
 
-    def _receive(self, seconds: float, tell: Tell) -> Any:
+    def _receive(self, seconds: float, report: Report) -> Any:
         end = time.monotonic() + seconds
         try:
             while self._connection.poll(max(0.0, end - time.monotonic())):
                 kind, value = self._connection.recv()
                 if kind == "progress":
-                    tell(*value)
+                    report(*value)
                 elif kind == "done":
                     return value
                 else:
                     raise InputError(value)
         except (EOFError, OSError):
             self._replace()
-            log.warning("the process that is %s died; there is a new one", self._purpose)
+            log.warning("the process for %s died and was replaced", self._purpose)
             raise InputError(
-                f"{self._purpose} failed: its process died, of a damaged file or for want of "
+                f"{self._purpose} failed: its process died because of a damaged file or a lack of "
                 "memory; try another clip"
             ) from None
         self._replace()
@@ -122,55 +128,55 @@ def _serve(
     folder: Path,
     memory: int | None,
 ) -> None:
-    """The life of a worker process."""
+    """Run a worker process."""
     follow_parent()
     tempfile.tempdir = str(folder)
-    # Else threads of the library that wait keep their cores busy: on a machine that has other work
-    # to do, short clips then take seconds instead of tenths.
+    # Otherwise waiting OpenMP threads spin: on a busy machine short clips then take seconds
+    # instead of tenths.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        work, told = make()
+        work, value = make()
     except InputError as error:
         connection.send(("refused", str(error)))
         return
     if memory is not None:
         _limit_memory(memory)
-    connection.send(("done", told))
+    connection.send(("done", value))
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_outcome(work, job, _now_and_then(connection)))
+        connection.send(_outcome(work, job, _throttled(connection)))
 
 
-def _now_and_then(connection: Connection) -> Tell:
-    """Sends progress, but not for each frame, nor for a job that is done at once."""
+def _throttled(connection: Connection) -> Report:
+    """Send progress every PROGRESS_SECONDS; short jobs send none."""
     last = time.monotonic()
 
-    def tell(done: int, of: int) -> None:
+    def report(done: int, of: int) -> None:
         nonlocal last
         if time.monotonic() - last > PROGRESS_SECONDS:
             last = time.monotonic()
             connection.send(("progress", (done, of)))
 
-    return tell
+    return report
 
 
-def _outcome(work: Work, job: Any, tell: Tell) -> tuple[str, Any]:
+def _outcome(work: Work, job: Any, report: Report) -> tuple[str, Any]:
     try:
-        return "done", work(job, tell)
+        return "done", work(job, report)
     except InputError as error:
         return "refused", str(error)
     except MemoryError:
-        return "refused", "too large for the memory set aside; try a smaller or shorter clip"
+        return "refused", "the clip needs too much memory; try a smaller or shorter one"
     except Exception:
         log.exception("a job failed")
-        return "refused", "failed for an unforeseen reason: the terminal shows which"
+        return "refused", "failed with an unexpected error: the terminal shows it"
 
 
 def _limit_memory(spare: int) -> None:
-    """Let this process take so many bytes more than it has now, where the system tells."""
+    """Limit this process to `spare` bytes more than it uses now, on systems with /proc."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         taken = int(statm.read_text().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""The server's life: a socket, two workers, and an end that leaves nothing behind."""
+"""The server: a socket, two worker processes, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pathlib import Path
 import uvicorn
 
 from avhubert_ext.data.media import read_audio
-from avhubert_ext.decoding.recognition import Recognizer
 from avhubert_ext.errors import InputError
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.serve.app import Parts, create_app
 from avhubert_ext.serve.guard import is_loopback
 from avhubert_ext.serve.jobs import make_reader, make_recognizer
-from avhubert_ext.serve.limits import LIMITS, Limits
+from avhubert_ext.serve.limits import LIMITS, ServeLimits
 from avhubert_ext.serve.process import WorkerProcess
 
 OWN_BABBLE = "babble of the clip's own speech"
 EXPOSED = (
-    "is not loopback: whoever reaches this machine can use the page, and browsers give it a "
-    "camera only by way of localhost or HTTPS"
+    "is not a loopback address: everyone who can reach this machine can use the page, and "
+    "browsers allow the camera only on localhost or over HTTPS"
 )
-MOST_CONNECTIONS = 100  # a browser holds six; each may be an upload
-LEAVE_SECONDS = 2  # for requests under way when the server ends
+MOST_CONNECTIONS = 100  # a browser opens up to six, and each may be an upload
+LEAVE_SECONDS = 2  # for running requests at shutdown
 
 
 def serve(
@@ -41,18 +41,26 @@ def serve(
     noise: Path | None = None,
     longest: float = 15.0,
     landmark_model: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: ServeLimits = LIMITS,
 ) -> None:
     """Serve the page until the process is interrupted (SIGINT, SIGTERM).
 
-    load: makes the recognizer, in a process of its own, so it must pickle. model: its name, to
-    show. port: 0 for any that is free. noise: a sound file, None for babble of the clip's own
-    speech. longest: seconds that are recognized at once. landmark_model: see `open_landmarker`.
-    Raises InputError for a taken port, and for a model or a noise that can't be read.
+    Args:
+        load: Opens the recognizer; called in another process, so it must be picklable.
+        model: Name of the model, for display.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        noise: A sound file, or None for babble made from the clip's own speech.
+        longest: Seconds that are recognized at once.
+        landmark_model: See `open_landmarker`.
+        limits: Limits on uploads, time and memory.
+
+    Raises:
+        InputError: If the port is in use, or the model or the noise cannot be read.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals end it the same way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals have the same effect
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer tells all there is
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the answer has the error
     with ExitStack() as stack:
         listener = stack.enter_context(closing(_listen(host, port)))
         samples = None if noise is None else read_audio(noise)
@@ -84,14 +92,14 @@ def serve(
             timeout_graceful_shutdown=LEAVE_SECONDS,
         )
         shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+        print(f"http://{shown}:{listener.getsockname()[1]}/  (Ctrl-C to stop)", flush=True)
         if not is_loopback(host):
             print(f"warning: {host} {EXPOSED}", file=sys.stderr)
         _Server(config, (reader, recognizer)).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Ends jobs first, so that their requests end and there is nothing to wait for."""
+    """Ends the workers first, so that running requests end at once."""
 
     def __init__(self, config: uvicorn.Config, workers: tuple[WorkerProcess, ...]) -> None:
         super().__init__(config)
@@ -115,6 +123,6 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             reason = f"port {port} is in use; choose another with --port"
         else:
-            reason = f"{host}:{port}: cannot listen there ({error.strerror}); use another --host"
+            reason = f"{host}:{port}: cannot listen here ({error.strerror}); use another --host"
         raise InputError(reason) from None
     return listener

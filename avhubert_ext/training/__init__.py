@@ -1,1 +1,1 @@
-"""Losses and the distillation step."""
+"""Students, losses, and the distillation step."""

@@ -1,6 +1,6 @@
 """Distillation of a student from an AV-HuBERT teacher (paper A, section 2).
 
-What s3prl's expert and fairseq's task both call: settings, frozen teacher, one training batch.
+Settings, frozen teacher, and the loss of one batch, for both the s3prl expert and the fairseq task.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.errors import InputError
+from avhubert_ext.models.checks import check_choice
 from avhubert_ext.models.encoder import AVHubertEncoder, drop_modality
 from avhubert_ext.models.presets import StudentPreset, check_fields, parse_targets, student_preset
-from avhubert_ext.models.student import Student, StudentOutput, build_student
+from avhubert_ext.models.student import Student, StudentOutput
 from avhubert_ext.training.losses import distillation_loss
+from avhubert_ext.training.student import build_student
 
 RECEIVERS = ("both", "student")
 PRECISIONS = ("auto", "bfloat16", "float16", "float32")
@@ -27,20 +29,24 @@ PRECISIONS = ("auto", "bfloat16", "float16", "float32")
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """The settings of a distillation, under the same names in s3prl's YAML and fairseq's options.
+    """The settings of a distillation, with the same names in s3prl's YAML and fairseq's options.
 
-    teacher: any file that `load_avhubert` reads.
-    student: a preset's name, or changes to a preset, see `student_preset`.
-    targets: teacher blocks to predict, the first is 1; None takes the student preset's.
-    final_norm: the teacher's final layer norm is applied where its last block is a target, which
-        is otherwise the residual stream, as AV-HuBERT's `output_layer` gives it.
-    cosine_weight: lambda of equation (2).
-    teacher_precision: of the teacher's matrix products and convolutions; auto is bfloat16 where
-        the hardware has it, else float32.
-    modality_dropout: probability that a training batch loses one stream, and audio_dropout that it
-        is the audio; modality_dropout_for: both networks lose it, or the student alone.
-    imagenet: torchvision's weights for a student with the ShuffleNetV2 frontend.
-    Raises InputError where a value makes no sense.
+    Attributes:
+        teacher: Any file that `load_avhubert` reads.
+        student: The name of a preset, or changes to a preset, see `student_preset`.
+        targets: Teacher blocks to predict, from 1; None takes those of the student's preset.
+        final_norm: Whether the teacher's final layer norm is applied if its last block is a target.
+            Without it the target is the residual stream, as with AV-HuBERT's `output_layer`.
+        cosine_weight: lambda of equation (2).
+        teacher_precision: Precision of the teacher's matrix products and convolutions. auto is
+            bfloat16 if the hardware supports it, else float32.
+        modality_dropout: Probability that one stream of a training batch is dropped.
+        audio_dropout: Probability that the dropped stream is the audio.
+        modality_dropout_for: Whether the stream is dropped for both networks or only the student.
+        imagenet: torchvision's weights for a student with the ShuffleNetV2 frontend.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     teacher: str | Path
@@ -74,7 +80,15 @@ class DistillationConfig:
 
     @classmethod
     def from_mapping(cls, values: object, where: str | Path) -> DistillationConfig:
-        """The settings in a mapping read from `where`, a file's name for the error messages."""
+        """The settings in a mapping.
+
+        Args:
+            values: The mapping.
+            where: The file that it was read from, for error messages.
+
+        Raises:
+            InputError: If it is not a mapping, or a key or value is invalid.
+        """
         check_fields(cls, values, where)
         if not values.get("teacher"):
             raise InputError(f"{where}: teacher missing; name the teacher's checkpoint")
@@ -84,31 +98,35 @@ class DistillationConfig:
             raise InputError(f"{where}: {error}") from None
 
     def preset(self) -> StudentPreset:
-        """The student's network and targets."""
+        """The student's network and targets.
+
+        Raises:
+            InputError: If the student is unknown.
+        """
         chosen = student_preset(self.student)
         return chosen if self.targets is None else replace(chosen, targets=self.targets)
 
     def new_student(self, teacher: AVHubertEncoder) -> Student:
-        """The student at the start of its training; InputError if it does not fit the teacher."""
+        """The student at the start of its training, see `build_student`."""
         return build_student(self.preset(), teacher, self.imagenet)
 
     def new_teacher(self, encoder: AVHubertEncoder) -> Teacher:
-        """The encoder as it teaches: frozen, fast, with the targets as its output."""
+        """The frozen, fused teacher whose output are the targets."""
         targets = self.preset().targets
         return Teacher(encoder, targets, self.final_norm, self.teacher_precision)
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise an InputError that lists the choices if `value` is none of them."""
-    if value not in choices:
-        raise InputError(f"{name} {value!r}: expected one of {', '.join(choices)}")
-
-
 class Teacher(nn.Module):
-    """A frozen encoder that gives the targets: always in eval mode, without gradients.
+    """A frozen encoder that computes the targets: always in eval mode, without gradients.
 
-    encoder: the teacher; targets: its blocks, the first is 1. See DistillationConfig for the rest.
-    Raises InputError if the encoder lacks one of the blocks.
+    Args:
+        encoder: The teacher.
+        targets: Its blocks, from 1.
+        final_norm: See `DistillationConfig`.
+        precision: `teacher_precision` there.
+
+    Raises:
+        InputError: If the encoder has fewer blocks.
     """
 
     def __init__(
@@ -140,11 +158,11 @@ class Teacher(nn.Module):
     def forward(
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None = None
     ) -> dict[int, Tensor]:
-        """Inputs as `AVHubertEncoder.forward`; returns block -> [B, T, F]."""
+        """The targets for inputs as in `AVHubertEncoder.forward`: block -> [B, T, F]."""
         audio, video = (None if x is None else x.float() for x in (audio, video))
         device = next(x for x in (audio, video) if x is not None).device.type
         dtype = autocast_dtype(self.precision, device)
-        # Switched off explicitly for float32: it may be on around the training step.
+        # Switched off explicitly for float32, because it may be on for the training step.
         with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
             output = self.encoder(audio, video, padding_mask)
         return {
@@ -156,7 +174,7 @@ class Teacher(nn.Module):
 
 
 def autocast_dtype(precision: str, device_type: str) -> torch.dtype | None:
-    """The dtype of autocast for a `teacher_precision`; None is float32."""
+    """The dtype of autocast for a `teacher_precision`; None for float32."""
     if precision == "auto":
         if device_type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -166,17 +184,27 @@ def autocast_dtype(precision: str, device_type: str) -> torch.dtype | None:
     return None if precision == "float32" else getattr(torch, precision)
 
 
-def distil_batch(
+def distill_batch(
     config: DistillationConfig,
     teacher: Teacher,
     student: Callable[..., StudentOutput],
     batch: Batch,
     training: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one batch and its terms, see `distillation_loss`.
+    """The loss of one batch, see `distillation_loss`.
 
-    Teacher and student see the same augmented input, but for what the settings keep from the
-    teacher: the loss of a modality, and noise where `batch.clean_audio` is there.
+    Teacher and student get the same augmented input, with two exceptions: modality dropout may be
+    for the student only, and the teacher gets `batch.clean_audio` if there is any.
+
+    Args:
+        config: The settings.
+        teacher: The frozen teacher.
+        student: The student, or a wrapper around it.
+        batch: The batch.
+        training: Whether modality dropout is applied.
+
+    Returns:
+        The loss, and its terms for the log.
     """
     heard = audio, video = batch.audio, batch.video
     if training:
@@ -190,7 +218,14 @@ def distil_batch(
 
 
 def mean_terms(results: list[tuple[dict[str, Tensor], int]]) -> dict[str, float]:
-    """Means over the frames of several batches: (terms, valid frames) of each in, one set out."""
+    """The terms of several batches, averaged over all frames.
+
+    Args:
+        results: The terms and the number of valid frames of each batch.
+
+    Returns:
+        The means by the terms' names.
+    """
     total = sum(frames for _, frames in results)
     return {
         name: sum(float(terms[name]) * frames for terms, frames in results) / total

@@ -1,7 +1,7 @@
-"""Training criteria in plain PyTorch.
+"""Training losses in plain PyTorch.
 
-What is padded is computed and then left out of the sums. To select the valid rows (`x[valid]`,
-`row[:length]`) a GPU has to count them first, and the program waits for it.
+Padding is computed and then left out of the sums. Selecting the valid rows instead (`x[valid]`,
+`row[:length]`) would make the program wait until the GPU has counted them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from torch import Tensor
 from avhubert_ext.data.text import BLANK
 from avhubert_ext.errors import InputError
 
-IGNORED = -1  # in targets: padding
+IGNORED = -1  # padding in targets
 
 
 def label_smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Divergence of the outputs from smoothed targets, summed over all tokens (Auto-AVSR's).
+    """Divergence of the outputs from smoothed targets, as in Auto-AVSR; computed in float32.
 
-    logits: [B, L, V]; targets: [B, L] int64, IGNORED where there is none. The target puts
-    1 - smoothing on the label and smoothing / (V - 1) on each other output. float32 throughout.
+    The target distribution has 1 - smoothing at the label and smoothing / (V - 1) at each other
+    output.
+
+    Args:
+        logits: [B, L, V].
+        targets: [B, L] int64, IGNORED at padding.
+        smoothing: Probability of all other outputs together.
+
+    Returns:
+        The divergence in nats, summed over all tokens.
     """
     valid = targets != IGNORED
     log_probs = logits.float().log_softmax(dim=-1)
@@ -35,21 +43,26 @@ def label_smoothed_kl(logits: Tensor, targets: Tensor, smoothing: float = 0.1) -
 
 
 def _log(probability: float) -> float:
-    """Natural logarithm; 0 at 0, where the term of an entropy is 0 whatever it is."""
+    """The natural logarithm; 0 for 0, because that term of an entropy is 0."""
     return math.log(probability) if probability else 0.0
 
 
 def ctc_loss(log_probs: Tensor, padding_mask: Tensor | None, targets: Tensor) -> Tensor:
-    """Negative log probability of the labels over all alignments, summed over the batch.
+    """Negative log probability of the labels over all alignments.
 
-    log_probs: [B, T, V] float32; padding_mask: [B, T] bool, True = padding, or None; targets: as in
-    `ctc_attention_loss`. An utterance with too few frames for its labels counts as 0.
+    Args:
+        log_probs: [B, T, V] float32.
+        padding_mask: [B, T] bool, True = padding, or None.
+        targets: See `ctc_attention_loss`.
+
+    Returns:
+        The sum over the batch; an utterance with too few frames for its labels counts as 0.
     """
     frames = torch.full((len(log_probs),), log_probs.shape[1], device=log_probs.device)
     if padding_mask is not None:
         frames = (~padding_mask).sum(dim=1)
     lengths = (targets != IGNORED).sum(dim=1) - 1  # without the end of the sentence
-    labels = targets.clamp(min=BLANK)  # those behind the lengths are not read
+    labels = targets.clamp(min=BLANK)  # labels after the lengths are not read
     return F.ctc_loss(
         log_probs.transpose(0, 1), labels, frames, lengths, BLANK, "sum", zero_infinity=True
     )
@@ -63,12 +76,20 @@ def ctc_attention_loss(
     ctc_weight: float = 0.1,
     smoothing: float = 0.1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Paper B's loss, summed over the utterances of the batch: what is minimized is its mean.
+    """Paper B's loss, summed over the utterances of the batch (training minimizes the mean).
 
-    ctc_log_probs: [B, T, V] float32; logits: [B, L, V]; targets: [B, L] int64, labels and the end
-    of the sentence, then IGNORED. Returns ctc_weight * CTC + (1 - ctc_weight) * attention, and
-    without gradient, for the log, `loss_ctc`, `loss_attention` and the decoder's `accuracy`, all
-    sums (of tokens the last).
+    Args:
+        ctc_log_probs: [B, T, V] float32.
+        logits: [B, L, V].
+        padding_mask: [B, T] bool, True = padding, or None.
+        targets: [B, L] int64: the labels, the end of the sentence, then IGNORED.
+        ctc_weight: Weight of the CTC loss; the attention loss has the rest of 1.
+        smoothing: Label smoothing of the attention loss.
+
+    Returns:
+        ctc_weight * CTC + (1 - ctc_weight) * attention, and without gradient for the log:
+        `loss_ctc` and `loss_attention`, summed over utterances, and `accuracy`, the decoder's
+        number of correct tokens.
     """
     ctc = ctc_loss(ctc_log_probs, padding_mask, targets)
     attention = label_smoothed_kl(logits, targets, smoothing)
@@ -81,16 +102,24 @@ def ctc_attention_loss(
 def soft_label_kl(
     logits: Tensor, teacher_logits: Tensor, valid: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """KL(teacher || student) in nats, summed over the valid positions.
+    """KL(teacher || student), computed in float32; no gradient reaches the teacher.
 
-    logits, teacher_logits: [B, N, V], log probabilities will do; both are divided by `temperature`.
-    valid: [B, N] bool. No gradient reaches the teacher. float32 throughout. Raises InputError where
-    the shapes differ.
+    Args:
+        logits: The student's, [B, N, V]; log probabilities work as well.
+        teacher_logits: The teacher's, [B, N, V].
+        valid: [B, N] bool, False = padding.
+        temperature: Both logits are divided by it.
+
+    Returns:
+        The divergence in nats, summed over the valid positions.
+
+    Raises:
+        InputError: If the shapes differ.
     """
     if logits.shape != teacher_logits.shape:
         raise InputError(
             f"the student's outputs have shape {list(logits.shape)}, its teacher's "
-            f"{list(teacher_logits.shape)}: choose a teacher of the same outputs and frame rate"
+            f"{list(teacher_logits.shape)}: choose a teacher with the same outputs and frame rate"
         )
     student, teacher = (
         _softened(x, temperature).log_softmax(dim=-1) for x in (logits, teacher_logits.detach())
@@ -100,7 +129,7 @@ def soft_label_kl(
 
 
 def _softened(logits: Tensor, temperature: float) -> Tensor:
-    """In float32, divided by the temperature; without a copy where that changes nothing."""
+    """Logits in float32, divided by the temperature; no copy if nothing changes."""
     return logits.float() if temperature == 1 else logits.float() / temperature
 
 
@@ -116,18 +145,33 @@ def ctc_attention_distillation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of paper B's distilled models, summed over the utterances of the batch.
 
-    student, teacher: CTC log probabilities [B, T, V] and logits [B, L, V] of the same batch, as
-    `CTCAttentionRecognizer.forward` gives them; the rest as in `ctc_attention_loss`. With w the
-    distillation weight it is (1 - w) * hard + w * temperature**2 * soft, where hard is
-    `ctc_attention_loss`, and soft the same sum of CTC and attention with the divergence from the
-    teacher's posteriors, of each valid frame and of each target token, in place of the labels.
-    Returns it and, without gradient, the terms of the hard loss and `kl_ctc` and `kl_attention`,
-    sums over frames and tokens without the temperature's factor.
+    With the distillation weight w it is (1 - w) * hard + w * temperature**2 * soft. The hard loss
+    is `ctc_attention_loss`. The soft loss is the same sum of CTC and attention, with the divergence
+    from the teacher's posteriors instead of the labels, for each valid frame and each target token.
 
-    Labels and the teacher's posteriors together are Ma et al. (Towards practical lipreading with
-    distilled and efficient models, ICASSP 2021), whom paper B follows for words in sentences
-    without a further detail. Ours are: frame by frame and, the labels before it given, token by
-    token; weight and temperature; its factor, by which gradients keep their size (Hinton et al.).
+    The combination of labels and the teacher's posteriors is that of Ma et al. (Towards practical
+    lipreading with distilled and efficient models, ICASSP 2021). Paper B uses it for sentences
+    without giving details. These are choices of this project: the divergence per frame and, given
+    the labels before it, per token; weight and temperature; and the factor temperature**2, which
+    keeps the size of the gradients (Hinton et al.).
+
+    Args:
+        student: CTC log probabilities [B, T, V] and logits [B, L, V], as
+            `CTCAttentionRecognizer.forward` returns them.
+        teacher: The same of the teacher for the same batch.
+        padding_mask: [B, T] bool, True = padding, or None.
+        targets: See `ctc_attention_loss`.
+        ctc_weight: See `ctc_attention_loss`.
+        smoothing: See `ctc_attention_loss`.
+        distillation_weight: w, from 0 to 1.
+        temperature: Divides the logits of both networks.
+
+    Returns:
+        The loss and, without gradient, the terms of the hard loss and `kl_ctc` and `kl_attention`,
+        sums over frames and tokens without the factor temperature**2.
+
+    Raises:
+        InputError: If the outputs of student and teacher have different shapes.
     """
     hard, terms = ctc_attention_loss(*student, padding_mask, targets, ctc_weight, smoothing)
     ctc_log_probs, logits = student
@@ -149,12 +193,21 @@ def distillation_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Paper A, equations (1) and (2), averaged over the valid frames of the batch.
 
-    predictions, targets: teacher block -> [B, T, F]; padding_mask: [B, T] bool, True = padding.
-    Per block, L1 / F plus `cosine_weight` (lambda) times -log sigmoid(cosine); the blocks are
-    summed. Computed in float32 whatever the inputs are, for half precision cannot hold the norms.
-    Raises InputError where a target is missing or has another shape than its prediction.
-    Returns the loss and, without gradient, its terms for the log: `l1_BLOCK` and
-    `cosine_similarity_BLOCK`.
+    The loss of a block is L1 / F + cosine_weight * -log sigmoid(cosine); the blocks are summed. It
+    is computed in float32, because the norms overflow in half precision.
+
+    Args:
+        predictions: Teacher block -> [B, T, F].
+        targets: Teacher block -> [B, T, F].
+        padding_mask: [B, T] bool, True = padding, or None.
+        cosine_weight: lambda of equation (2).
+
+    Returns:
+        The loss and, without gradient, its terms for the log: `l1_BLOCK` and
+        `cosine_similarity_BLOCK`.
+
+    Raises:
+        InputError: If a target is missing or has another shape than its prediction.
     """
     first = next(iter(predictions.values()))
     valid = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)

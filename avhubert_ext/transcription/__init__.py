@@ -1,1 +1,1 @@
-"""Speech to text with the time of every word, from a clip of any length."""
+"""Transcription of clips of any length, with a time for every word."""

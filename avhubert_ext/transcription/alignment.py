@@ -1,4 +1,4 @@
-"""When words are spoken: the best monotone path of a hypothesis through the frames of its clip."""
+"""Word times: the best monotonic alignment of a hypothesis to the frames of its clip."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from avhubert_ext.data.text import BLANK
 from avhubert_ext.data.video import FPS
 from avhubert_ext.decoding.recognition import Recognition
 
-WORD_START = "\u2581"  # sentencepiece's mark of a subword that begins a word
-LEAST_ATTENTION = 1e-4  # to a frame; less than that says nothing
-SPREAD = 2  # frames; as far a subword reaches into the blanks around the peak that CTC gives it
+WORD_START = "\u2581"  # sentencepiece's mark for a subword that begins a word
+LEAST_ATTENTION = 1e-4  # per frame; lower values are treated as this one
+SPREAD = 2  # frames by which a subword extends into the blanks around its CTC peak
 
 
 @dataclass(frozen=True)
 class Word:
-    """start, end: seconds; confidence: 0 to 1, see `words_of`."""
+    """A recognized word.
+
+    Attributes:
+        text: The word.
+        start: Seconds from the beginning of the clip.
+        end: Seconds from the beginning of the clip.
+        confidence: 0 to 1: the geometric mean of the probabilities that the decoder gave the
+            word's subwords, each given those before it.
+    """
 
     text: str
     start: float
@@ -26,11 +34,10 @@ class Word:
 
 
 def words_of(recognition: Recognition) -> list[Word]:
-    """The words of a clip with their times from its beginning.
+    """Return the words of a clip with their times and confidence.
 
-    A word begins with the first frame of its first subword and ends with the last one of its last:
-    see `align`. Its confidence is the geometric mean of the probabilities that the decoder gave
-    its subwords, each after those before it.
+    A word begins with the first frame of its first subword and ends with the last frame of its
+    last subword, see `align`.
     """
     words: list[Word] = []
     log_probs: list[list[float]] = []
@@ -48,27 +55,32 @@ def words_of(recognition: Recognition) -> list[Word]:
         replace(word, confidence=float(np.exp(np.mean(values))))
         for word, values in zip(words, log_probs, strict=True)
     ]
-    return [word for word in confident if word.text]  # a mark alone is no word
+    return [word for word in confident if word.text]  # a lone mark is not a word
 
 
 def align(recognition: Recognition) -> np.ndarray:
-    """The frames of each subword, int64 [U, 2]: the first, and the one after the last.
+    """Align each subword to frames.
 
-    By CTC's log probabilities where there are some, else by the decoder's attention. Both are a
-    path through a chain in which every subword has a frame or more, with frames of none before,
-    between and after them.
+    Uses CTC's log probabilities if the model has them, else the decoder's attention. Both find the
+    best path through a chain in which every subword takes one frame or more, with frames of no
+    subword allowed before, between and after.
+
+    Returns:
+        int64 [U, 2]: the first frame of each subword, and the one after its last.
     """
     if recognition.ctc is not None:
         return _by_ctc(recognition.ctc, np.array(recognition.tokens, dtype=np.int64))
     begins = [piece.startswith(WORD_START) for piece in recognition.pieces]
+    if recognition.attention is None:
+        raise ValueError("a recognition has either attention or ctc")
     return _by_attention(recognition.attention, np.array(begins, dtype=bool))
 
 
 def _by_attention(attention: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """As `align`; attention: [U, T]; begins: bool [U], subwords that begin a word.
+    """Align by attention [U, T]; begins: bool [U], which subwords begin a word.
 
-    A subword's score at a frame is the log of its attention; that of no word, which may be before
-    and after words, what a frame would get were all alike: the log of 1 / T.
+    A subword's score at a frame is the log of its attention. Frames of no word are allowed before
+    and after words and score log(1 / T), as if the attention were uniform.
     """
     count, frames = attention.shape
     scores = np.log(np.maximum(attention, LEAST_ATTENTION))
@@ -78,10 +90,11 @@ def _by_attention(attention: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 
 def _by_ctc(log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """As `align`: CTC's forced alignment; log_probs: [T, V]; tokens: [U].
+    """Align by CTC's forced alignment; log_probs: [T, V]; tokens: [U].
 
-    CTC gives most frames to the blank, and a subword its peak alone. So a subword is given the
-    blanks next to its peak, up to SPREAD frames, and shares what lies between two of them evenly.
+    CTC assigns most frames to the blank and only a peak to each subword. A subword is therefore
+    extended into the blanks around its peak by up to SPREAD frames; two neighbors share a shorter
+    gap evenly.
     """
     count, frames = len(tokens), len(log_probs)
     blank = np.tile(log_probs[:, BLANK], (count + 1, 1))
@@ -97,21 +110,27 @@ def _by_ctc(log_probs: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def best_path(scores: np.ndarray, none: np.ndarray, pause: np.ndarray) -> np.ndarray:
-    """The frames of U units in order, int64 [U, 2]: those that give the greatest sum.
+    """Find the alignment of U units to T frames with the greatest sum of scores (Viterbi).
 
-    scores: [U, T], of a unit at a frame; none: [U + 1, T], of no unit, before the first, between
-    two and after the last, -inf where it cannot be. pause: bool [U], after which unit there must be
-    a frame without. If there are too few frames for that, units share them evenly.
+    Args:
+        scores: Score of each unit at each frame, [U, T].
+        none: Score of no unit at each frame, [U + 1, T]: before the first unit, between two, and
+            after the last; -inf where that is not allowed.
+        pause: bool [U], units that must be followed by a frame of no unit.
+
+    Returns:
+        int64 [U, 2]: the first frame of each unit, and the one after its last. If there are too
+        few frames, the units share them evenly.
     """
     count, frames = scores.shape
-    # States: none, unit 0, none, unit 1, ..., none. A unit may follow another directly.
+    # States: none, unit 0, none, unit 1, ..., none. A unit may directly follow another.
     states = np.empty((2 * count + 1, frames))
     states[0::2], states[1::2] = none, scores
     direct = np.zeros(2 * count + 1, dtype=bool)
     direct[3::2] = ~pause[:-1]
     total = np.full(2 * count + 1, -np.inf)
     total[:2] = states[:2, 0]
-    steps = np.zeros(states.shape, dtype=np.int64)  # how many states a frame is beyond the last
+    steps = np.zeros(states.shape, dtype=np.int64)  # states advanced since the previous frame
     impossible = np.full(2, -np.inf)
     for frame in range(1, frames):
         before = np.concatenate([impossible, total])

@@ -1,4 +1,4 @@
-"""Where a long clip is cut for models that were trained on short ones."""
+"""Segmentation of long clips, for models that were trained on short ones."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ import numpy as np
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS
 
-# Of activity, from 0, the quiet of a clip, to 1, its loudest speech: see `activity`.
-QUIET = 0.2
-CLEAN_DB = 40.0  # between quiet and loud in a clip without noise
-RANGE_DB = 12.0  # least that the scale of loudness spans
-SILENT_DB = 30.0  # over int16's least step: speech is never as faint
-STILL = 0.1  # of the 256 levels of gray: pictures change by less where nothing moves
-# Of a picture's contrast: a photo changes by up to 0.012 of it from compression and noise, GRID's
-# speaking mouths by 0.06 or more.
+QUIET = 0.2  # activity (see `activity`) up to which a frame counts as silent
+CLEAN_DB = 40.0  # level difference between quiet and loud frames in a clip without noise
+RANGE_DB = 12.0  # least range of the loudness scale
+SILENT_DB = 30.0  # above one step of int16; speech is always louder
+STILL = 0.1  # gray levels of 256; a still picture changes by less
+# Motion relative to a picture's contrast: compression and noise change a photo by up to 0.012 of
+# it, GRID's speaking mouths change by 0.06 or more.
 PHOTO = 0.015
-PAUSE = FPS  # frames; a longer pause is left out, but for a margin on either side
+PAUSE = FPS  # frames; longer pauses are skipped, except for a margin on both sides
 MARGIN = FPS // 3
-OVERLAP = FPS  # frames beyond a cut that is within speech
-CUT_COST = 0.2  # of a cut, beside the activity where it is
-WINDOW = 5  # frames around a cut that must be quiet
-UNSEEN = FPS  # frames; where the face is missing for longer, the picture is not used
-GLIMPSE = FPS // 2  # frames; nor where it shows for no longer between such places
+OVERLAP = FPS  # frames that a segment extends beyond a cut within speech
+CUT_COST = 0.2  # cost of a cut, in addition to the activity at the cut
+WINDOW = 5  # frames around a cut over which the activity is averaged
+UNSEEN = FPS  # frames; if the face is missing for longer, the picture is not used there
+GLIMPSE = FPS // 2  # frames; shorter appearances between such places are not used either
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames `start` to `stop`, recognized together, of which the words in the middle are kept.
+    """Frames that are recognized together.
 
-    left, right: words whose middle lies between these are this segment's own. Where they are not
-    its ends, its neighbor hears what is beyond, too.
-    seen: whether the picture shows the face; otherwise only the sound can be used.
+    Attributes:
+        start: First frame.
+        stop: Frame after the last.
+        left: Words are kept if their middle lies between `left` and `right`. Beyond these the
+            segment overlaps its neighbors.
+        right: See `left`.
+        seen: Whether the picture shows the face; if not, only the audio can be used.
     """
 
     start: int
@@ -50,17 +53,26 @@ def segment(
     longest: int,
     seen: np.ndarray | None = None,
 ) -> list[Segment]:
-    """The segments of a clip, in order, each of at most `longest` frames with what it overlaps.
+    """Cut a clip into segments.
 
-    audio: int16 [N]; video: uint8 [T, H, W]; one of them may be None. seen: bool [T], where the
-    picture shows the face; None for everywhere in `video`. With it the clip has T frames, which
-    may be more than `video` has. A clip that is short enough is one segment; silence and a still
-    picture are none. Else long pauses are left out, and what lies between is cut where it is quiet;
-    where there is no such place and a cut is within speech, the pieces overlap. The clip is also
-    cut where the face comes or goes for more than UNSEEN frames; there the sound alone overlaps.
+    A short clip is one segment; silence and a still picture are none. In longer clips long pauses
+    are skipped, and the rest is cut where it is quiet. If a cut has to be within speech, the
+    segments overlap. Clips are also cut where the face appears or disappears for more than UNSEEN
+    frames; there only the audio's segments overlap.
+
+    Args:
+        audio: int16 [N] at 16 kHz, or None.
+        video: uint8 [T, H, W] at 25 frames per second, or None.
+        longest: Most frames of a segment, including the overlap.
+        seen: bool [T], whether each frame shows the face; None for all of `video`. T is then the
+            clip's length and may exceed the video's.
+
+    Returns:
+        The segments in order.
     """
     if seen is None:
-        frames = len(video) if video is not None else -(-len(audio) // SAMPLES_PER_FRAME)
+        samples = 0 if audio is None else len(audio)
+        frames = len(video) if video is not None else -(-samples // SAMPLES_PER_FRAME)
         seen = np.full(frames, video is not None)
     frames = len(seen)
     usable = [(0, frames, False)] if video is None else spans(seen)
@@ -77,18 +89,18 @@ def segment(
                 continue
             before = 0 if shown or left == start else _overlap(active, left, longest)
             after = 0 if shown or right == stop else _overlap(active, right, longest)
-            cut = pieces(active, left, right, longest - before - after)
+            cut = cut_stretch(active, left, right, longest - before - after)
             cut[0] = replace(cut[0], start=left - before)
             cut[-1] = replace(cut[-1], stop=right + after)
-            found += [replace(piece, seen=shown) for piece in cut]
+            found += [replace(part, seen=shown) for part in cut]
     return found
 
 
 def _quiet_changes(
     usable: list[tuple[int, int, bool]], active: np.ndarray
 ) -> list[tuple[int, int, bool]]:
-    """As `spans`, the changes moved to the quietest place within MARGIN frames."""
-    quiet = _smoothed(active) + 1e-3 * QUIET  # of places that are as quiet the nearest
+    """Move the changes between spans to the quietest place within MARGIN frames."""
+    quiet = _smoothed(active) + 1e-3 * QUIET  # the nearest of equally quiet places
     edges = [0]
     for _, edge, _ in usable[:-1]:
         near = np.arange(max(edge - MARGIN, 0), min(edge + MARGIN + 1, len(active)))
@@ -98,27 +110,33 @@ def _quiet_changes(
 
 
 def _overlap(active: np.ndarray, place: int, longest: int) -> int:
-    """Frames that the sound alone is heard beyond a change within speech."""
+    """Return the overlap of audio-only segments at a change within speech, in frames."""
     return min(OVERLAP, longest // 5) if _smoothed(active)[place] > QUIET else 0
 
 
 def _smoothed(active: np.ndarray) -> np.ndarray:
-    """The mean over WINDOW frames around each, [T]."""
+    """Moving average over WINDOW frames, [T]."""
     around = np.pad(active, WINDOW // 2, mode="edge")
     return np.lib.stride_tricks.sliding_window_view(around, WINDOW).mean(axis=1)
 
 
 def spans(seen: np.ndarray) -> list[tuple[int, int, bool]]:
-    """Where the picture can be used and where not: (first frame, after the last, whether it can).
+    """Split a clip into spans whose picture can, or cannot, be used.
 
-    seen: bool [T]. A face that is missing for up to UNSEEN frames is taken to be there; one that
-    shows for up to GLIMPSE frames between such places is left out.
+    A face that is missing for up to UNSEEN frames counts as visible; one that appears for up to
+    GLIMPSE frames between longer gaps does not.
+
+    Args:
+        seen: bool [T], whether each frame shows the face.
+
+    Returns:
+        Tuples of the first frame, the frame after the last, and whether the picture can be used.
     """
     return _runs(_reversed(_reversed(seen, False, UNSEEN), True, GLIMPSE))
 
 
 def _reversed(seen: np.ndarray, value: bool, longest: int) -> np.ndarray:
-    """bool [T], where runs of `value` of at most that many frames, but no whole clip, are not."""
+    """Flip runs of `value` in bool [T] of at most `longest` frames, but never the whole clip."""
     result = seen.copy()
     for start, stop, found in _runs(seen):
         if found == value and stop - start <= min(longest, len(seen) - 1):
@@ -127,7 +145,7 @@ def _reversed(seen: np.ndarray, value: bool, longest: int) -> np.ndarray:
 
 
 def _runs(values: np.ndarray) -> list[tuple[int, int, bool]]:
-    """Stretches of one value in bool [T]: (first, after the last, value)."""
+    """Split bool [T] into runs of one value: (first, after the last, value)."""
     edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     return [(first, after, bool(values[first])) for first, after in pairwise(edges)]
 
@@ -135,12 +153,19 @@ def _runs(values: np.ndarray) -> list[tuple[int, int, bool]]:
 def activity(
     audio: np.ndarray | None, video: np.ndarray | None, usable: list[tuple[int, int, bool]]
 ) -> np.ndarray:
-    """How likely somebody speaks in each frame, as far as loudness and motion tell: [T], 0 to 1.
+    """Estimate from loudness and motion how likely someone speaks in each frame.
 
-    usable: see `spans`; where the picture cannot be used, loudness alone counts. Each on a scale
-    from its quietest tenth of the frames to its loudest twentieth. Of both, the loudness counts for
-    its range in dB as a part of CLEAN_DB, the motion for the rest: the mouth shows pauses that
-    noise hides. In a photo nothing moves: there, too, loudness alone counts.
+    Both are scaled so that their 10th percentile is 0 and their 95th is 1. The weight of the
+    loudness is its range in dB over CLEAN_DB, motion has the rest: the mouth shows pauses that
+    noise hides. Loudness alone counts where the picture cannot be used, and in a photo.
+
+    Args:
+        audio: int16 [N] at 16 kHz, or None.
+        video: uint8 [T, H, W], or None.
+        usable: See `spans`.
+
+    Returns:
+        Activity from 0 to 1, [T].
     """
     frames = usable[-1][1]
     seen = np.repeat([shown for *_, shown in usable], [b - a for a, b, _ in usable])
@@ -152,7 +177,7 @@ def activity(
         weight = min(1.0, (high - low) / CLEAN_DB)
         high = max(high, SILENT_DB + RANGE_DB)
         loudness = _scaled(level, np.clip(low, SILENT_DB, high - RANGE_DB), high)
-    if seen.any():
+    if video is not None and seen.any():
         motion = _motion(video)[:frames]
         motion = np.pad(motion, (0, frames - len(motion)))
         low, high = np.percentile(motion[seen], (10, 95))
@@ -164,7 +189,7 @@ def activity(
 
 
 def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:
-    """dB of each frame, [T]."""
+    """Level of each frame in dB, [T]."""
     padded = np.zeros(frames * SAMPLES_PER_FRAME, dtype=np.float32)
     padded[: len(audio)] = audio[: len(padded)]
     power = np.square(padded.reshape(frames, -1)).mean(axis=1)
@@ -172,7 +197,7 @@ def _loudness(audio: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _motion(video: np.ndarray) -> np.ndarray:
-    """Mean change of a pixel from frame to frame, [T], without jumps of a frame, as at a cut."""
+    """Mean pixel change from frame to frame, [T], without single jumps such as scene cuts."""
     changes = [np.abs(later.astype(np.int16) - frame).mean() for frame, later in pairwise(video)]
     changes = changes[:1] + changes or [0.0]  # a single frame is still
     padded = np.pad(np.array(changes), 2, mode="edge")
@@ -184,7 +209,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def stretches(active: np.ndarray) -> list[tuple[int, int]]:
-    """What lies between long pauses, with a margin: (first frame, after the last)."""
+    """Return the stretches between long pauses, with a margin: (first frame, after the last)."""
     loud = np.flatnonzero(active > QUIET)
     if not len(loud):
         return []
@@ -195,17 +220,17 @@ def stretches(active: np.ndarray) -> list[tuple[int, int]]:
     return [(max(0, start - MARGIN), min(len(active), stop + MARGIN)) for start, stop in ends]
 
 
-def pieces(active: np.ndarray, start: int, stop: int, longest: int) -> list[Segment]:
-    """A stretch, cut so that the sum of these is least: what each cut costs, CUT_COST and the
-    activity there, and each piece, the square of its length in `longest`.
+def cut_stretch(active: np.ndarray, start: int, stop: int, longest: int) -> list[Segment]:
+    """Cut a stretch of speech into segments of at most `longest` frames, at the least cost.
 
-    So a long piece is cut at any pause in its middle, a short one nowhere.
+    A cut costs CUT_COST plus the activity there; a segment costs (length / longest) ** 2. A long
+    segment is thus cut at any pause in its middle, a short one is not cut.
     """
     cost = np.append(_smoothed(active)[start:stop], 0.0)
     overlap = np.where(cost > QUIET, min(OVERLAP, longest // 5), 0)
-    overlap[0] = overlap[-1] = 0  # the ends of a stretch are no cuts
+    overlap[0] = overlap[-1] = 0  # the ends of a stretch are not cuts
     places = np.arange(len(cost))
-    least = np.zeros(len(cost))  # of the cuts up to here, the last one here
+    least = np.zeros(len(cost))  # least cost of the cuts up to each place, with a cut there
     origin = np.zeros(len(cost), dtype=np.int64)
     for place in places[1:]:
         before = slice(max(0, place - longest), place)
@@ -216,7 +241,8 @@ def pieces(active: np.ndarray, start: int, stop: int, longest: int) -> list[Segm
     cuts = [places[-1]]
     while cuts[-1]:
         cuts.append(origin[cuts[-1]])
-    return [
-        Segment(*(start + int(x) for x in (a - overlap[a], b + overlap[b], a, b)))
-        for a, b in pairwise(reversed(cuts))
-    ]
+    found = []
+    for a, b in pairwise(start + int(cut) for cut in reversed(cuts)):
+        early, late = int(overlap[a - start]), int(overlap[b - start])
+        found.append(Segment(a - early, b + late, a, b))
+    return found

@@ -1,4 +1,4 @@
-"""What a recognizer takes of a video or sound file, on the file's clock."""
+"""Audio and mouth region of a video or sound file, on a common clock."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.data.media import (
-    LIMITS,
-    Limits,
+    MEDIA_LIMITS,
     MediaInfo,
+    MediaLimits,
     PictureError,
     Sound,
     check_duration,
@@ -25,18 +25,21 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.transcription.transcribe import fitted
 
-QUIET = 30  # root mean square of int16 samples below which no one is heard
+QUIET = 30  # root mean square of int16 samples below which speech is inaudible
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Streams:
-    """A clip that begins with the earlier of a file's first picture and first sound.
+    """A clip, starting with the file's first picture or first sound, whichever is earlier.
 
-    audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96]; None: not used. seen:
-    bool [T], where the picture shows the face, None without video. notes: what was used, if that
-    is not all, and how good it is, each one line; clip: what `video` was made of, None without it.
+    Attributes:
+        audio: int16 [N] at 16 kHz, or None if it is not used.
+        video: The mouth region, uint8 [T, 96, 96] at 25 frames per second, or None.
+        seen: bool [T], whether each frame shows the face; None without video.
+        notes: What was not used and why, and quality warnings, one line each.
+        clip: The mouth clip that `video` comes from; None without video.
     """
 
     audio: np.ndarray | None
@@ -54,22 +57,33 @@ def read_streams(
     mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: MediaLimits = MEDIA_LIMITS,
     progress: Progress | None = None,
 ) -> Streams:
-    """The streams of a file: both if that is among the `modalities`, else what there is.
+    """Read the streams of a file.
 
-    For a video without audio that is in `NAME.wav` beside it, as `prepare-video` leaves clips.
-    Where the picture cannot be used, since it does not decode or shows no face that is good
-    enough, the sound alone is; where the sound does not decode, the picture alone. modalities:
-    those that may be used, of "both", "audio" and "video". face, mouth, landmarks, landmark_model,
-    limits, progress: as `mouth_clips`. Raises InputError for a file that has none of them.
+    Both are read if `modalities` has "both", else whichever is allowed. The sound of a video
+    without an audio track may be in `NAME.wav` beside it. If the picture does not decode or shows
+    no usable face, the sound alone is used; if the sound does not decode, the picture alone.
+
+    Args:
+        path: A video or sound file.
+        modalities: What may be used, of "both", "audio" and "video".
+        face: Which face to read, see `mouth_clips`.
+        mouth: Whether the video is a mouth region already.
+        landmarks: See `mouth_clips`.
+        landmark_model: See `mouth_clips`.
+        limits: Limits of length and frame size.
+        progress: Called with the number of frames done and the total, 0 if unknown.
+
+    Raises:
+        InputError: If the file cannot be read or has no stream that may be used.
     """
     info = probe(path)
     check_duration(path, limits, info)
     hears = {"audio", "both"} & set(modalities)
     sound, notes = _sound(path, info, limits, "video" in modalities and info.video is not None)
-    notes = notes if hears else ()  # else the sound only shows who speaks
+    notes = notes if hears else ()  # otherwise the sound only serves to find the speaker
     if modalities == ("audio",):
         return Streams(_needed(path, sound).samples, None, notes=notes)
     if info.video is None and "audio" in modalities:
@@ -105,9 +119,8 @@ def read_streams(
     return _on_one_clock(sound, clip, notes)
 
 
-def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> None:
-    """Raise an InputError where sound and picture lie so far apart that filling in what is missing
-    between them would exceed the limit."""
+def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: MediaLimits) -> None:
+    """Raise an InputError if sound and picture together span more than the limit of seconds."""
     ends = sound.start + len(sound.samples) / SAMPLE_RATE, clip.start + len(clip.video) / FPS
     seconds = max(ends) - min(sound.start, clip.start)
     if seconds > limits.seconds + SLACK / FPS:
@@ -115,11 +128,11 @@ def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> No
 
 
 def _sound(
-    path: Path, info: MediaInfo, limits: Limits, optional: bool
+    path: Path, info: MediaInfo, limits: MediaLimits, optional: bool
 ) -> tuple[Sound | None, tuple[str, ...]]:
-    """The sound of a file, or that beside it, and notes; None without one.
+    """Read the sound of a file, or the one beside it, with notes; None if there is none.
 
-    optional: None, too, where it does not decode; else that is an InputError.
+    optional: return None if it does not decode, instead of raising an InputError.
     """
     wav = path.with_suffix(".wav")
     file = path if info.audio is not None else wav
@@ -139,7 +152,7 @@ def _sound(
 
 
 def _reason(error: InputError, path: Path) -> str:
-    """What an error says is wrong with a file, without its name and the remedy."""
+    """Return what an error says is wrong, without the file's name and the remedy."""
     return str(error).removeprefix(f"{path}: ").split("; ")[0]
 
 
@@ -155,9 +168,9 @@ def _needed(path: Path, sound: Sound | None) -> Sound:
 
 
 def _on_one_clock(sound: Sound, clip: MouthClip, notes: tuple[str, ...]) -> Streams:
-    """Sound and picture from the moment that the first of them begins."""
+    """Align sound and picture, starting with the earlier of the two."""
     audio, video, seen = sound.samples, clip.video, clip.seen
-    late = round((clip.start - sound.start) * FPS)  # frames without a picture at the beginning
+    late = round((clip.start - sound.start) * FPS)  # frames at the beginning that have no picture
     if late > 0:
         video = np.concatenate([np.repeat(video[:1], late, axis=0), video])
         seen = np.concatenate([np.zeros(late, bool), seen])

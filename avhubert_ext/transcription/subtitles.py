@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from avhubert_ext.transcription.alignment import Word
 from avhubert_ext.transcription.transcribe import Transcript
 
-# What can be read in time, as common guides of subtitling have it.
+# Readable subtitles, following common guidelines.
 LINE = 42  # characters
 LINES = 2
-LONGEST, SHORTEST = 7.0, 1.0  # seconds; a shorter cue stays while nothing follows
+LONGEST, SHORTEST = 7.0, 1.0  # seconds; a shorter cue is extended if there is room
 PAUSE = 0.8  # seconds between words that end a cue
 
 
 @dataclass(frozen=True)
 class Cue:
-    """Lines that are shown from `start` to `end`, in seconds."""
+    """Lines that are shown from `start` to `end` (seconds)."""
 
     lines: tuple[str, ...]
     start: float
@@ -27,9 +27,10 @@ class Cue:
 
 
 def cues_of(words: Sequence[Word]) -> list[Cue]:
-    """Words as subtitles: at most LINES lines of LINE characters, for at most LONGEST seconds.
+    """Group words into subtitles of at most LINES lines of LINE characters and LONGEST seconds.
 
-    A word that is longer than a line has one of its own; one that takes longer is shown no longer.
+    A word longer than a line gets its own line; a word that lasts longer than LONGEST is shown for
+    LONGEST.
     """
     groups: list[list[Word]] = []
     for word in words:
@@ -58,7 +59,7 @@ def _fits(group: list[Word], word: Word) -> bool:
 
 
 def _lines(texts: list[str]) -> tuple[str, ...]:
-    """As few lines as can be, as equal as can be."""
+    """Wrap words into as few lines as possible, of about equal length."""
     count = len(_wrapped(texts, LINE))
     widths = range(max(map(len, texts)), LINE)
     narrow = (lines for width in widths if len(lines := _wrapped(texts, width)) == count)
@@ -77,11 +78,12 @@ def _wrapped(texts: list[str], width: int) -> tuple[str, ...]:
 
 
 def to_txt(transcript: Transcript) -> str:
+    """Format as plain text on one line."""
     return transcript.text + "\n"
 
 
 def to_json(transcript: Transcript, **about: str) -> str:
-    """One object in one line; about: more fields, for example file and model."""
+    """Format as one JSON object on one line; about: additional fields, such as file and model."""
     words = [
         {
             "text": word.text,
@@ -98,11 +100,12 @@ def to_json(transcript: Transcript, **about: str) -> str:
     }
     content = about | facts | {"text": transcript.text, "words": words}
     text = json.dumps(content, ensure_ascii=False) + "\n"
-    # What is not UTF-8 in the name of a file, as JSON has it: \udcff.
+    # Bytes of a file name that are not UTF-8 become JSON escapes, such as \udcff.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_srt(transcript: Transcript) -> str:
+    """Format as SubRip subtitles."""
     blocks = [
         f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n" + "\n".join(cue.lines)
         for number, cue in enumerate(cues_of(transcript.words), start=1)
@@ -111,6 +114,7 @@ def to_srt(transcript: Transcript) -> str:
 
 
 def to_vtt(transcript: Transcript) -> str:
+    """Format as WebVTT subtitles."""
     blocks = [
         f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n" + _escaped("\n".join(cue.lines))
         for cue in cues_of(transcript.words)
@@ -123,14 +127,14 @@ def _escaped(text: str) -> str:
 
 
 def _time(seconds: float, point: str) -> str:
-    """As 01:02:03.456."""
+    """Format seconds like 01:02:03.456."""
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
-# By the ending of their files.
+# File extension -> formatter.
 FORMATS: dict[str, Callable[[Transcript], str]] = {
     "txt": to_txt,
     "json": to_json,

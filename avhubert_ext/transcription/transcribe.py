@@ -1,4 +1,4 @@
-"""From a clip of any length to words with their times."""
+"""Transcription of a clip of any length, segment by segment."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.video import FPS, SLACK
-from avhubert_ext.decoding.recognition import Recognizer, check_clip
+from avhubert_ext.decoding.recognition import Recognition, clip_modality
 from avhubert_ext.errors import InputError
 from avhubert_ext.transcription.alignment import Word, words_of
 from avhubert_ext.transcription.segments import Segment, segment, spans
 
-SHORTEST = 2.0  # seconds; less is no segment for a model
-PLACES = 3  # that a note lists
+SHORTEST = 2.0  # seconds; the least allowed length of segments
+PLACES = 3  # how many places a note lists
+
+Recognize = Callable[[np.ndarray | None, np.ndarray | None], Recognition]
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """The words of a clip in their order, and what else is known of it.
+    """The transcript of a clip.
 
-    modality: both, audio or video, what was recognized; seconds: the clip's length; notes: what a
-    reader should know, for example where the sound alone was used, each one line.
+    Attributes:
+        text: The words, separated by blanks.
+        words: The words in order, with times and confidence.
+        modality: What was recognized: "both", "audio" or "video".
+        seconds: The clip's length.
+        notes: What a reader should know, one line each, for example where the audio alone was
+            used.
     """
 
     text: str
@@ -33,8 +40,9 @@ class Transcript:
     notes: tuple[str, ...] = ()
 
 
-def transcribe(
-    recognizer: Recognizer,
+def transcribe_clip(
+    recognize: Recognize,
+    modalities: tuple[str, ...],
     audio: np.ndarray | None,
     video: np.ndarray | None,
     *,
@@ -42,24 +50,26 @@ def transcribe(
     longest: float = 15.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Transcript:
-    """What is said in a clip, and when.
+    """Transcribe a clip; this implements `Recognizer.transcribe`, which documents it.
 
-    audio: int16 [N] at 16 kHz; video: the mouth region, uint8 [T, 96, 96] at 25 frames a second;
-    either may be None if the recognizer takes the other alone; both begin at the same time. seen:
-    bool [T], where the video shows the mouth; None for everywhere. longest: seconds recognized at
-    once; a longer clip is cut at pauses. progress: called with the frames done and all there are.
+    Args:
+        recognize: Recognizes a short clip, see `Recognizer.recognize`.
+        modalities: The modalities that it takes.
+        audio: int16 [N] at 16 kHz, or None.
+        video: The mouth region, uint8 [T, 96, 96] at 25 frames per second, or None.
+        seen: bool [T], whether each frame of `video` shows the mouth; None for all frames.
+        longest: Seconds that are recognized at once.
+        progress: Called with the number of frames done and the total.
 
-    Where the video ends before the audio, and where the mouth is not seen for more than a second,
-    the audio alone is recognized, or left out where the recognizer does not take it alone. Audio
-    that ends before the video is continued with silence. Beyond 0.2 s the notes say so.
-    Raises InputError where the recognizer does not take the clip.
+    Raises:
+        InputError: If `longest` is too short, or the model does not take the clip.
     """
     check_longest(longest)
-    modality, _ = check_clip(audio, video, recognizer.modalities)
+    modality, _ = clip_modality(audio, video, modalities)
     audio, seen, notes = _timeline(audio, video, seen)
     frames = len(seen)
     parts = segment(audio, video, int(min(longest * FPS, frames)), seen)
-    alone = "audio" in recognizer.modalities and audio is not None
+    alone = "audio" in modalities and audio is not None
     if video is not None:
         unseen = [span for span in spans(seen) if not span[2]]
         notes += [_unseen_note(unseen, alone)] if unseen else []
@@ -70,8 +80,8 @@ def transcribe(
     words: list[Word] = []
     for part in parts:
         heard = None if audio is None else audio[_samples(part)]
-        shown = _held(video, part) if part.seen else None
-        found = words_of(recognizer.recognize(heard, shown))
+        shown = None if video is None or not part.seen else _held(video, part)
+        found = words_of(recognize(heard, shown))
         shift = part.start / FPS
         later = [replace(w, start=w.start + shift, end=w.end + shift) for w in found]
         words = joined(words, later, part)
@@ -86,19 +96,19 @@ def transcribe(
 def _timeline(
     audio: np.ndarray | None, video: np.ndarray | None, seen: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray, list[str]]:
-    """The audio [T * 640], where the mouth is seen, bool [T], and notes, for a clip of T frames.
+    """Fit the streams to a clip of T frames: audio [T * 640], seen, bool [T], and notes.
 
     T is the video's length, unless the audio is longer by more than SLACK frames.
     """
     heard = 0 if audio is None else -(-len(audio) // SAMPLES_PER_FRAME)
     if video is None:
-        return fitted(audio, heard), np.zeros(heard, bool), []
+        return None if audio is None else fitted(audio, heard), np.zeros(heard, bool), []
     shown = len(video)
     if seen is None:
         seen = np.ones(shown, bool)
     elif np.shape(seen) != (shown,):
         raise InputError(
-            f"seen is {list(np.shape(seen))}: expected a value for each of {shown} frames"
+            f"seen is {list(np.shape(seen))}: expected one value for each of {shown} frames"
         )
     if audio is None:
         return None, seen, []
@@ -113,31 +123,31 @@ def _timeline(
 
 
 def fitted(audio: np.ndarray, frames: int) -> np.ndarray:
-    """Audio [N] -> [frames * 640], cut or continued with silence."""
+    """Cut audio [N], or pad it with silence, to [frames * 640]."""
     return np.pad(audio, (0, max(0, frames * SAMPLES_PER_FRAME - len(audio))))[
         : frames * SAMPLES_PER_FRAME
     ]
 
 
 def _unseen_note(unseen: list[tuple[int, int, bool]], alone: bool) -> str:
-    """Where the picture was not used, the first few places."""
+    """Report where the picture was not used; only the first few places."""
     places = [f"{start / FPS:.1f} to {stop / FPS:.1f} s" for start, stop, _ in unseen[:PLACES]]
     more = f" and {len(unseen) - PLACES} more places" if len(unseen) > PLACES else ""
     what = "sound alone" if alone else "left out"
     return f"no picture of the face from {', '.join(places)}{more}: {what} there"
 
 
-def _held(video: np.ndarray | None, part: Segment) -> np.ndarray | None:
-    """The frames of a segment; after the end of the video its last one."""
-    if video is None or part.stop <= len(video):
-        return None if video is None else video[part.start : part.stop]
+def _held(video: np.ndarray, part: Segment) -> np.ndarray:
+    """Return the frames of a segment; beyond the end of the video, its last frame."""
+    if part.stop <= len(video):
+        return video[part.start : part.stop]
     return video[np.minimum(np.arange(part.start, part.stop), len(video) - 1)]
 
 
 def check_longest(seconds: float) -> None:
-    """Raise InputError for segments that are too short for words."""
+    """Raise an InputError for segments that are too short for words."""
     if not seconds >= SHORTEST:
-        raise InputError(f"--longest {seconds:g}: expected at least {SHORTEST:g} seconds")
+        raise InputError(f"longest {seconds:g}: expected at least {SHORTEST:g} seconds")
 
 
 def _samples(part: Segment) -> slice:
@@ -145,17 +155,22 @@ def _samples(part: Segment) -> slice:
 
 
 def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
-    """Words so far, then those of the next segment; of what both heard, each word once.
+    """Append the words of the next segment, each word of the overlap once.
 
-    Where they overlap they are joined at a word that both have at the same time (the middle of each
-    is in the other: a neighbor that is the same word said again is not), the one nearest to the
-    cut; without one, words belong to the segment that their middle lies in.
+    The segments are joined at the word nearest to the cut that both have at the same time, which
+    means that the middle of each lies within the other (so a repeated word does not match).
+    Without such a word, each word belongs to the segment that its middle lies in.
+
+    Args:
+        words: The words so far.
+        later: The words of the next segment.
+        part: The next segment.
     """
     cut = part.left / FPS
     same = [
         (abs(_middle(a) - cut), i, j)
         for i, a in enumerate(words)
-        if a.end * FPS > part.start  # few of all
+        if a.end * FPS > part.start  # within the overlap
         for j, b in enumerate(later)
         if a.text == b.text and a.start <= _middle(b) <= a.end and b.start <= _middle(a) <= b.end
     ]
@@ -167,7 +182,7 @@ def joined(words: list[Word], later: list[Word], part: Segment) -> list[Word]:
 
 
 def _one_by_one(words: list[Word], later: list[Word]) -> list[Word]:
-    """Both, where the first of the later words begins no sooner than the last before it ends."""
+    """Concatenate, adjusting the words at the seam so that they do not overlap in time."""
     if not words or not later or words[-1].end <= later[0].start:
         return words + later
     last, following = words[-1], later[0]

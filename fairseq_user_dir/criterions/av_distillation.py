@@ -7,7 +7,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from avhubert_ext.training.distillation import distil_batch
+from avhubert_ext.training.distillation import distill_batch
 
 COUNTS = ("ntokens", "nsentences", "sample_size")
 
@@ -33,7 +33,7 @@ class AVDistillationCriterion(FairseqCriterion):
         """
         device = next(model.parameters()).device
         config, teacher = self.task.distillation, self.task.teacher.to(device)
-        loss, terms = distil_batch(
+        loss, terms = distill_batch(
             config, teacher, model, sample["batch"].to(device), training=model.training
         )
         frames = sample["ntokens"]

@@ -22,7 +22,7 @@ from avhubert_ext.data.text import check_dictionary
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderCache, TransformerDecoder
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
-from avhubert_ext.models.presets import DECODERS, check_fields, encoder_preset, preset
+from avhubert_ext.models.presets import check_fields, decoder_preset, encoder_preset
 
 from ..base import RecognizerConfig
 from ..options import parse_json
@@ -237,7 +237,7 @@ def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
     check_fields(EncoderConfig, changes, "encoder_changes")
     recognizer = AVRecognizer(
         replace(encoder, **{"modality_dropout": cfg.modality_dropout} | changes),
-        replace(preset(DECODERS, cfg.decoder, "decoder"), vocabulary=vocabulary),
+        replace(decoder_preset(cfg.decoder), vocabulary=vocabulary),
     )
     if trained is not None:
         load_trained(recognizer.encoder, trained, cfg.encoder_checkpoint)

@@ -22,12 +22,13 @@ from avhubert_ext.data.corrupt import scored_note
 from avhubert_ext.data.manifest import read_manifest
 from avhubert_ext.data.normalization import TextConfig, write_text_config
 from avhubert_ext.data.text import SPECIAL_SYMBOLS, dictionary_digest
+from avhubert_ext.decoding.beam import SearchConfig
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.evaluate import EvaluationConfig, Evaluator, evaluate
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.reports import noise as noise_report
 from avhubert_ext.reports.decoded import read_hypotheses
-from avhubert_ext.transcription.recognizers import load
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 
@@ -412,13 +413,12 @@ def test_an_utterance_whose_counts_do_not_fit_is_damaged(tmp_path: Path) -> None
 
 def test_what_is_decoded_is_what_transcribe_uses(config: EvaluationConfig, evaluated: Path) -> None:
     """The fused network; what is reported of it is still that of the file."""
-    family = Evaluator(config).load(TEACHER)
-    kinds = {type(module).__name__ for module in family.model.modules()}
-    given = {type(module).__name__ for module in family.encoder.modules()}
+    kinds = {type(module).__name__ for module in Evaluator(config).load(TEACHER).network.modules()}
+    given = {type(module).__name__ for module in load_avhubert_asr(TEACHER).modules()}
     assert "BatchNorm2d" in given and not any("BatchNorm" in kind for kind in kinds)
 
     utterance = read_manifest(config.data / "test.tsv")[0]
-    recognizer = load(TEACHER, beam=config.beam.beam)
+    recognizer = Recognizer.from_file(TEACHER, search=SearchConfig(beam=config.beam.beam))
     found = recognizer.recognize(load_audio(utterance.audio), None)
     decoded = read_decoded(evaluated / "teacher/clean/pass-0.jsonl")[0]
     assert decoded.id == utterance.id and found.text == decoded.hypothesis

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, readme_examples, run_well
+from conftest import ROOT, run_well
 from networks import VARIANTS, randomize
-from portrait import write_clip
 from test_runtime import MODEL
 from torch import Tensor
 
@@ -26,23 +24,20 @@ from avhubert_ext.checkpoints.model_file import load_avhubert_asr, read_masks, s
 from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import apply_masks, global_magnitude_mask
 from avhubert_ext.compression.quantization import quantize
-from avhubert_ext.data.audio import load_audio
-from avhubert_ext.data.video import load_video
-from avhubert_ext.decoding.beam import BeamConfig, JointConfig
+from avhubert_ext.decoding.beam import BeamConfig, JointConfig, SearchConfig
 from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.evaluate import describe_model
-from avhubert_ext.evaluation.families import load_family
+from avhubert_ext.evaluation.evaluate import EvaluationConfig, describe_model, load_for
 from avhubert_ext.evaluation.hypotheses import read_decoded
 from avhubert_ext.export.folder import ExportConfig, export_recognizer, write_graph
 from avhubert_ext.export.graphs import Graph, decoder_graph
 from avhubert_ext.export.openvino import compress_linear
 from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
-from avhubert_ext.runtime import load_exported
+from avhubert_ext.recognizers.base import Recognizer
+from avhubert_ext.recognizers.pytorch import PyTorchRecognizer
 from avhubert_ext.runtime.backends import import_openvino, open_openvino
-from avhubert_ext.runtime.folder import digest, open_graph, read_model, write_model
-from avhubert_ext.transcription.networks import AVHubert, CTCAttention
+from avhubert_ext.runtime.folder import file_sha256, open_graph, read_model, write_model
 
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -71,6 +66,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.safetensors"
 
 
+def opened(folder: Path, **search: float) -> Recognizer:
+    """An exported recognizer on one thread."""
+    return Recognizer.from_file(folder, threads=1, search=SearchConfig(**search))
+
+
 def assert_same(found: Recognition, expected: Recognition) -> None:
     assert found.pieces == expected.pieces and found.tokens == expected.tokens
     assert found.score == pytest.approx(expected.score, abs=1e-4)
@@ -86,8 +86,8 @@ def assert_same(found: Recognition, expected: Recognition) -> None:
 def test_the_teacher_recognizes_what_it_does_in_pytorch(teacher_onnx, streams):
     audio, video = clip()
     given = (audio if streams != "video" else None, video if streams != "audio" else None)
-    recognizer = load_exported(teacher_onnx, threads=1, beam=4)
-    expected = AVHubert(load_avhubert_asr(TEACHER), recognizer.model.symbols, BeamConfig(4))
+    recognizer = opened(teacher_onnx, beam=4)
+    expected = PyTorchRecognizer(load_avhubert_asr(TEACHER), recognizer.symbols, BeamConfig(4))
     found = recognizer.recognize(*given)
     assert len(found.tokens) > 2
     assert_same(found, expected.recognize(*given))
@@ -113,24 +113,6 @@ def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
         assert utterance.score == pytest.approx(expected[name].score, abs=1e-4)
 
 
-def test_the_readme_s_examples_agree(teacher_onnx, corpus, tmp_path, monkeypatch):
-    source = sorted((corpus / "test").glob("*/*.mp4"))[0]
-    frames = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in load_video(source)]
-    write_clip(tmp_path / "talk.mp4", frames, audio=load_audio(source.with_suffix(".wav")))
-    shutil.copy(TEACHER, tmp_path / "finetuned.safetensors")
-    shutil.copy(TEACHER.with_name("dict.wrd.txt"), tmp_path)
-    (tmp_path / "exported").symlink_to(teacher_onnx)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    (in_pytorch,), (exported,) = readme_examples("mouth_clips"), readme_examples("load_exported")
-    exec(in_pytorch, names)
-    said = source.with_suffix(".txt").read_text().splitlines()[0].removeprefix("Text:").lower()
-    assert names["transcript"].text.split() == said.split()
-    names |= {"audio": names["clip"].audio, "video": names["clip"].video}
-    exec(exported, names)
-    assert names["found"].text == names["transcript"].text
-
-
 def test_a_ctc_attention_recognizer_of_both_streams(tmp_path):
     config = ConformerConfig("both", layers=1, dim=32, ffn=48, heads=4, width=0.125, fusion=24)
     decoder = DecoderConfig(vocabulary=30, layers=1, dim=32, ffn=48, heads=4, padding_idx=None)
@@ -138,11 +120,12 @@ def test_a_ctc_attention_recognizer_of_both_streams(tmp_path):
     model = CTCAttentionRecognizer(config, decoder).eval()
     symbols = [f"unit{i}" for i in range(30)]
     export_recognizer(model, symbols, tmp_path / "model", ExportConfig())
-    recognizer = load_exported(tmp_path / "model", threads=1, beam=6, ctc_weight=0.3)
+    recognizer = opened(tmp_path / "model", beam=6, ctc_weight=0.3)
     assert recognizer.modalities == ("both",)
+    expected = PyTorchRecognizer(model, symbols, JointConfig(6, 0.3))
     found = recognizer.recognize(*clip(9))
     assert len(found.tokens) > 2
-    assert_same(found, CTCAttention(model, symbols, JointConfig(6, 0.3)).recognize(*clip(9)))
+    assert_same(found, expected.recognize(*clip(9)))
     with pytest.raises(InputError, match="audio alone, the model takes audio and video"):
         recognizer.recognize(clip(9)[0], None)
 
@@ -156,7 +139,7 @@ def small_int8(small: Path, teacher_data: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_8_bits_are_near_to_float32(small, small_int8):
-    model, recognizer = load_avhubert_asr(small), load_exported(small_int8, threads=1)
+    model, recognizer = load_avhubert_asr(small), opened(small_int8)
     assert recognizer.model.precision == "int8"
     assert recognizer.model.symbols[4] == "\u2581word0"
     frames = torch.randn(7, 88, 88), torch.randn(7, 104)
@@ -215,13 +198,13 @@ def near(found: np.ndarray, expected: Tensor, tolerance: float) -> bool:
 def test_nothing_is_overwritten_and_nothing_half_written_stays(small, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["export", str(small), str(tmp_path)]) == 1
-    assert "there is something already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     (tmp_path / "file").unlink()
     command = ["export", str(small), str(tmp_path / "out"), "--int8", "--calibrate"]
     assert main([*command, str(tmp_path / "nowhere")]) == 1
     assert "nowhere/train.tsv not found" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="calibration is for 8 bits in the format onnx"):
+    with pytest.raises(InputError, match="calibration needs int8 and the format onnx"):
         ExportConfig("openvino", int8=True, calibrate=tmp_path)
     with pytest.raises(InputError, match="format 'torch': expected one of onnx, openvino"):
         ExportConfig("torch")
@@ -230,9 +213,9 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, tmp_path, 
 def test_benchmark(small, small_int8, tmp_path, capsys):
     shutil.copytree(small_int8, tmp_path / "small/onnx-int8")
     command = [
-        "benchmark-runtime", "--model", small, "--form", "pytorch fused", "onnx int8", "--rounds",
-        2, "--seconds", 0.2, "--tokens", 3, "--threads", 1, "--folder", tmp_path, "--out",
-        tmp_path / "times.json",
+        "benchmark", "runtime", "--model", small, "--form", "pytorch fused", "onnx int8",
+        "--rounds", 2, "--seconds", 0.2, "--tokens", 3, "--threads", 1, "--folder", tmp_path,
+        "--out", tmp_path / "times.json",
     ]  # fmt: skip
     assert main([str(word) for word in command]) == 0
     report = json.loads((tmp_path / "times.json").read_text())
@@ -263,10 +246,9 @@ import sys, json
 for name in ("torch", "fairseq", "s3prl", "scipy", "python_speech_features", "sentencepiece"):
     sys.modules[name] = None  # an import of it fails
 import numpy as np
-from pathlib import Path
-from avhubert_ext.runtime import load_exported
+from avhubert_ext import Recognizer, SearchConfig
 folder, clip = sys.argv[1:]
-recognizer = load_exported(Path(folder), threads=1, beam=3)
+recognizer = Recognizer.from_file(folder, threads=1, search=SearchConfig(beam=3))
 before = sorted({name.split(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
 arrays = np.load(clip)
 found = recognizer.recognize(arrays["audio"], arrays["video"])
@@ -282,7 +264,7 @@ def test_it_needs_numpy_and_onnxruntime_alone(teacher_onnx, tmp_path):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert "numpy" in found["before"] and "onnxruntime" not in found["before"]
-    here = load_exported(teacher_onnx, threads=1, beam=3).recognize(audio, video)
+    here = opened(teacher_onnx, beam=3).recognize(audio, video)
     assert found["tokens"] == list(here.tokens) and found["score"] == here.score
 
 
@@ -291,7 +273,7 @@ def test_a_damaged_folder_is_named(teacher_onnx, tmp_path):
     shutil.copytree(teacher_onnx, folder)
     video = folder / "video.onnx"
     video.write_bytes(video.read_bytes()[:-1])
-    recognizer = load_exported(folder, threads=1, beam=1)
+    recognizer = opened(folder, beam=1)
     audio, pixels = clip(3)
     assert recognizer.recognize(audio, None).tokens  # which needs no video
     with pytest.raises(InputError, match=r"video\.onnx: missing or damaged; .* export it again"):
@@ -308,10 +290,10 @@ def test_a_damaged_folder_is_named(teacher_onnx, tmp_path):
     for spoiled in (whole[:100], later, misspelled, "{}", "[]"):
         record.write_text(spoiled)
         with pytest.raises(InputError, match=r"model\.json: damaged, or of another version"):
-            load_exported(folder)
+            opened(folder)
     record.unlink()
     with pytest.raises(InputError, match=r"no model\.json in it; make it with"):
-        load_exported(folder)
+        opened(folder)
 
 
 def test_a_graph_that_its_runtime_refuses_is_one_line(teacher_onnx, tmp_path, capfd):
@@ -321,10 +303,10 @@ def test_a_graph_that_its_runtime_refuses_is_one_line(teacher_onnx, tmp_path, ca
     model = read_model(folder)
     for content in (b"", b"no graph", (folder / "audio.onnx").read_bytes()):
         (folder / "video.onnx").write_bytes(content)
-        files = model.files | {"video.onnx": digest(folder / "video.onnx")}
+        files = model.files | {"video.onnx": file_sha256(folder / "video.onnx")}
         write_model(folder, replace(model, files=files))
         with pytest.raises(InputError, match=r"video\.onnx: the graph failed \(.*\); export"):
-            load_exported(folder, threads=1).recognize(None, clip(3)[1])
+            opened(folder).recognize(None, clip(3)[1])
     assert capfd.readouterr().err == ""
 
 
@@ -341,7 +323,7 @@ def test_a_graph_takes_weights_from_its_own_folder_alone(tmp_path):
     content = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
     path = tmp_path / "model/audio.onnx"
     path.write_bytes(content.SerializeToString())
-    model = replace(MODEL, graphs={"audio": ["projected"]}, files={"audio.onnx": digest(path)})
+    model = replace(MODEL, graphs={"audio": ["projected"]}, files={"audio.onnx": file_sha256(path)})
     with pytest.raises(InputError, match=r"audio\.onnx: the graph failed .*escapes"):
         open_graph(path.parent, model, "audio", 1)
 
@@ -362,12 +344,12 @@ def test_folders_of_the_format_torch_are_refused_unopened(tmp_path):
     files = {}
     for name in ("encoder.pt2", "decoder.pt2"):
         torch.save(Command(marker), tmp_path / name)
-        files[name] = digest(tmp_path / name)
+        files[name] = file_sha256(tmp_path / name)
     record = asdict(MODEL) | {"format": "torch", "files": files}
     del record["encoder_parameters"]  # which older versions did not write
     (tmp_path / "model.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"could run code .* again with --format onnx"):
-        load_exported(tmp_path)
+        opened(tmp_path)
     assert not marker.exists()
     torch.load(tmp_path / "encoder.pt2", weights_only=False)
     assert marker.exists(), "or the test would not see it"
@@ -381,20 +363,19 @@ def test_an_exported_model_knows_its_pruned_parameters(small, small_int8):
     assert pruned > 1000
     told = []
     for path in (small, small_int8 / "model.json"):
-        dictionary = small.with_name("dict.wrd.txt")
-        family = load_family(path, dictionary, "both", BeamConfig(), JointConfig(), "cpu")
-        told.append(describe_model(path, family)["encoder"]["parameters"])
+        recognizer = load_for(EvaluationConfig(small.parent), path)
+        told.append(describe_model(path, recognizer)["encoder"]["parameters"])
     assert told == [kept, kept]
 
 
 def test_what_does_not_fit_the_model_is_refused(teacher_onnx):
-    recognizer = load_exported(teacher_onnx, threads=1)
+    recognizer = opened(teacher_onnx)
     audio, video = clip(3)
     with pytest.raises(InputError, match="neither audio nor video"):
         recognizer.recognize(None, None)
     with pytest.raises(InputError, match="expected the mouth region"):
         recognizer.recognize(audio, video[:, :50])
-    with pytest.raises(InputError, match="no CTC layer"):
-        load_exported(teacher_onnx, ctc_weight=0.1)
+    with pytest.raises(InputError, match="ctc_weight does not apply, the model has no CTC layer"):
+        opened(teacher_onnx, ctc_weight=0.1)
     with pytest.raises(InputError, match="beam 0"):
-        load_exported(teacher_onnx, beam=0)
+        opened(teacher_onnx, beam=0)

@@ -24,7 +24,7 @@ from avhubert_ext.data.dataset import collate
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.presets import TEACHERS
-from avhubert_ext.training.distillation import DistillationConfig, distil_batch
+from avhubert_ext.training.distillation import DistillationConfig, distill_batch
 from avhubert_ext.training.losses import distillation_loss
 
 import_user_module(Namespace(user_dir=str(ROOT / "fairseq_user_dir")))
@@ -138,7 +138,7 @@ def test_validation_logs_the_mean_over_all_frames(
     new_criterion(task)
     data = task.datasets["valid"].dataset
     with torch.no_grad():
-        loss, terms = distil_batch(
+        loss, terms = distill_batch(
             task.distillation, task.teacher, student.eval(), collate(list(data)), training=False
         )
     last = logged((distilled / "log").read_text(), "valid")[-1]
@@ -395,7 +395,7 @@ def test_a_corrupt_utterance_is_replaced_and_named_once(
     log = run_well(*command, **ONE_THREAD)
     assert len(logged(log, "train_inner")) == 3  # more than an epoch
     assert log.count("gone-0.mp4") == 1
-    assert "left out, another utterance takes its place" in log
+    assert "replaced by another utterance" in log
 
 
 def test_files_that_are_gone_end_the_run_with_one_line(

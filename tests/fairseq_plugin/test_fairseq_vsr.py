@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused(
     assert stored["subwords"].split("\n") == new_task(manifests).outputs
     cfg = VSRModelConfig(description=stored["description"], dictionary=stored["dictionary"])
     assert VSRCTCAttention.build_model(cfg, new_task(manifests))
-    with pytest.raises(InputError, match="subwords with the special ones, the model has"):
+    with pytest.raises(InputError, match=r"subwords .* the model has"):
         VSRCTCAttention.build_model(cfg, new_task(teacher_data))
     with pytest.raises(InputError, match="visual_noise_level without a type"):
         new_task(manifests, visual_noise_level=3).load_dataset("train")

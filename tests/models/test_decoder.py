@@ -108,7 +108,8 @@ def test_sinusoids():
 @torch.no_grad()
 def test_embeddings_are_tied_unscaled_and_positions_start_at_two():
     """Without blocks the logits are layer_norm(embedding + position) times the embeddings."""
-    model = decoder(DecoderConfig(vocabulary=7, layers=0, dim=8, ffn=8, heads=2))
+    model = decoder(DecoderConfig(vocabulary=7, layers=1, dim=8, ffn=8, heads=2))
+    model.layers = torch.nn.ModuleList()
     tokens = torch.tensor([[5, 2, 6]])
     table = model.embed_tokens.weight
     rows = []
@@ -121,7 +122,7 @@ def test_embeddings_are_tied_unscaled_and_positions_start_at_two():
 
 @torch.no_grad()
 def test_feed_forward_uses_relu():
-    """A block whose attentions give nothing is x + fc2(relu(fc1(norm(x))))."""
+    """Without the output of both attentions a block is x + fc2(relu(fc1(norm(x))))."""
     block = decoder().layers[0]
     for attention in (block.self_attn, block.encoder_attn):
         attention.out_proj.weight.zero_()

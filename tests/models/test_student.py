@@ -1,4 +1,4 @@
-"""Students: Table 1 by name, any other by preset, and what they start from."""
+"""Students: Table 1 by name, others by preset, and the weights that they start from."""
 
 import math
 import os
@@ -15,7 +15,8 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ShuffleNetV2
 from avhubert_ext.models.presets import STUDENTS, TEACHERS, StudentPreset, student_preset
-from avhubert_ext.models.student import HeadsConfig, PredictionHeads, build_student
+from avhubert_ext.models.student import HeadsConfig, PredictionHeads
+from avhubert_ext.training.student import build_student
 
 THREE, TWO = (4, 8, 12), (8, 12)
 TABLE_1 = {  # N, D, C, type, visual frontend, targets, initialized by teacher
@@ -38,14 +39,14 @@ def test_what_is_no_student_is_refused(student):
 
 def test_a_student_is_stored_without_its_heads(tmp_path):
     student = build_student(LIGHT)
-    with pytest.raises(InputError, match="a student is not stored whole: store its encoder"):
+    with pytest.raises(InputError, match="save its encoder"):
         save_model(tmp_path / "s.safetensors", student)
     save_model(tmp_path / "s.safetensors", student.encoder)
 
 
 @pytest.mark.parametrize("name", TABLE_1)
 def test_students_of_table_1(name):
-    """The network as built, its output, and its authors' later word on dropout."""
+    """The network, its output, and the dropout that its authors stated later."""
     layers, dim, ffn, block, visual, targets, from_teacher = TABLE_1[name]
     with torch.device("meta"):
         student = build_student(name).eval()
@@ -134,13 +135,16 @@ def test_a_teacher_without_the_target_block_is_refused():
 
 
 @pytest.mark.parametrize("targets", [(), (0, 4), (4, 4)])
-def test_targets_that_make_no_sense_are_refused(targets):
+def test_invalid_targets_are_refused(targets):
     with pytest.raises(InputError, match="expected different blocks of the teacher"):
         build_student(StudentPreset(SMALL, targets))
 
 
 def test_an_unknown_name_is_refused_with_the_choices():
-    with pytest.raises(InputError, match="student preset '8' is unknown: choose one of 1, 2, 3"):
+    with pytest.raises(
+        InputError,
+        match="student preset '8' is unknown: choose one of student-1, student-2, student-3",
+    ):
         build_student("8")
 
 
@@ -245,7 +249,7 @@ def test_imagenet_files_run_nothing(tmp_path, zipped):
     path = tmp_path / "w.pth"
     content = {"fc.bias": Malicious(tmp_path / "victim")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    refused(path, "not tensors alone")
+    refused(path, "not only tensors")
     assert not (tmp_path / "victim").exists()
 
 
@@ -287,7 +291,7 @@ def test_a_change_to_a_preset():
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ("8", "student preset '8' is unknown: choose one of 1, 2"),
+        ("8", "student preset '8' is unknown: choose one of student-1, student-2"),
         ({"preset": "8"}, "student preset '8' is unknown"),
         ({"target": [8]}, "student: target unknown; expected some of"),
         ({"encoder": {"width": 3}}, "student: encoder: width unknown; expected some of"),
@@ -295,11 +299,11 @@ def test_a_change_to_a_preset():
         ({"encoder": {"dim": 96.0}}, "dim 96.0: expected a whole number"),
         ({"encoder": {"dropout": "a"}}, "dropout 'a': expected a number"),
         ({"encoder": 3}, "student: encoder: expected `name: value`"),
-        ({"targets": 8}, "targets 8: expected blocks, as in"),
+        ({"targets": 8}, "targets 8: expected blocks, for example"),
         ({"targets": "8,x"}, "targets '8,x': expected blocks"),
         ({"encoder": {"dim": 13}}, "dim 13: expected a multiple of heads"),
     ],
 )
-def test_changes_that_make_no_sense_are_refused(student, message):
+def test_invalid_changes_are_refused(student, message):
     with pytest.raises(InputError, match=message):
         student_preset(student)

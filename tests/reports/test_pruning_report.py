@@ -16,8 +16,7 @@ from avhubert_ext.cli import main
 from avhubert_ext.compression.pruning import global_magnitude_mask, kept_parameters
 from avhubert_ext.data.text import Vocabulary
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.evaluate import EvaluationConfig, begin_model, pass_file
-from avhubert_ext.evaluation.families import load_family
+from avhubert_ext.evaluation.evaluate import EvaluationConfig, begin_model, load_for, pass_file
 from avhubert_ext.evaluation.hypotheses import Decoded, write_decoded
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
 from avhubert_ext.models.presets import VSR
@@ -54,8 +53,7 @@ class Evaluation:
         masks = global_magnitude_mask(self.model, sparsity / 100) if sparsity else {}
         save_model(file, self.model, masks=masks)
         self.kept[name] = kept_parameters(self.model, masks)
-        family = load_family(file, c.dictionary(), c.modalities, c.beam, c.joint(), c.device)
-        begin_model(self.folder / "records" / name, file, c, family)
+        begin_model(self.folder / "records" / name, file, c, load_for(c, file))
         return file
 
     def write(self, out: Path, name: str, file: Path, rates: Rates, utterances: int = 10) -> None:

@@ -26,7 +26,7 @@ from serving import MODEL, Server, face_video, form, serving, utterance, write_c
 
 from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
-from avhubert_ext.serve.clips import Clip, Clips
+from avhubert_ext.serve.clips import ClipStore, UploadedClip
 from avhubert_ext.serve.desk import BusyError, Desk
 from avhubert_ext.serve.guard import Guard
 from avhubert_ext.serve.jobs import make_recognizer
@@ -191,7 +191,7 @@ def test_another_face_is_chosen(server: Server, tmp_path: Path):
         scales.append(found["quality"]["scale"])
     assert scales[1] == pytest.approx(1.5 * scales[0], rel=0.1)
     _, error = server.ask("POST", "/api/clips?face=3", *form(content, "two.mp4"))
-    assert error["error"].startswith("two.mp4: no face 3, 2 found")
+    assert error["error"].startswith("two.mp4: no face 3: found 2")
 
 
 def test_without_a_face_there_is_the_sound(server: Server, tmp_path: Path):
@@ -343,7 +343,7 @@ def test_port_in_use_is_one_line():
 
 
 def test_longest_that_is_too_short_is_one_line():
-    with pytest.raises(InputError, match="--longest 1: expected at least 2 seconds"):
+    with pytest.raises(InputError, match="longest 1: expected at least 2 seconds"):
         make_recognizer(lambda: None, 1)
 
 
@@ -390,9 +390,9 @@ def test_worker_outlives_its_jobs(tmp_path: Path):
         for job, message in [
             ("crash", "testing failed: its process died"),
             ("hang", "testing took longer than 1 s"),
-            ("eat", "too large for the memory"),
+            ("eat", "too much memory"),
             ("refuse", "no such job"),
-            ("err", "unforeseen reason"),
+            ("err", "unexpected error"),
         ]:
             with pytest.raises(InputError, match=message):
                 worker.run(job, lambda *_: None)
@@ -406,7 +406,7 @@ def test_worker_is_closed_while_it_works(tmp_path: Path):
     worker = WorkerProcess(make_worker, "testing", tmp_path, 60.0)
     worker.wait()
     threading.Timer(0.3, worker.close).start()
-    with pytest.raises(InputError, match="the server ends"):
+    with pytest.raises(InputError, match="shutting down"):
         worker.run("hang", lambda *_: None)
 
 
@@ -439,8 +439,8 @@ def test_desk_does_one_job_at_a_time_and_tells_when_it_is_busy():
         desk, done, finish = Desk(1), [], threading.Event()
         stays, leaves = asyncio.Event(), asyncio.Event()
 
-        def job(name: str, tell) -> dict:
-            tell(1, 2)
+        def job(name: str, report) -> dict:
+            report(1, 2)
             finish.wait(10)
             done.append(name)
             return {"name": name}
@@ -464,10 +464,10 @@ def test_desk_does_one_job_at_a_time_and_tells_when_it_is_busy():
 
 def test_desk_tells_errors():
     async def scenario() -> None:
-        def refused(tell) -> dict:
+        def refused(report) -> dict:
             raise InputError("clip.mp4: no video")
 
-        def broken(tell) -> dict:
+        def broken(report) -> dict:
             raise ValueError("secret")
 
         response = await Desk(1).answer(visitor(asyncio.Event()), refused)
@@ -482,8 +482,8 @@ def test_desk_tells_errors():
 
 def test_clips_are_forgotten():
     now = [0.0]
-    made = [Clip(name, None, np.zeros(50, np.int16)) for name in "abc"]
-    clips = Clips(most_bytes=250, keep_seconds=10, now=lambda: now[0])
+    made = [UploadedClip(name, None, np.zeros(50, np.int16)) for name in "abc"]
+    clips = ClipStore(most_bytes=250, keep_seconds=10, now=lambda: now[0])
     first, second = clips.add(made[0]), clips.add(made[1])
     now[0] = 6
     assert clips.get(first) is made[0]

@@ -1,4 +1,4 @@
-"""Settings, frozen teacher and training batch of a distillation, as both toolkits use them."""
+"""Distillation as both toolkits use it: settings, frozen teacher, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avhubert_ext.training.distillation import (
     DistillationConfig,
     Teacher,
     autocast_dtype,
-    distil_batch,
+    distill_batch,
     mean_terms,
 )
 
@@ -33,7 +33,7 @@ def encoder() -> AVHubertEncoder:
 
 
 def batch(clean: bool = False) -> Batch:
-    """Two clips, the second shorter; the clean audio is another signal altogether."""
+    """Two clips, the second shorter; the clean audio is an unrelated signal."""
     audio, video = clip(batch=2, frames=6)
     padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
     return Batch(audio, video, padding, clip(batch=2, frames=6, seed=9)[0] if clean else None)
@@ -104,7 +104,7 @@ def test_a_teacher_without_the_block_is_refused(encoder):
 
 
 class Recorder(nn.Module):
-    """Notes what a network is given, and passes it on."""
+    """Records the inputs of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def networks(encoder) -> tuple[Recorder, Recorder]:
 def test_teacher_and_student_see_the_same_input(networks):
     teacher, student = networks
     b = batch()
-    distil_batch(BASIC, teacher, student, b)
+    distill_batch(BASIC, teacher, student, b)
     for seen in (teacher.seen[0], student.seen[0]):
         assert seen[0] is b.audio and seen[1] is b.video and seen[2] is b.padding_mask
 
@@ -134,7 +134,7 @@ def test_teacher_and_student_see_the_same_input(networks):
 def test_noise_can_be_kept_from_the_teacher(networks):
     teacher, student = networks
     b = batch(clean=True)
-    distil_batch(BASIC, teacher, student, b)
+    distill_batch(BASIC, teacher, student, b)
     assert teacher.seen[0][0] is b.clean_audio and student.seen[0][0] is b.audio
 
 
@@ -144,7 +144,7 @@ def test_who_loses_a_modality(networks, receiver):
     config = replace(BASIC, modality_dropout=1.0, modality_dropout_for=receiver)
     b = batch(clean=True)
     for _ in range(8):
-        distil_batch(config, teacher, student, b)
+        distill_batch(config, teacher, student, b)
     lost = {tuple(x is None for x in seen[:2]) for seen in student.seen}
     assert lost == {(True, False), (False, True)}
     for taught, heard in zip(teacher.seen, student.seen, strict=True):
@@ -153,7 +153,7 @@ def test_who_loses_a_modality(networks, receiver):
         else:
             assert [x is None for x in taught[:2]] == [x is None for x in heard[:2]]
             assert taught[0] is None or taught[0] is b.clean_audio
-    distil_batch(config, teacher, student, b, training=False)
+    distill_batch(config, teacher, student, b, training=False)
     assert student.seen[-1][0] is b.audio and student.seen[-1][1] is b.video
 
 
@@ -161,7 +161,7 @@ def test_a_padded_batch_is_the_mean_over_the_frames_of_its_clips(networks):
     """Equations (1) and (2), written with loops over clips and blocks."""
     teacher, student = networks
     b = batch()
-    loss, terms = distil_batch(replace(BASIC, cosine_weight=2.0), teacher, student, b)
+    loss, terms = distill_batch(replace(BASIC, cosine_weight=2.0), teacher, student, b)
     total = {"l1_2": 0.0, "l1_4": 0.0, "cosine_similarity_2": 0.0, "cosine_similarity_4": 0.0}
     expected, frames = 0.0, 0
     for index, length in enumerate((6, 4)):
@@ -183,7 +183,7 @@ def test_a_padded_batch_is_the_mean_over_the_frames_of_its_clips(networks):
 
 def test_only_the_student_learns(networks):
     teacher, student = networks
-    loss, _ = distil_batch(BASIC, teacher, student, batch())
+    loss, _ = distill_batch(BASIC, teacher, student, batch())
     loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert student.network.heads.shared.weight.grad.abs().sum() > 0
@@ -217,14 +217,14 @@ def test_settings_from_a_file():
         ({"teacher": "t", "modality_dropout_for": "teacher"}, "expected one of both, student"),
         ({"teacher": "t", "teacher_precision": "int8"}, "teacher_precision 'int8': expected one"),
         ({"teacher": "t", "targets": "x"}, "m.yaml: targets 'x': expected blocks"),
-        ({"teacher": "t", "targets": []}, "expected blocks, as in"),
-        ({"teacher": "t", "targets": [12.7]}, "expected blocks, as in"),
+        ({"teacher": "t", "targets": []}, "expected blocks, for example"),
+        ({"teacher": "t", "targets": [12.7]}, "expected blocks, for example"),
         ({"teacher": 5}, "m.yaml: teacher 5: expected the path of a checkpoint"),
         ({"teacher": "t", "final_norm": "false"}, "final_norm 'false': expected true or false"),
         ({"teacher": "t", "cosine_weight": float("nan")}, "cosine_weight nan: expected a number"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values, message):
+def test_invalid_settings_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         DistillationConfig.from_mapping(values, "m.yaml")
 
@@ -234,7 +234,7 @@ def test_student_and_teacher_of_the_settings_fit(encoder):
     config = DistillationConfig("t.pt", change, teacher_precision="float32")
     student, teacher = config.new_student(encoder).eval(), config.new_teacher(encoder)
     assert student.heads.config == HeadsConfig((2, 4), DEEP.dim)
-    loss, _ = distil_batch(config, teacher, student, batch())
+    loss, _ = distill_batch(config, teacher, student, batch())
     assert torch.isfinite(loss)
     with pytest.raises(InputError, match="cannot start from this teacher"):
         config = replace(config, student={**change, "from_teacher": True})

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 
 from avhubert_ext.benchmarks.transcription import (
-    Said,
+    Reference,
     benchmark_transcription,
     join,
     text_table,
@@ -25,16 +25,17 @@ from avhubert_ext.checkpoints.fairseq_file import save_fairseq
 from avhubert_ext.checkpoints.model_file import load_avhubert_asr, save_model
 from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
-from avhubert_ext.decoding.recognition import Recognition, Recognizer
+from avhubert_ext.decoding.beam import Hypothesis, SearchConfig
+from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.wer import word_error_rate
 from avhubert_ext.models.attention import MultiheadAttention
 from avhubert_ext.models.presets import build_vsr
+from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.transcription import alignment, subtitles
 from avhubert_ext.transcription.alignment import Word, best_path, words_of
-from avhubert_ext.transcription.recognizers import load
 from avhubert_ext.transcription.segments import Segment, segment
-from avhubert_ext.transcription.transcribe import Transcript, joined, transcribe
+from avhubert_ext.transcription.transcribe import Transcript, joined
 
 TEACHER = ROOT / "scripts/models/tiny-teacher"
 
@@ -137,7 +138,7 @@ def test_no_words(by: str) -> None:
 
 @pytest.fixture(scope="module")
 def teacher() -> Recognizer:
-    return load(TEACHER / "model.safetensors", threads=1)
+    return Recognizer.from_file(TEACHER / "model.safetensors", threads=1)
 
 
 def words_in(transcript: Path) -> list[Word]:
@@ -185,7 +186,7 @@ def mean_error(found: tuple[Word, ...], expected: list[Word]) -> float:
 @pytest.mark.parametrize("modalities", ["both", "audio"])
 def test_times_of_words(teacher: Recognizer, clips: Clips, modalities: str) -> None:
     for audio, video, words in zip(clips.audio, clips.video, clips.words, strict=True):
-        found = transcribe(teacher, audio, video if modalities == "both" else None)
+        found = teacher.transcribe(audio=audio, video=video if modalities == "both" else None)
         assert found.modality == modalities and found.seconds == pytest.approx(len(video) / 25)
         assert mean_error(found.words, words) < 0.06
         assert all(0 < word.confidence < 1 for word in found.words)
@@ -218,7 +219,9 @@ def test_files_of_one_model_say_the_same(teacher: Recognizer, clips: Clips, tmp_
     prune(tmp_path / "model.pt", tmp_path / "pruned.safetensors", 0.0)
     expected = teacher.recognize(clips.audio[1], None)
     for name in ("model.pt", "pruned.safetensors"):
-        found = load(tmp_path / name, dictionary=TEACHER).recognize(clips.audio[1], None)
+        found = Recognizer.from_file(tmp_path / name, dictionary=TEACHER).recognize(
+            clips.audio[1], None
+        )
         assert found.pieces == expected.pieces
         assert found.attention == pytest.approx(expected.attention, abs=1e-5)
 
@@ -230,13 +233,15 @@ def test_ctc_recognizers(clips: Clips, tmp_path: Path, modality: str) -> None:
     lines = (TEACHER / "dict.wrd.txt").read_text().splitlines()
     path = tmp_path / "model.safetensors"
     save_model(path, build_vsr("tiny", modality, vocabulary=len(lines) + 3))
-    recognizer = load(path, dictionary=TEACHER, beam=2, ctc_weight=0.5)
+    recognizer = Recognizer.from_file(
+        path, dictionary=TEACHER, search=SearchConfig(beam=2, ctc_weight=0.5)
+    )
     assert recognizer.modalities == (modality,)
     audio = None if modality == "video" else clips.audio[0]
     video = None if modality == "audio" else clips.video[0]
     found = recognizer.recognize(audio, video)
     assert found.ctc.shape == (len(clips.video[0]), len(lines) + 3) and found.attention is None
-    words = transcribe(recognizer, audio, video).words
+    words = recognizer.transcribe(audio=audio, video=video).words
     assert all(0 <= w.start <= w.end <= len(clips.video[0]) / 25 for w in words)
     for other in ("video", "audio", "both"):
         if other != modality:
@@ -257,15 +262,16 @@ def test_what_does_not_fit_is_refused(teacher: Recognizer, clips: Clips, tmp_pat
         with pytest.raises(InputError, match=said):
             teacher.recognize(*wrong)
         with pytest.raises(InputError, match=said):
-            transcribe(teacher, *wrong)
+            teacher.transcribe(audio=wrong[0], video=wrong[1])
     with pytest.raises(InputError, match="at least 2 s"):
-        transcribe(teacher, audio, video, longest=1)
-    with pytest.raises(InputError, match="no CTC layer to give a weight to"):
-        load(TEACHER / "model.safetensors", ctc_weight=0.5)
+        teacher.transcribe(audio=audio, video=video, longest=1)
+    with pytest.raises(InputError, match=r"model\.safetensors: ctc_weight does not apply"):
+        search = SearchConfig(ctc_weight=0.5)
+        Recognizer.from_file(TEACHER / "model.safetensors", search=search)
     with pytest.raises(InputError, match="device 'cuda:9'"):
-        load(TEACHER / "model.safetensors", device="cuda:9")
+        Recognizer.from_file(TEACHER / "model.safetensors", device="cuda:9")
     with pytest.raises(InputError, match="runs on the CPU"):
-        load(tmp_path, device="cuda")
+        Recognizer.from_file(tmp_path, device="cuda")
 
 
 # ---- long clips
@@ -294,8 +300,8 @@ def test_short_clips_are_not_cut() -> None:
 
 
 def test_never_cut(teacher: Recognizer, clips: Clips) -> None:
-    whole = transcribe(teacher, clips.audio[0], None, longest=float("inf"))
-    assert whole == transcribe(teacher, clips.audio[0], None)
+    whole = teacher.transcribe(audio=clips.audio[0], longest=float("inf"))
+    assert whole == teacher.transcribe(audio=clips.audio[0])
 
 
 def test_nobody_speaks(teacher: Recognizer) -> None:
@@ -305,7 +311,7 @@ def test_nobody_speaks(teacher: Recognizer) -> None:
         hush = rng.normal(0, 8, seconds * 16000).astype(np.int16)
         still = np.full((seconds * 25, 96, 96), 80, np.uint8)
         for audio, video in ((hush, None), (0 * hush, None), (None, still), (hush, still)):
-            found = transcribe(teacher, audio, video)
+            found = teacher.transcribe(audio=audio, video=video)
             assert (found.text, found.words, found.seconds) == ("", (), seconds)
         photo = np.clip(rng.normal(90, 36, (1, 96, 96)), 0, 255).repeat(len(still), axis=0)
         noisy = np.clip(photo + rng.normal(0, 0.4, photo.shape), 0, 255).astype(np.uint8)
@@ -355,7 +361,17 @@ def test_mouth_tells_pauses_that_noise_hides() -> None:
         assert not talks[[part.left for part in parts[1:]]].any()
 
 
-class Clock:
+class Recorded(Recognizer):
+    """A recognizer whose answers a test makes up."""
+
+    def search(self, batch: object) -> list[list[Hypothesis]]:
+        raise NotImplementedError
+
+    def _recognize(self, audio: np.ndarray | None, video: np.ndarray | None) -> Recognition:
+        raise NotImplementedError
+
+
+class Clock(Recorded):
     """A recognizer of clips whose first pixel tells which word is said: 1, 2, ... or none, 0.
 
     Nothing is ever mistaken, but for words of which it sees less than half.
@@ -388,8 +404,8 @@ def test_no_word_is_lost_or_doubled(length: int, longest: float) -> None:
     video = np.random.default_rng(0).integers(0, 256, (len(shown), 96, 96), dtype=np.uint8)
     video[:, 0, 0] = shown
     calls: list[tuple[int, int]] = []
-    found = transcribe(
-        Clock(length), None, video, longest=longest, progress=lambda *done: calls.append(done)
+    found = Clock(length).transcribe(
+        video=video, longest=longest, progress=lambda *done: calls.append(done)
     )
     assert [word.text for word in found.words] == [str(n) for n in range(1, 41)]
     starts = [word.start for word in found.words]
@@ -456,10 +472,12 @@ def test_long_clip_is_its_utterances(teacher: Recognizer, corpus: Path, modaliti
     """Cut again, it has the words that its utterances have alone, at their times."""
     clips = Clips(corpus, "spk0001")
     audio, video = clips.whole(modalities)
-    found = transcribe(teacher, audio, video, longest=3)
+    found = teacher.transcribe(audio=audio, video=video, longest=3)
     single = []
     for sound, mouth in zip(clips.audio, clips.video, strict=True):
-        single.append(transcribe(teacher, sound, mouth if modalities == "both" else None).text)
+        single.append(
+            teacher.transcribe(audio=sound, video=mouth if modalities == "both" else None).text
+        )
     assert found.text == " ".join(single)
     expected = clips.all_words()
     assert word_error_rate([(" ".join(w.text for w in expected), found.text)]) < 10
@@ -484,7 +502,7 @@ def test_errors_of_words_that_are_right() -> None:
     said = (("ONE", 0.0, 1.0), ("TWO", 1.0, 2.0), ("FOUR", 3.0, 4.0))
     found = (spoken("one", 0.1, 0.8), spoken("too", 1.0, 2.0), spoken("four", 3.0, 4.5))
     assert time_errors(said, found) == [pytest.approx((0.1, 0.2)), pytest.approx((0.0, 0.5))]
-    clip = Said(np.zeros(640 * 50, np.int16), np.zeros((50, 96, 96), np.uint8), said)
+    clip = Reference(np.zeros(640 * 50, np.int16), np.zeros((50, 96, 96), np.uint8), said)
     joined_twice = join([clip, clip])
     assert joined_twice.words[3:] == (("ONE", 2.0, 3.0), ("TWO", 3.0, 4.0), ("FOUR", 5.0, 6.0))
 
@@ -496,7 +514,7 @@ def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clip
     """60 s of sound with a second of picture do not become a second."""
     audio, video = clips.whole("both")
     (first, *_), words = clips.video, clips.all_words()
-    found = transcribe(teacher, audio, first, longest=4)
+    found = teacher.transcribe(audio=audio, video=first, longest=4)
     assert found.seconds == pytest.approx(len(video) / 25)
     assert mean_error(found.words, words) < 0.1
     shown, heard = f"{len(first) / 25:.1f}", f"{len(video) / 25:.1f}"
@@ -509,7 +527,7 @@ def test_sound_beyond_the_picture_is_recognized(teacher: Recognizer, clips: Clip
 
 def test_picture_beyond_the_sound(teacher: Recognizer, clips: Clips) -> None:
     audio, video, words = clips.audio[0], clips.whole("both")[1], clips.words[0]
-    found = transcribe(teacher, audio, video, longest=4)
+    found = teacher.transcribe(audio=audio, video=video, longest=4)
     assert found.seconds == pytest.approx(len(video) / 25)
     assert [w.text for w in found.words[: len(words)]] == [w.text for w in words]
     (note,) = found.notes
@@ -522,7 +540,7 @@ def test_lengths_that_differ_a_little_are_fitted(teacher: Recognizer, clips: Cli
     audio, video = clips.audio[0], clips.video[0]
     for change in (-5 * 640, 5 * 640):
         fitted = np.resize(audio, len(video) * 640 + change)
-        found = transcribe(teacher, fitted, video)
+        found = teacher.transcribe(audio=fitted, video=video)
         assert found.seconds == pytest.approx(len(video) / 25) and found.notes == ()
         teacher.recognize(fitted, video)
     for frames in (-6, 6, 1500):
@@ -541,7 +559,7 @@ def test_face_that_is_lost_for_an_utterance(teacher: Recognizer, clips: Clips, g
     seen = np.ones(len(video), bool)
     seen[span] = False
     video[span] = np.random.default_rng(0).integers(0, 256, video[span].shape)
-    found = transcribe(teacher, audio, video, seen=seen, longest=4)
+    found = teacher.transcribe(audio=audio, video=video, seen=seen, longest=4)
     assert mean_error(found.words, words) < 0.1
     assert found.modality == "both" and found.notes == (
         f"no picture of the face from {span.start / 25:.1f} to {span.stop / 25:.1f} s: "
@@ -549,7 +567,7 @@ def test_face_that_is_lost_for_an_utterance(teacher: Recognizer, clips: Clips, g
     )
 
 
-class Heard:
+class Heard(Recorded):
     """A recognizer that hears nothing, and keeps what it was given."""
 
     def __init__(self, *modalities: str) -> None:
@@ -567,20 +585,20 @@ def test_without_a_face_only_what_the_model_takes(clips: Clips) -> None:
     audio, video = clips.whole("both")
     nowhere = np.zeros(len(video), bool)
     heard = Heard("both", "audio")
-    found = transcribe(heard, audio, video, seen=nowhere, longest=4)
+    found = heard.transcribe(audio=audio, video=video, seen=nowhere, longest=4)
     assert found.modality == "audio" and heard.given
     assert all(given[:2] == (True, False) for given in heard.given)
     for modalities, sound in ((("both",), audio), (("video",), None)):
         heard = Heard(*modalities)
-        found = transcribe(heard, sound, video, seen=nowhere, longest=4)
+        found = heard.transcribe(audio=sound, video=video, seen=nowhere, longest=4)
         assert not heard.given and found.text == "" and "left out there" in found.notes[0]
     blink = np.ones(len(video), bool)
     blink[30:55] = False
     heard = Heard("both", "audio")
-    assert transcribe(heard, audio, video, seen=blink, longest=4).notes == ()
+    assert heard.transcribe(audio=audio, video=video, seen=blink, longest=4).notes == ()
     assert all(given[:2] == (True, True) for given in heard.given)
     with pytest.raises(InputError, match=rf"seen is \[3\].*{len(video)} frames"):
-        transcribe(heard, audio, video, seen=blink[:3])
+        heard.transcribe(audio=audio, video=video, seen=blink[:3])
 
 
 def test_no_face_and_silence_give_no_words(clips: Clips) -> None:
@@ -588,7 +606,7 @@ def test_no_face_and_silence_give_no_words(clips: Clips) -> None:
     moving = np.random.default_rng(0).integers(0, 256, (150, 96, 96), np.uint8)
     heard = Heard("both", "audio", "video")
     for audio in (np.zeros(150 * 640, np.int16), None):
-        found = transcribe(heard, audio, moving, seen=np.zeros(150, bool))
+        found = heard.transcribe(audio=audio, video=moving, seen=np.zeros(150, bool))
         assert found.text == "" and not heard.given and found.notes
 
 
@@ -669,7 +687,7 @@ def test_subtitles_can_be_read() -> None:
 
 def test_needs_no_torch() -> None:
     """What exported models are transcribed with."""
-    modules = "transcribe", "recognizers", "subtitles"
-    code = "import sys\n" + "".join(f"import avhubert_ext.transcription.{m}\n" for m in modules)
+    modules = "transcription.transcribe", "transcription.subtitles", "recognizers.exported"
+    code = "import sys\n" + "".join(f"import avhubert_ext.{m}\n" for m in modules)
     code += "assert not {'torch', 'av', 'cv2'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

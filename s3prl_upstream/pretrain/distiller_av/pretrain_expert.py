@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.checkpoints.s3prl_file import student_states
@@ -19,7 +18,8 @@ from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
 from avhubert_ext.errors import InputError
-from avhubert_ext.training.distillation import distil_batch, mean_terms
+from avhubert_ext.progress import Progress
+from avhubert_ext.training.distillation import distill_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
 from .configuration import check_data_keys, data_config, read_model_config, resolve
@@ -104,7 +104,7 @@ class UpstreamPretrainExpert(nn.Module):
             restore_random_state(self.restored_rng)
             self.restored_rng = None
         self.consumed_batches += 1
-        loss, terms = distil_batch(self.config, self.teacher, self.model, data.to(self.device))
+        loss, terms = distill_batch(self.config, self.teacher, self.model, data.to(self.device))
         if not torch.isfinite(loss):
             raise InputError(f"the loss is {loss.item()} at step {global_step}: {REMEDY}")
         for name, value in {"loss": loss.detach(), **terms}.items():
@@ -139,7 +139,7 @@ class UpstreamPretrainExpert(nn.Module):
             valid = self.validate()
             means |= {f"valid-{name}": value for name, value in valid.items()}
             shown = ", ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            tqdm.write(f"[Validation] - step {global_step}: {shown}")
+            Progress.write(f"[Validation] - step {global_step}: {shown}")
         for name, value in means.items():
             # The runner logs `train-loss`, the loss of the last update.
             tag = prefix.removesuffix("train-") + name.replace("train-loss", "train-mean-loss")
@@ -152,9 +152,9 @@ class UpstreamPretrainExpert(nn.Module):
         """The loss and its terms on the validation split, in eval mode, averaged over frames."""
         self.model.eval()
         results = []
-        for batch in tqdm(self.valid_batches, desc="valid", leave=False, dynamic_ncols=True):
+        for batch in Progress(self.valid_batches, desc="valid", unit="batch", leave=False):
             data = batch.to(self.device)
-            loss, terms = distil_batch(self.config, self.teacher, self.model, data, training=False)
+            loss, terms = distill_batch(self.config, self.teacher, self.model, data, training=False)
             results.append(({"loss": loss, **terms}, int((~data.padding_mask).sum())))
         self.model.train()
         return mean_terms(results)
