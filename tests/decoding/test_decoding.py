@@ -14,6 +14,7 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.utils import import_user_module
 from networks import VARIANTS, clip, randomize
+from torch import nn
 
 from avhubert_ext.checkpoints.model_file import load_avhubert_asr
 from avhubert_ext.decoding.attention import EOS, PAD, BeamConfig, Hypothesis, beam_search, search
@@ -199,7 +200,8 @@ def test_a_stream_may_be_missing():
 def test_half_precision_is_scored_in_single():
     """Without blocks, so that only the rounding of the scores is seen."""
     torch.manual_seed(0)
-    decoder = TransformerDecoder(replace(DECODER, layers=0)).eval().bfloat16()
+    decoder = TransformerDecoder(replace(DECODER, layers=1)).eval().bfloat16()
+    decoder.layers = nn.ModuleList()
     memory = torch.zeros(1, 3, 24, dtype=torch.bfloat16)
     for hypothesis in search(decoder, memory, None, BeamConfig(4, length_penalty=0.0))[0]:
         logits = decoder(torch.tensor([[EOS, *hypothesis.tokens[:-1]]]), memory)[0].float()
