@@ -8,10 +8,16 @@ from avhubert_ext.errors import InputError
 
 
 def choose_device(device: torch.device | str) -> torch.device | str:
-    """Resolve "auto" to the first CUDA GPU, or the CPU if there is none; keep other devices.
+    """Check the name of a device, and choose one for `auto`.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N, mps, or a torch.device.
+
+    Returns:
+        The device; for `auto`, cuda if PyTorch finds a CUDA GPU, else cpu.
 
     Raises:
-        InputError: If PyTorch does not have the device here.
+        InputError: If PyTorch does not have this device here.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

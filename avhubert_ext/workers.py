@@ -1,4 +1,4 @@
-"""Jobs in worker processes, which never outlive the command that started them."""
+"""Run jobs in worker processes, which never outlive the command that started them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKER_DIED = (
 
 
 def follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when the parent is gone."""
+    """In a worker process: leave Ctrl-C to the parent, and exit when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -37,10 +37,18 @@ def follow_parent() -> None:
 def in_workers(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
 ) -> Iterator[tuple[Job, Result | None]]:
-    """Each job with the function's result as it is done; with None if its process died of it.
+    """Run jobs in parallel, and yield each with its result as soon as it is done.
 
-    When a process dies, the jobs that may have been in it are tried again one at a time, so that
-    one file that crashes a decoder does not end a batch.
+    If a process dies, the jobs that it may have been running are tried again one at a time, so that
+    one file that crashes a decoder does not stop the others.
+
+    Args:
+        function: Called with each job; must pickle.
+        jobs: The arguments.
+        workers: The number of processes.
+
+    Yields:
+        Each job and its result, None if its process died.
     """
     left = dict(enumerate(jobs))
     while left:
@@ -51,7 +59,7 @@ def in_workers(
                     result = future.result()
                     yield left.pop(futures[future]), result
         except BrokenProcessPool:
-            # Jobs are handed out in order, a few ahead of those that run.
+            # Jobs are submitted in order, a few ahead of those that run.
             for number in list(left)[: 2 * workers + 1]:
                 job = left.pop(number)
                 try:
@@ -64,6 +72,7 @@ def in_workers(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of processes, and cancel its waiting jobs at the end."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
     try:

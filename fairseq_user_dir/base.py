@@ -295,12 +295,15 @@ class AVTask(FairseqTask):
     def reduce_metrics(
         self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
     ) -> None:
-        """Log the metrics of a criterion, and of the one that it adds to, if any."""
-        super().reduce_metrics(logging_outputs, criterion)
+        """Log the metrics of a criterion, after those of the one that it adds to, if any."""
+        outer = []
         while isinstance(criterion, Wrapper):
+            outer.append((type(criterion), logging_outputs))
             logging_outputs = criterion.base_logs(logging_outputs)
             criterion = criterion.base
-            type(criterion).reduce_metrics(logging_outputs)
+        super().reduce_metrics(logging_outputs, criterion)
+        for wrapper, logs in reversed(outer):
+            wrapper.reduce_metrics(logs)
 
 
 def batch_seed(seed: int, update: int, utterances: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""The library's data set as fairseq wants it."""
+"""The library's data set with the interface of fairseq's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class AVUtterances(FairseqDataset):
-    """A split's utterances; sizes are video frames. In training their order is random."""
+    """The utterances of a split. Sizes are in video frames."""
 
     def __init__(self, dataset: AVDataset, split: str) -> None:
         self.dataset = dataset
@@ -38,7 +38,7 @@ class AVUtterances(FairseqDataset):
         return int(self.sizes[index])
 
     def ordered_indices(self) -> np.ndarray:
-        """Longest first; equal lengths in random order in training."""
+        """Indices, longest first. Training orders utterances of equal length randomly."""
         order = np.random.permutation(len(self)) if self.training else np.arange(len(self))
         return np.lexsort((order, -self.sizes))
 
@@ -49,14 +49,24 @@ class AVUtterances(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """As fairseq, but no utterance is lost: not the last ones, and not the long ones."""
-        # Not the multiple: where it does not divide the last batch fairseq drops that batch. Where
-        # an utterance has more frames than a batch may, it is a batch of its own.
+        """Split indices into batches as fairseq does, but skip neither long nor last utterances.
+
+        Args:
+            indices: The utterances, int64 [N].
+            max_tokens: The largest number of video frames in a batch, padding included. A longer
+                utterance is a batch by itself.
+            max_sentences: The largest number of utterances in a batch.
+            required_batch_size_multiple: Ignored. fairseq would drop the last batch if it is not
+                divisible.
+
+        Returns:
+            The indices of each batch.
+        """
         sizes = self.sizes[indices]
         if max_tokens is not None:
             if longer := int((sizes > max_tokens).sum()):
                 logger.warning(f"{longer} utterances have more than {max_tokens} frames: each is a "
-                               "batch of its own, and needs more memory than others")  # fmt: skip
+                               "batch by itself and needs more memory")  # fmt: skip
             sizes = np.minimum(sizes, max_tokens)
         return data_utils.batch_by_size(
             indices,
@@ -68,7 +78,7 @@ class AVUtterances(FairseqDataset):
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return False  # the augmentation's draws belong to the epoch
+        return False  # the augmentation changes with the epoch
 
     def set_epoch(self, epoch: int) -> None:
         if self.training:
@@ -86,7 +96,18 @@ class AVSpeechDataset(AVUtterances):
         dictionary: Dictionary,
         max_frames: int | None,
     ) -> None:
-        """targets: per utterance int64 [L], ending in eos. max_frames: leave out longer ones."""
+        """Set up the data set.
+
+        Args:
+            dataset: The utterances.
+            split: The name of the split.
+            targets: The subwords of each utterance, int64 [L], with eos at the end.
+            dictionary: The subwords.
+            max_frames: Leave longer utterances out; None keeps all.
+
+        Raises:
+            InputError: All utterances are longer.
+        """
         super().__init__(dataset, split)
         self.targets = targets
         self.dictionary = dictionary
@@ -94,8 +115,8 @@ class AVSpeechDataset(AVUtterances):
         if max_frames is not None:
             self.fitting = self.sizes <= max_frames
             logger.info(
-                f"{split}: {(~self.fitting).sum()} of {len(dataset)} utterances are left out, they "
-                f"have more than {max_frames} frames"
+                f"{split}: {(~self.fitting).sum()} of {len(dataset)} utterances have more than "
+                f"{max_frames} frames and are left out"
             )
         if not self.fitting.any():
             raise InputError(f"max_train_frames {max_frames}: every utterance of {split} is longer")
@@ -106,7 +127,7 @@ class AVSpeechDataset(AVUtterances):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = super().__getitem__(index)
-        # That of the utterance which is given where this one cannot be read.
+        # An unreadable utterance is replaced by another one, with the target of that one.
         return {**item, "target": self.targets[item["sample"].utterance]}
 
     def collater(self, items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -125,7 +146,7 @@ class AVSpeechDataset(AVUtterances):
 
         return {
             "id": torch.tensor([item["id"] for item in items]),
-            "numbers": [item["id"] for item in items],  # stay off the GPU
+            "numbers": [item["id"] for item in items],  # a list, which stays on the CPU
             "split": self.split,
             "noise": [item["sample"].noise for item in items],
             "visual_noise": [item["sample"].visual_noise for item in items],
@@ -133,7 +154,7 @@ class AVSpeechDataset(AVUtterances):
             "nsentences": len(items),
             "ntokens": sum(len(t) for t in targets),
             "net_input": {
-                # fairseq's beam search reads batch size and length from `source`.
+                # fairseq's beam search takes the batch size and the length from `source`.
                 "source": ~batch.padding_mask,
                 "audio": batch.audio,
                 "video": batch.video,
@@ -158,6 +179,6 @@ class DistillationUtterances(AVUtterances):
             "corrupt": [item["sample"].corrupt for item in items],
             "nsentences": len(items),
             "ntokens": int((~batch.padding_mask).sum()),
-            # Not a container that fairseq knows: it leaves the inputs in float32, for the teacher.
+            # fairseq does not look into this object, so the teacher's inputs stay in float32.
             "batch": batch,
         }

@@ -1,4 +1,4 @@
-"""fairseq's dictionary in the order of a CTC/attention recognizer's outputs."""
+"""A fairseq dictionary in the order of the outputs of a CTC/attention recognizer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from avhubert_ext.data.text import CTC_FIRST, CTC_LAST, Vocabulary
 
 
 class CTCDictionary(Dictionary):
-    """Blank, unknown, the subwords of a dictionary file, the end of a sentence: `outputs`.
+    """Blank, unknown, the subwords of a dictionary file, and the end of a sentence: `outputs`.
 
-    The end of a sentence also begins one. Padding is a symbol behind them, no output.
+    The symbol for the end of a sentence also stands at its beginning. Padding is an additional
+    symbol after the outputs.
     """
 
     def __init__(self, path: Path) -> None:
-        read_lines(path)  # a missing file ends in one clear line
+        """Read the subwords.
+
+        Args:
+            path: A dictionary, one subword per line: dict.wrd.txt.
+
+        Raises:
+            InputError: The file is missing or no dictionary.
+        """
+        read_lines(path)  # raises the InputError for a missing file
         self.outputs = Vocabulary(path, ctc=True).symbols
         self.symbols, self.count, self.indices = [], [], {}
         for symbol in (*self.outputs, "<pad>"):

@@ -1,4 +1,4 @@
-"""The library's joint CTC/attention beam search where fairseq wants a generator."""
+"""The library's joint CTC/attention beam search with the interface of fairseq's generators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .models.vsr_ctc_attention import VSRCTCAttention
 
 
 class JointGenerator:
-    """What `fairseq-generate` needs of a generator."""
+    """A generator for `fairseq-generate`."""
 
     def __init__(self, eos: int, config: JointConfig) -> None:
         self.eos = eos
@@ -22,7 +22,20 @@ class JointGenerator:
     def generate(
         self, models: list[VSRCTCAttention], sample: dict[str, Any], **kwargs: Any
     ) -> list[list[dict[str, Any]]]:
-        """fairseq's hypotheses of each utterance, best first; a score is the whole hypothesis'."""
+        """Decode one batch.
+
+        Args:
+            models: The model, a single one.
+            sample: The batch, of which `net_input` is used.
+            kwargs: Arguments of fairseq's generators; they are ignored.
+
+        Returns:
+            The hypotheses of each utterance in fairseq's format, best first. `score` is that of a
+            whole hypothesis.
+
+        Raises:
+            InputError: There is more than one model.
+        """
         if len(models) > 1:
             raise InputError(f"{len(models)} models: joint decoding takes one; average them first")
         audio, video, mask = (sample["net_input"][n] for n in ("audio", "video", "padding_mask"))
@@ -32,7 +45,7 @@ class JointGenerator:
 
 
 def _as_fairseq(tokens: tuple[int, ...], score: float) -> dict[str, Any]:
-    # There are no scores of single tokens: fairseq prints the share of each in the whole.
+    # There are no scores of single tokens, so each gets an equal share of the score.
     shares = torch.full((len(tokens),), score / len(tokens))
     return {
         "tokens": torch.tensor(tokens),

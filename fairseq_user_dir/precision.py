@@ -1,9 +1,9 @@
-"""`--fp16` and `--bf16` without giving up float32 weights.
+"""`--fp16` and `--bf16` with weights that stay in float32.
 
-fairseq casts the model for --fp16 with half() and for --bf16 with to(dtype=...), and keeps float32
-weights in its optimizer alone: a checkpoint would hold rounded ones, a resumed run go on from
-those, and batch norm's running statistics stop moving where a step is below rounding. Autocast has
-none of this, and is what s3prl's fp16 does too.
+fairseq casts the model, for --fp16 with half() and for --bf16 with to(dtype=...), and has float32
+weights in its optimizer only. Checkpoints would store rounded weights, a resumed training would
+start from those, and the running statistics of batch norm would not change where a step is smaller
+than the rounding. Autocast avoids this; s3prl's fp16 uses it, too.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class Precision:
         self.dtype = torch.float32
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
-        """Around a forward; in float32 it leaves things as they are around the call."""
+        """The context for a forward pass on a device; in float32 it changes nothing."""
         if self.dtype not in HALF:
             return nullcontext()
         return torch.autocast(device.type, self.dtype)
 
 
 class Float32Weights(nn.Module):
-    """A fairseq model whose weights stay float32; its `precision` is for its forward to apply."""
+    """A fairseq model whose weights stay in float32. Its forward pass applies `precision`."""
 
     precision: Precision
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """Those that the update in progress must not change."""
+        """The parameters that the current update must not change."""
         return []
 
     def half(self: T) -> T:
@@ -55,26 +55,38 @@ class Float32Weights(nn.Module):
 
 
 def check_finite(loss: torch.Tensor, model: Float32Weights, updates: int) -> None:
-    """Raise an InputError for a training loss that is NaN or infinite.
+    """Check a training loss, except in float16, where the loss scaler skips such updates.
 
-    Not in float16, where it is the loss scaler's affair, which skips such updates.
+    Args:
+        loss: The loss of a batch, a scalar.
+        model: The model, for its precision.
+        updates: How many updates are done, for the message.
+
+    Raises:
+        InputError: The loss is NaN or infinite.
     """
     scaled = model.precision.dtype is torch.float16 or torch.is_autocast_enabled()
     if not scaled and not torch.isfinite(loss):
         raise InputError(
-            f"the loss is {loss.item()} after {updates} updates: lower the learning rate, then go "
-            "on from the last checkpoint with the same command"
+            f"the loss is {loss.item()} after {updates} updates: lower the learning rate, then "
+            "resume from the last checkpoint with the same command"
         )
 
 
 def master_copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The parameters and the float32 copies of them that an optimizer steps, if it keeps any.
+    """The float32 copies of parameters that an optimizer changes instead of the parameters.
 
-    --bf16 has a copy of each, which shares the memory of a float32 weight; --fp16 has one flat
-    tensor of all, from which every step writes the weights back into the model.
+    With --bf16 there is a copy of each parameter, which shares the memory of a float32 weight. With
+    --fp16 there is one flat tensor, and every step copies it back into the model.
+
+    Args:
+        optimizer: fairseq's optimizer.
+
+    Yields:
+        Each parameter with its copy, which has the same number of elements; nothing without copies.
     """
     copies = getattr(optimizer, "fp32_params", ())
-    if isinstance(copies, dict):  # one flat tensor a device
+    if isinstance(copies, dict):  # one flat tensor per device
         (flat,) = copies.values()
         copies = flat.split([parameter.numel() for parameter in optimizer.fp16_params])
     if len(copies):
@@ -83,10 +95,14 @@ def master_copies(optimizer: FairseqOptimizer) -> Iterator[tuple[nn.Parameter, T
 
 @contextmanager
 def unmoved(optimizer: FairseqOptimizer, frozen: list[nn.Parameter]) -> Iterator[None]:
-    """A step of the optimizer that leaves the frozen parameters as they are, bit for bit.
+    """The context for a step of the optimizer that must not change the frozen parameters.
 
-    An optimizer skips a parameter without a gradient. But legacy DDP makes gradients of zeros, and
-    copies for half precision always have one: weight decay and momentum would move the weights.
+    An optimizer skips parameters without a gradient. But legacy DDP fills in zeros, and the copies
+    for half precision always have a gradient: weight decay and momentum would change the weights.
+
+    Args:
+        optimizer: fairseq's optimizer.
+        frozen: The parameters that keep their values, bit for bit.
     """
     for parameter in frozen:
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""Training a pruned model, whatever it is trained for: what the sparse-mask tasks share."""
+"""The training of a pruned model, for any task: what the `*_sparse` tasks share."""
 
 import logging
 from dataclasses import dataclass, field
@@ -26,20 +26,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SparseMaskConfig:
-    """What every sparse-mask task adds to the options of its task."""
+    """The options that a `*_sparse` task adds to those of the task itself."""
 
     mask: Optional[str] = field(
         default=None,
         metadata={
-            "help": "pruned model, or masks alone; without it those of --finetune-from-model, if "
-            "that is pruned"
+            "help": "A pruned model, or a file with masks only. The default is the mask of "
+            "--finetune-from-model, if that model is pruned."
         },
     )
     sparsity: Optional[float] = field(
         default=None,
         metadata={
-            "help": "prune to this fraction of the prunable weights, in [0, 1), before the first "
-            "update; on top of --mask if there is one"
+            "help": "Prune this fraction of the prunable weights, in [0, 1), before the first "
+            "update. Weights that --mask prunes count."
         },
     )
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
@@ -51,22 +51,24 @@ class SparseMaskConfig:
 
 
 class SparseMask:
-    """A task's training with pruned weights, which stay exactly zero; put it before the task.
+    """Mixin for a task that trains a model whose pruned weights stay exactly zero.
 
-    The masks live in the checkpoint, under the name of the task's class. With `regrow`, which the
-    pruning criterion sets for PARP, pruned weights may grow again, and the training ends with
-    pruning the then smallest to the same sparsity, also if a loss scaler skips its last update. A
-    training that is stopped before --max-update and --max-epoch leaves a dense model: the same
-    command continues it, or `avhubert-ext prune` prunes it.
+    It goes before the task in the list of base classes. Checkpoints store the masks under the name
+    of the task's class.
+
+    With `regrow`, which the pruning criterion sets for PARP, pruned weights may grow again. The
+    last update then prunes the smallest weights to the same sparsity, even if a loss scaler skips
+    that update. A training that stops before --max-update and --max-epoch leaves a dense model:
+    resume it with the same command, or prune it with `avhubert-ext model prune`.
     """
 
     masks: pruning.Masks | None = None
-    sparsity: float  # that of the masks
-    batches: EpochBatchIterator  # that is trained on
+    sparsity: float  # of the masks
+    batches: EpochBatchIterator  # of the training split
     regrow = False
     begun = False
-    frozen = True  # whether the pruned weights are zero and stay so
-    stale_copies = False  # whether the optimizer may have copies from before the first pruning
+    frozen = True  # whether the pruned weights stay zero
+    stale_copies = False  # whether the optimizer may have copies that are not pruned yet
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> nn.Module:
         self.model_name = getattr(cfg, "_name", None)
@@ -89,11 +91,11 @@ class SparseMask:
     def _begin(self, model: nn.Module) -> None:
         """Find the masks and prune, before the first update or the first one after a resume."""
         if self.regrow and not (self.cfg.max_update or self.cfg.max_epoch):
-            raise InputError("regrow prunes with the last update: set --max-update or --max-epoch")
+            raise InputError("regrow prunes in the last update: set --max-update or --max-epoch")
         if self.regrow and (self.cfg.patience > 0 or self.cfg.stop_min_lr >= 0):
             raise InputError(
-                "regrow prunes with the last update, but --patience and --stop-min-lr may end the "
-                "training before: leave them out"
+                "regrow prunes in the last update, but --patience and --stop-min-lr may end the "
+                "training earlier: leave them out"
             )
         resumed = self.masks is not None
         if resumed:
@@ -111,16 +113,16 @@ class SparseMask:
         )
 
     def _new_masks(self, model: nn.Module) -> pruning.Masks:
-        """From --mask, else from a pruned model to start from, with more pruned by --sparsity."""
+        """The masks of --mask or of the pruned model to start from, extended to --sparsity."""
         given = self._masks_in(self.cfg.mask, model)
         if given is None and self.cfg.mask is not None:
-            raise InputError(f"{self.cfg.mask}: a dense model; name a mask, or a pruned model")
+            raise InputError(f"{self.cfg.mask}: a dense model; name a pruned model or a mask")
         if given is None:
             given = self._masks_in(self.cfg.finetune_from_model, model)
         if self.cfg.sparsity is not None:
             return pruning.global_magnitude_mask(model, self.cfg.sparsity, given)
         if given is None:
-            raise InputError("what to prune? Give a --mask, or a target --sparsity")
+            raise InputError("nothing says what to prune: set --mask or --sparsity")
         return given
 
     def _masks_in(self, file: str | None, model: nn.Module) -> pruning.Masks | None:
@@ -137,32 +139,32 @@ class SparseMask:
         return masks
 
     def _check_resumed(self, model: nn.Module) -> None:
-        """A checkpoint to go on from has the masks that are asked for."""
+        """Check that the masks in the checkpoint are those that the options ask for."""
         pruning.check_fits(pruning.prunable_weights(model), self.masks)
-        advice = "choose another --save-dir, or what this one was begun with"
+        advice = "set another --save-dir, or the value that this one was started with"
         if self.cfg.sparsity is not None:
             pruning.check_sparsity(self.cfg.sparsity)
             total = sum(mask.numel() for mask in self.masks.values())
             if pruning.count_pruned(self.masks) != round(self.cfg.sparsity * total):
                 raise InputError(
-                    f"sparsity {self.cfg.sparsity}: the checkpoint to go on from has "
+                    f"sparsity {self.cfg.sparsity}: the checkpoint to resume from has "
                     f"{pruning.mask_sparsity(self.masks):.4f}; {advice}"
                 )
         given = self._masks_in(self.cfg.mask, model)
-        # The last update of PARP has chosen another mask than the one that was given.
+        # The last update of PARP chooses a mask that is not the given one.
         if given is None or (self.regrow and self.frozen):
             return
         if self.cfg.sparsity is None:
-            goes_on = pruning.same(given, self.masks)
+            fits = pruning.same(given, self.masks)
         else:
-            goes_on = not any((self.masks[name] & ~given[name]).any() for name in given)
-        if not goes_on:
+            fits = not any((self.masks[name] & ~given[name]).any() for name in given)
+        if not fits:
             raise InputError(
-                f"{self.cfg.mask}: not the mask of the checkpoint to go on from; {advice}"
+                f"{self.cfg.mask}: not the mask of the checkpoint to resume from; {advice}"
             )
 
     def _share(self, device: torch.device) -> None:
-        """Move the masks to the model's device; all processes get those of the first."""
+        """Move the masks to the model's device, and copy those of the first process to the rest."""
         self.masks = {name: mask.to(device) for name, mask in self.masks.items()}
         if torch.distributed.is_initialized():
             for mask in self.masks.values():
@@ -170,9 +172,9 @@ class SparseMask:
         self.sparsity = pruning.mask_sparsity(self.masks)
 
     def _is_last(self, update: int) -> bool:
-        """Whether the training ends after so many updates.
+        """Whether the training ends after `update` updates.
 
-        Of epochs the end is seen from the data, for a loss scaler leaves updates out.
+        The end of the last epoch is taken from the data, because a loss scaler may skip updates.
         """
         if self.cfg.max_update and update >= self.cfg.max_update:
             return True
@@ -183,7 +185,7 @@ class SparseMask:
     ) -> tuple:
         result = super().train_step(sample, model, *args, **kwargs)
         if self.frozen:
-            # Before the trainer clips, so that pruned weights do not count in the gradient norm.
+            # Before the trainer clips, so that pruned weights do not add to the gradient norm.
             pruning.mask_gradients(self.model, self.masks)
         return result
 
@@ -212,9 +214,10 @@ class SparseMask:
     def reduce_metrics(
         self, logging_outputs: list[dict[str, Any]], criterion: FairseqCriterion
     ) -> None:
-        """Log, of PARP in training, the share of the pruned weights that have regrown.
+        """Log the metrics, with PARP also the fraction of pruned weights that have grown again.
 
-        All weights are read for it: so only of updates that are printed, and the last of an epoch.
+        This reads all weights, so it is done only for updates that are printed and for the last one
+        of an epoch.
         """
         super().reduce_metrics(logging_outputs, criterion)
         if not (self.regrow and self.begun and self.model.training):
@@ -230,13 +233,19 @@ class SparseMask:
 
     def set_checkpoint_dict(self, state: dict[str, Any]) -> None:
         super().set_checkpoint_dict(state)
-        self.masks = pruning.unpack(state["masks"], "the checkpoint to go on from")
+        self.masks = pruning.unpack(state["masks"], "the checkpoint to resume from")
         self.frozen = state["frozen"]
 
 
 @torch.no_grad()
 def mask_master_copies(optimizer: FairseqOptimizer, model: nn.Module, masks: pruning.Masks) -> None:
-    """Zero pruned weights in an optimizer's float32 copies, which a step writes into the model."""
+    """Set pruned weights to zero in the optimizer's float32 copies, if it has any.
+
+    Args:
+        optimizer: fairseq's optimizer.
+        model: The model whose weights it changes.
+        masks: The masks of the model; True is kept.
+    """
     of = {id(weight): masks[name] for name, weight in pruning.prunable_weights(model).items()}
     for parameter, copy in master_copies(optimizer):
         if id(parameter) in of:

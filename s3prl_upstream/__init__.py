@@ -5,8 +5,8 @@
 
     upstream = S3PRLUpstream("avhubert_student_local", path_or_url="student.safetensors")
 
-Importing it is instant and needs no s3prl: the upstreams join `s3prl.hub` now if that is loaded,
-else as soon as it is.
+Importing this package is instant and does not need s3prl. The upstreams are added to `s3prl.hub`
+when that is loaded, which may be later.
 """
 
 from s3prl_upstream.registration import register_upstreams

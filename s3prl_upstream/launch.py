@@ -1,4 +1,4 @@
-"""What the launchers of s3prl's scripts have in common."""
+"""What the launchers of both s3prl scripts share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from avhubert_ext.checkpoints.torch_file import read_torch_file
 from avhubert_ext.errors import InputError
 
 CHECKOUT = "S3PRL"  # environment variable that names a git checkout of s3prl
-# Files of s3prl that read options and configurations: an exception in one of them is about those.
+# The files of s3prl that read options and configurations. Exceptions in them are about these.
 READERS = (
     "run_pretrain.py",
     "run_downstream.py",
@@ -35,7 +35,11 @@ READERS_ERRORS = (AssertionError, AttributeError, KeyError, NameError, TypeError
 
 
 def s3prl_package() -> Path:
-    """The folder of the installed s3prl; InputError without one."""
+    """The folder of the installed s3prl.
+
+    Raises:
+        InputError: s3prl is not installed.
+    """
     spec = importlib.util.find_spec("s3prl")
     if spec is None or spec.origin is None:
         raise InputError(
@@ -46,10 +50,12 @@ def s3prl_package() -> Path:
 
 
 def package_to_run() -> Path:
-    """The `s3prl` folder whose scripts to run: of the checkout in $S3PRL, else the installed one.
+    """The `s3prl` folder with the scripts to run: of the checkout $S3PRL, or the installed one.
 
-    A checkout goes first on `sys.path`, so that `import s3prl` finds it and not an installed one.
-    Raises InputError where $S3PRL is no checkout, or s3prl is not installed.
+    A checkout is put at the front of `sys.path`, so that `import s3prl` finds it first.
+
+    Raises:
+        InputError: $S3PRL is not a checkout, or it is not set and s3prl is not installed.
     """
     named = os.environ.get(CHECKOUT)
     if not named:
@@ -60,18 +66,25 @@ def package_to_run() -> Path:
 
 
 def checkout_package(folder: Path) -> Path:
-    """The folder `s3prl` of a checkout, given the checkout or that folder itself."""
+    """The folder `s3prl` of a checkout.
+
+    Args:
+        folder: The checkout, or that folder itself.
+
+    Raises:
+        InputError: There is no s3prl/run_pretrain.py.
+    """
     for package in (folder.resolve() / "s3prl", folder.resolve()):
         if package.name == "s3prl" and (package / "run_pretrain.py").is_file():
             return package
     raise InputError(
-        f"{CHECKOUT}={folder}: no s3prl/run_pretrain.py in it: name a git checkout of s3prl, or "
+        f"{CHECKOUT}={folder}: no s3prl/run_pretrain.py in it; name a git checkout of s3prl, or "
         f"unset {CHECKOUT} to use the installed package"
     )
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The options that both scripts have and the launchers look at; `parse_known_args` it."""
+    """A parser for the options of both scripts that the launchers read. Others may follow."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-n", "--expname")
     parser.add_argument("-p", "--expdir", type=os.path.abspath)
@@ -84,29 +97,41 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise an InputError for what s3prl's scripts would answer with a traceback."""
+    """Check options that would otherwise end s3prl's scripts with a traceback.
+
+    Args:
+        options: The options of `option_parser`.
+
+    Raises:
+        InputError: There is no such device, a configuration is not YAML, or the state to resume
+            from is missing or truncated.
+    """
     check_device(options.device)
     if options.config:
         read_yaml(Path(options.config))
     past = Path(options.past_exp) if options.past_exp else None
     if past is not None and past.is_dir():
         set_aside_torn_states(past)
-        newest_state(past)  # an error where there is none
+        newest_state(past)  # raises an InputError if there is none
     elif past is not None:
         check_state(past)
 
 
 def check_device(name: str) -> None:
-    """Raise an InputError where PyTorch has no such device."""
+    """Raise an InputError if PyTorch has no such device."""
     try:
         torch.empty(0, device=name)
-    except (AssertionError, RuntimeError) as error:  # the former without CUDA support
+    except (AssertionError, RuntimeError) as error:  # AssertionError: built without CUDA
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--device {name}: {reason}; use --device cpu") from None
 
 
 def read_yaml(path: Path) -> dict:
-    """The configuration in a YAML file; InputError where it is missing or something else."""
+    """Read a configuration.
+
+    Raises:
+        InputError: The file is missing, not YAML, or not a mapping.
+    """
     if not path.is_file():
         raise InputError(f"{path} not found: name a configuration in YAML")
     try:
@@ -119,7 +144,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def check_state(path: Path) -> None:
-    """Raise an InputError where a state is missing or was not written to its end."""
+    """Raise an InputError if a state is missing or truncated."""
     if not path.is_file():
         raise InputError(f"{path} not found: -e names a state, or a folder with states-*.ckpt")
     if not zipfile.is_zipfile(path):
@@ -127,9 +152,14 @@ def check_state(path: Path) -> None:
 
 
 def check_resumed(options: argparse.Namespace) -> None:
-    """Raise an InputError where the state that a run resumes from is damaged, or could run code.
+    """Check the state that a run resumes from. Truncated states must be set aside before.
 
-    Call it when torn states are set aside. PyTorch refuses most of them too, with a traceback.
+    Args:
+        options: The options of `option_parser`.
+
+    Raises:
+        InputError: The state is damaged, or loading it could run code. PyTorch refuses most of
+            these as well, but with a traceback.
     """
     folder = options.expdir if options.auto_resume else None
     if folder is None or not any(Path(folder).glob("states-*.ckpt")):
@@ -140,7 +170,7 @@ def check_resumed(options: argparse.Namespace) -> None:
 
 
 def as_arguments(options: argparse.Namespace) -> list[str]:
-    """The command line that gives these options; True is a flag."""
+    """The command line for these options. True is a flag, options without a value are left out."""
     given = {f"--{name}": value for name, value in vars(options).items() if value}
     return [
         w for name, value in given.items() for w in ([name] if value is True else [name, value])
@@ -148,9 +178,10 @@ def as_arguments(options: argparse.Namespace) -> list[str]:
 
 
 def allow_states(optimizers: ModuleType) -> None:
-    """Let torch >= 2.6 load s3prl's states: beside tensors they hold options and schedules.
+    """Let PyTorch 2.6 and newer load s3prl's states, which also contain options and schedules.
 
-    optimizers: s3prl's module, under the name that the script imports it by.
+    Args:
+        optimizers: s3prl's module, under the name by which the script imports it.
     """
     classes = [c for c in vars(optimizers).values() if isinstance(c, type)]
     schedules = [c for c in classes if issubclass(c, optimizers._LRSchedule)]
@@ -158,15 +189,19 @@ def allow_states(optimizers: ModuleType) -> None:
 
 
 def set_aside_torn_states(folder: Path) -> None:
-    """Rename states whose writing was cut short, so that a resume takes the one before."""
+    """Rename truncated states, so that a resumed run takes the one before."""
     for state in folder.glob("states-*.ckpt"):
         if not zipfile.is_zipfile(state):
-            print(f"{state} was not written to its end; renamed to {state.name}.torn")
+            print(f"{state} is truncated; renamed to {state.name}.torn")
             state.rename(state.with_name(state.name + ".torn"))
 
 
 def run_script(path: Path, arguments: list[str]) -> None:
-    """Run a script of s3prl's as if it had been started with these arguments."""
+    """Run a script of s3prl with these arguments, as if it had been started by itself.
+
+    Raises:
+        InputError: The script failed where it reads options or configurations.
+    """
     sys.argv = [path.name, *arguments]
     try:
         runpy.run_path(str(path), run_name="__main__")
@@ -178,7 +213,7 @@ def run_script(path: Path, arguments: list[str]) -> None:
 
 
 def explain(error: Exception, package: Path) -> None:
-    """Raise an InputError with the statement of s3prl that failed, where it reads options."""
+    """Raise an InputError with the failed statement, if it is one that reads options."""
     frames = traceback.extract_tb(error.__traceback__)
     last = [frame for frame in frames if not frame.filename.startswith("<")][-1]
     if last.filename in {str(package / name) for name in READERS}:
@@ -191,9 +226,10 @@ def explain(error: Exception, package: Path) -> None:
 
 
 def close_event_logs() -> None:
-    """Write out what TensorBoard's writers still hold.
+    """Write what the buffers of TensorBoard's writers still contain.
 
-    A run that fails does not close its writer, whose own exit handler fails on Python 3.12.
+    A run that fails does not close its writer, and the writer's own exit handler fails on Python
+    3.12.
     """
     from tensorboardX import SummaryWriter
 

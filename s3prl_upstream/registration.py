@@ -1,4 +1,4 @@
-"""Adds the upstreams to `s3prl.hub`, where s3prl looks them up by name."""
+"""Add the upstreams to `s3prl.hub`, where s3prl looks for them by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HUB = "s3prl.hub"
 
 
 def register_upstreams() -> None:
-    """Add the upstreams to s3prl's hub: now if it is loaded, else once it is.
+    """Add the upstreams to s3prl's hub, now or when it is loaded.
 
-    Not by importing it here, which takes seconds and fails without s3prl or torchaudio.
+    The hub is not imported here: this takes seconds, and fails without s3prl and torchaudio.
     """
     if HUB in sys.modules:
         add_upstreams(sys.modules[HUB])
@@ -24,12 +24,13 @@ def register_upstreams() -> None:
 
 
 def add_upstreams(hub: ModuleType) -> None:
+    """Add the upstreams to the loaded hub."""
     for name in hubconf.__all__:
         setattr(hub, name, getattr(hubconf, name))
 
 
 class HubFinder:
-    """Finds `s3prl.hub` where Python would, and adds the upstreams once its code has run."""
+    """Finds `s3prl.hub` as Python does, and adds the upstreams after its code has run."""
 
     @staticmethod
     def find_spec(

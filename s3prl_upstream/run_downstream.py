@@ -1,13 +1,13 @@
-"""s3prl's own `run_downstream.py`, unchanged, with the upstreams of this folder in its hub.
+"""Run s3prl's own, unchanged `run_downstream.py` with the upstreams of this folder in its hub.
 
     python s3prl_upstream/run_downstream.py -m train -u avhubert_student_local \
         -k student.safetensors -d example -p runs/example \
         -c s3prl_upstream/upstream/avhubert_ext/example.yaml
 
-`S3PRL=DIR` before it runs the script and the tasks of the git checkout in DIR, instead of the
-installed s3prl. Add `-a` to resume from the last state in the experiment folder. `-c` is s3prl's
-configuration of the downstream task, of a checkout by default `s3prl/downstream/TASK/config.yaml`;
-the installed s3prl has none.
+With `S3PRL=DIR` in the environment it runs the script and the tasks of the git checkout in DIR
+instead of the installed s3prl. Add `-a` to resume from the last state in the experiment folder.
+`-c` names s3prl's configuration of the downstream task. The default is
+`s3prl/downstream/TASK/config.yaml` of a checkout; the installed s3prl has none.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ from s3prl_upstream.launch import (
     set_aside_torn_states,
 )
 
-REMOVED = ("HfFolder", "Repository")  # by huggingface_hub 1.0
+REMOVED = ("HfFolder", "Repository")  # in huggingface_hub 1.0
 
 
 def main(arguments: list[str]) -> None:
+    """Check the options, then run the script.
+
+    Raises:
+        InputError: An option, a configuration or a state is missing or invalid.
+    """
     package = package_to_run()
     options, others = parse(arguments, package)
     check_options(options)
@@ -47,9 +52,17 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str], package: Path) -> tuple[argparse.Namespace, list[str]]:
-    """The options that this launcher looks at or completes, and all others as they are.
+    """Read and complete the options.
 
-    Raises InputError if the configuration is missing.
+    Args:
+        arguments: The command line.
+        package: The `s3prl` folder with the script.
+
+    Returns:
+        The options that this launcher reads, and the words of all others, unchanged.
+
+    Raises:
+        InputError: The task or its configuration is missing.
     """
     parser = option_parser()
     parser.add_argument("-d", "--downstream")
@@ -59,8 +72,8 @@ def parse(arguments: list[str], package: Path) -> tuple[argparse.Namespace, list
     if options.expname and not options.expdir:
         options.expdir = f"result/downstream/{options.expname}"  # s3prl's default
     states = Path(options.expdir).glob("states-*.ckpt") if options.expdir else ()
-    goes_on = options.past_exp or (options.auto_resume and any(states))
-    if options.downstream and not options.config and not goes_on:
+    resumes = options.past_exp or (options.auto_resume and any(states))
+    if options.downstream and not options.config and not resumes:
         options.config = str(package / "downstream" / options.downstream / "config.yaml")
     task = package / "downstream" / str(options.downstream).replace(".", "/")
     if options.downstream and not task.is_dir():
@@ -74,9 +87,12 @@ def parse(arguments: list[str], package: Path) -> tuple[argparse.Namespace, list
 
 
 def fill_in_removed_names(options: argparse.Namespace) -> None:
-    """Let the script import what newer versions of huggingface_hub lack and only pushing uses.
+    """Let the script import names that newer versions of huggingface_hub do not have.
 
-    Raises InputError if it is to push, or to fetch a model from there.
+    The script uses them only to push models.
+
+    Raises:
+        InputError: The script is to push a model, or to fetch one from there.
     """
     import huggingface_hub
 
@@ -84,7 +100,7 @@ def fill_in_removed_names(options: argparse.Namespace) -> None:
     if missing and (options.hub == "huggingface" or options.push_to_hf_hub):
         raise InputError(
             f"--hub huggingface and --push_to_hf_hub: s3prl needs {' and '.join(missing)}, which "
-            f"huggingface_hub {huggingface_hub.__version__} lacks: "
+            f"huggingface_hub {huggingface_hub.__version__} does not have: "
             "pip install 'huggingface_hub<1' 'transformers<5'"
         )
     for name in missing:

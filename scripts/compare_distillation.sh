@@ -16,10 +16,10 @@ work=${WORK:-runs/compare}
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 scripts/setup.sh
 
-avhubert-ext synth --out "$work/corpus" --speakers 40 --utterances 40 --seed 1
-step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
+avhubert-ext data synth --out "$work/corpus" --speakers 40 --utterances 40 --seed 1
+step prepare avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" \
   --reuse-subwords "$shipped"
-step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
+step noise avhubert-ext data noise --musan "$work/corpus/musan" --out "$work/noise"
 
 finetune=()
 read_options finetune "$config/finetune.args"
@@ -27,7 +27,7 @@ from_scratch=(--encoder student-tiny-7 --freeze-encoder-updates 0)
 longer=(--max-update 720 --total-num-update 720 --warmup-updates 216)
 for seed in "${seeds[@]}"; do
   distill "distill-$seed" ",,config.pretrain_expert.datarc.seed=$seed" --seed "$seed"
-  avhubert-ext convert "$work/distill-$seed" "$work/encoder-$seed.safetensors"
+  avhubert-ext model convert "$work/distill-$seed" "$work/encoder-$seed.safetensors"
   train "distilled-$seed" av_asr "${finetune[@]}" --seed "$seed" \
     --encoder-checkpoint "$work/encoder-$seed.safetensors"
   train "scratch-$seed" av_asr "${finetune[@]}" --seed "$seed" "${from_scratch[@]}"
@@ -47,4 +47,4 @@ done
 for seed in "${seeds[@]}"; do curves+=("$work/distill-$seed"); done
 decode_all "${models[@]}"
 
-avhubert-ext compare --out "$work" "${reported[@]}" --distillation "${curves[@]}"
+avhubert-ext report seeds --out "$work" "${reported[@]}" --distillation "${curves[@]}"

@@ -28,14 +28,14 @@ echo "The teacher ships with the repository ($shipped); scripts/teacher.sh train
 echo "The demo starts with the distillation of a student. Folder: $work, logs: $work/log"
 
 # The corpus of 40 speakers, of which every fifth is for the test; manifests; noise.
-avhubert-ext synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
-step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
+avhubert-ext data synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
+step prepare avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" \
   --reuse-subwords "$shipped"
-step noise avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
+step noise avhubert-ext data noise --musan "$work/corpus/musan" --out "$work/noise"
 
 # A student of the teacher, in s3prl.
 distill distill "$few_steps"
-avhubert-ext convert "$work/distill" "$work/student-encoder.safetensors"
+avhubert-ext model convert "$work/distill" "$work/student-encoder.safetensors"
 
 finetune=() prune=()
 read_options finetune "$config/finetune.args"
@@ -49,10 +49,10 @@ train student-sparse-50 av_asr_sparse "${prune[@]}" \
 
 # Speakers that no model was trained on.
 mkdir -p "$work/teacher"
-avhubert-ext convert "$teacher" "$work/teacher/checkpoint_last.pt"
+avhubert-ext model convert "$teacher" "$work/teacher/checkpoint_last.pt"
 decode_all teacher student student-sparse-50
 
-avhubert-ext report --out "$work" \
+avhubert-ext report decoded --out "$work" \
   --model teacher "$teacher" "$work/decoded/teacher" \
   --model student "$work/student/checkpoint_last.pt" "$work/decoded/student" \
   --model student-sparse-50 "$work/student-sparse-50/checkpoint_last.pt" \

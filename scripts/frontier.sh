@@ -33,15 +33,15 @@ WORK=$work DATA=$demo/data PRESET=tiny-student scripts/prune.sh \
   --noise-manifests "$(noise_folders "$demo/noise" "${noise_kinds[@]}")" "${few_updates[@]}" -- \
   lrr-iterative "${sparsities[-1]}"
 
-step teacher avhubert-ext convert "$teacher" "$work/models/teacher.safetensors"
-step student avhubert-ext convert "$student" "$work/models/student.safetensors"
+step teacher avhubert-ext model convert "$teacher" "$work/models/teacher.safetensors"
+step student avhubert-ext model convert "$student" "$work/models/student.safetensors"
 for name in teacher student "${sparsities[@]/#/lrr-iterative-}"; do
-  step "$name-8bit" avhubert-ext export-sparse "$work/models/$name.safetensors" \
+  step "$name-8bit" avhubert-ext model compress "$work/models/$name.safetensors" \
     "$work/models/$name-8bit.safetensors" --codebook
 done
 
 JOBS=2 evaluate_all "$work/models" --data "$demo/data" --cache-dir "$work/cache" --threads 1 \
   --noise "$demo/noise/babble" --snr 0 --passes 1 --out "$work/evaluation"
-avhubert-ext frontier --evaluation "$work/evaluation" --out "$work/report"
-avhubert-ext frontier --evaluation "$work/evaluation" --out "$work/report/babble" \
+avhubert-ext report frontier --evaluation "$work/evaluation" --out "$work/report"
+avhubert-ext report frontier --evaluation "$work/evaluation" --out "$work/report/babble" \
   --condition babble_0dB

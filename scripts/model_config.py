@@ -34,7 +34,7 @@ def with_values(path: Path, changes: list[str]) -> str:
         if key not in config:
             raise InputError(f"{path}: no setting '{key}'; expected one of {', '.join(config)}")
         config[key] = value
-    return yaml.safe_dump(config, sort_keys=False)
+    return yaml.safe_dump(config, sort_keys=False, width=1000)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ if [ -n "${SUBWORDS:-}" ]; then subwords=(--reuse-subwords "$SUBWORDS"); fi
 # skipped CODE: whether exit code CODE means that files failed, and these are to be left out.
 skipped() { [ "$1" = 1 ] && [ "${SKIP_FAILED:-}" = 1 ]; }
 
-avhubert-ext prepare-video "${CORPUS:?name the folder of the corpus}" "$work/mouths" \
+avhubert-ext data video "${CORPUS:?name the folder of the corpus}" "$work/mouths" \
   --layout "$layout" "$@" || skipped $? ||
   fail "see above; SKIP_FAILED=1 continues without the videos that failed"
 if [ -n "${SKIP_FAILED:-}" ]; then subwords+=(--allow-unreadable); fi
 started=$(mktemp "$work/started.XXXXXX")
 trap 'rm -f "$started"' EXIT
-avhubert-ext prepare --corpus "$work/mouths" --out "$work/data" "${subwords[@]}" ||
+avhubert-ext data prepare --corpus "$work/mouths" --out "$work/data" "${subwords[@]}" ||
   { skipped $? && [ "$work/data/dict.wrd.txt" -nt "$started" ]; } ||  # this file is written last
   fail "see above; SKIP_FAILED=1 continues without the clips that failed"

@@ -70,13 +70,13 @@ retrain() {
     --save-dir "$work/$1" --cache-dir "$work/cache" "${on_cpu[@]}" --finetune-from-model "$3" \
     "${@:4}" "${options[@]}"
 }
-export_model() { step "$1.export" avhubert-ext convert "$work/$1/checkpoint_last.pt" "$(model "$1")"; }
+export_model() { step "$1.export" avhubert-ext model convert "$work/$1/checkpoint_last.pt" "$(model "$1")"; }
 
 # rewound NAME SCHEDULE RANKED WEIGHTS SPARSITY: prune the smallest weights of RANKED, reset the rest
 # to those of WEIGHTS, and train them.
 rewound() {
   local start=$work/$1/start.safetensors
-  step "$1.start" avhubert-ext prune "$3" "$start" --weights "$4" --sparsity "$(fraction "$5")"
+  step "$1.start" avhubert-ext model prune "$3" "$start" --weights "$4" --sparsity "$(fraction "$5")"
   retrain "$1" "$2" "$start" --mask "$start"
   export_model "$1"
 }
@@ -97,7 +97,7 @@ for sparsity in "${sparsities[@]}"; do
   name=$method-$sparsity
   case $method in
     naive)
-      step "$name" avhubert-ext prune "$last" "$(model "$name")" \
+      step "$name" avhubert-ext model prune "$last" "$(model "$name")" \
         --sparsity "$(fraction "$sparsity")" ;;
     finetune)
       retrain "$name" finetune "$last" --sparsity "$(fraction "$sparsity")"
@@ -105,7 +105,7 @@ for sparsity in "${sparsities[@]}"; do
     parp)
       retrain "$name" finetune "$last" --sparsity "$(fraction "$sparsity")" --regrow
       # Changes nothing, unless the training could not make its last update, which prunes.
-      step "$name.export" avhubert-ext prune "$work/$name/checkpoint_last.pt" "$(model "$name")" \
+      step "$name.export" avhubert-ext model prune "$work/$name/checkpoint_last.pt" "$(model "$name")" \
         --sparsity "$(fraction "$sparsity")" ;;
     lrr)
       retrain "$name" retrain "$last" --sparsity "$(fraction "$sparsity")"

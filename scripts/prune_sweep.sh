@@ -37,7 +37,7 @@ esac
 data=$work/data
 
 report() {
-  avhubert-ext pruning-report --evaluation "$work/evaluation" --out "$work/report" --last "$final"
+  avhubert-ext report pruning --evaluation "$work/evaluation" --out "$work/report" --last "$final"
 }
 case "${3:-}" in
   "") ;;
@@ -48,11 +48,11 @@ esac
 if [ "$2" = lrs3 ]; then
   export PRESET=lrs3-base-s
   lrs3=scripts/config/lrs3
-  avhubert-ext subwords "${UNITS:?name the units of Auto-AVSR}" "$work/subwords" \
+  avhubert-ext data subwords "${UNITS:?name the units of Auto-AVSR}" "$work/subwords" \
     --sentencepiece "${SUBWORDS:?name the sentencepiece model of Auto-AVSR}"
-  step prepare avhubert-ext prepare --corpus "${LRS3:?name the folder of LRS3}" \
+  step prepare avhubert-ext data prepare --corpus "${LRS3:?name the folder of LRS3}" \
     --out "$work/data" --reuse-subwords "$work/subwords"
-  step start avhubert-ext init base-s "$work/start.safetensors" --data "$work/data" \
+  step start avhubert-ext model init base-s "$work/start.safetensors" --data "$work/data" \
     --frontend-checkpoint "${FRONTEND:?name the checkpoint of the LRW recognizer}"
   read_options dense "$lrs3/vsr.args" "$lrs3/vsr_base_s.args" "$lrs3/vsr_dense.args"
   dense+=(--keep-last-epochs -1)
@@ -62,16 +62,16 @@ else
   # The tiny schedule is too short to learn lip reading from random weights. In place of the paper's
   # frontend from LRW, the start is a reader of other speakers, as scripts/vsr.sh trains it, without
   # its embedding and output layers.
-  avhubert-ext synth --out "$work/other/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
-  step other.prepare avhubert-ext prepare --corpus "$work/other/corpus" --out "$work/other/data" \
+  avhubert-ext data synth --out "$work/other/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
+  step other.prepare avhubert-ext data prepare --corpus "$work/other/corpus" --out "$work/other/data" \
     --reuse-subwords "$shipped"
   read_options other "$config/vsr.args" "$config/vsr_dense.args"
   step other fairseq-train "$work/other/data" --user-dir fairseq_user_dir "${other[@]}" \
     --save-dir "$work/other/model" --cache-dir "$work/other/cache" "${on_cpu[@]}" "${few_updates[@]}"
-  avhubert-ext synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2
-  step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
+  avhubert-ext data synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2
+  step prepare avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" \
     --reuse-subwords "$shipped"
-  step start avhubert-ext init tiny "$work/start.safetensors" --data "$work/data" \
+  step start avhubert-ext model init tiny "$work/start.safetensors" --data "$work/data" \
     --recognizer-checkpoint "$work/other/model/checkpoint_last.pt"
   read_options dense "$config/vsr.args" "$config/prune_dense.args"
   if [ "$2" = quick ]; then dense+=(--max-update "$final" --save-interval-updates 1); fi
@@ -86,7 +86,7 @@ dense_model() {
   work=$1 step dense fairseq-train "$data" --user-dir fairseq_user_dir "${dense[@]}" \
     --save-dir "$1/dense" --cache-dir "$cache" "${on_cpu[@]}" \
     --finetune-from-model "$1/start.safetensors" "${@:2}"
-  work=$1 step dense.export avhubert-ext convert "$1/dense/checkpoint_last.pt" \
+  work=$1 step dense.export avhubert-ext model convert "$1/dense/checkpoint_last.pt" \
     "$1/models/dense.safetensors"
 }
 dense_model "$work"

@@ -37,7 +37,7 @@ case "${2:-}" in
     work=${WORK:-runs/table_1_lrs3$seed_suffix} curve_passes=10
     corpus=${LRS3:?name the folder of LRS3} musan=${MUSAN:?name the folder of MUSAN}
     # The decoder of the teacher has outputs for its own subwords only.
-    avhubert-ext subwords "${TEACHER:?name the finetuned AV-HuBERT base}" "$work/subwords"
+    avhubert-ext data subwords "${TEACHER:?name the finetuned AV-HuBERT base}" "$work/subwords"
     subwords=$work/subwords config=scripts/config/lrs3 common=() family=""
     distill_model=s3prl_upstream/pretrain/distiller_av/config_model.yaml
     distill_run=s3prl_upstream/pretrain/distiller_av/config_runner.yaml ;;
@@ -46,16 +46,16 @@ esac
 if [ "$2" != lrs3 ]; then
   scripts/setup.sh
   family=tiny- corpus=$work/corpus musan=$work/corpus/musan subwords=$shipped
-  avhubert-ext synth --out "$corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
+  avhubert-ext data synth --out "$corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
   export BEAM=5 JOBS=2
 fi
 shift 2
 models=("$@")
 if [ $# = 0 ]; then models=(teacher 1 2 3 4 5 6 7); fi
 
-step prepare avhubert-ext prepare --corpus "$corpus" --out "$work/data" \
+step prepare avhubert-ext data prepare --corpus "$corpus" --out "$work/data" \
   --reuse-subwords "$subwords" "${valid[@]}"
-step noise avhubert-ext noise --musan "$musan" --manifests "$work/data" --out "$work/noise"
+step noise avhubert-ext data noise --musan "$musan" --manifests "$work/data" --out "$work/noise"
 
 # make_generic, make_teacher: the model files $generic and $teacher. On the embedded corpus both are
 # trained here; a generic one has seen other speakers and sentences from an open list of words.
@@ -65,14 +65,14 @@ if [ -n "$family" ]; then
   read_options teacher_settings "$config/table_1_teacher.args"
   make_generic() {
     local open=$work/open
-    avhubert-ext synth --out "$open/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2 \
+    avhubert-ext data synth --out "$open/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2 \
       --domain open
-    step prepare-open avhubert-ext prepare --corpus "$open/corpus" --out "$open/data" \
+    step prepare-open avhubert-ext data prepare --corpus "$open/corpus" --out "$open/data" \
       --subwords bpe --vocabulary 128
     data=$open/data train generic av_asr "${generic_settings[@]}" "${few_updates[@]}"
   }
   make_teacher() {
-    avhubert-ext convert "$shipped/model.safetensors" "$work/shipped.pt"
+    avhubert-ext model convert "$shipped/model.safetensors" "$work/shipped.pt"
     train teacher av_asr "${teacher_settings[@]}" --finetune-from-model "$work/shipped.pt" \
       "${few_updates[@]}"
   }
@@ -89,7 +89,7 @@ make_student() {
   if [ "$1" = 1 ]; then make_generic; teacher=$generic; else make_teacher; fi
   python scripts/model_config.py "$distill_model" "student=$family$1" "teacher=$teacher" > "$model"
   distill_model=$model distill "distill-$1" "$few_steps$distillation_seed" "${seed[@]}"
-  avhubert-ext convert "$work/distill-$1" "$work/student-$1.safetensors"
+  avhubert-ext model convert "$work/distill-$1" "$work/student-$1.safetensors"
   train "finetuned-$1" av_asr "${finetune[@]}" \
     --encoder-checkpoint "$work/student-$1.safetensors" "${seed[@]}" "${few_updates[@]}"
 }

@@ -14,9 +14,9 @@ source "$(dirname "$(readlink -f "$0")")/common.sh"
 [ $# = 0 ] || usage
 work=${WORK:-runs/teacher}
 
-avhubert-ext synth --out "$work/corpus" --speakers 80 --utterances 40 --seed 1
-avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" --subwords bpe --vocabulary 128
-avhubert-ext noise --musan "$work/corpus/musan" --out "$work/noise"
+avhubert-ext data synth --out "$work/corpus" --speakers 80 --utterances 40 --seed 1
+avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" --subwords bpe --vocabulary 128
+avhubert-ext data noise --musan "$work/corpus/musan" --out "$work/noise"
 
 settings=()
 read_options settings "$config/common.args" "$config/teacher.args"
@@ -25,5 +25,5 @@ fairseq-train "$work/data" --user-dir fairseq_user_dir \
   --cache-dir "$work/cache" \
   --noise-manifests "$(noise_folders "$work/noise" "${noise_kinds[@]}")" "${settings[@]}"
 
-avhubert-ext convert --half "$work/checkpoints/checkpoint_last.pt" "$teacher"
+avhubert-ext model convert --half "$work/checkpoints/checkpoint_last.pt" "$teacher"
 cp "$work"/data/spm_*.model "$work/data/dict.wrd.txt" "$shipped/"

@@ -23,8 +23,8 @@ case "$*" in
 esac
 scripts/setup.sh
 
-avhubert-ext synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
-step prepare avhubert-ext prepare --corpus "$work/corpus" --out "$work/data" \
+avhubert-ext data synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
+step prepare avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" \
   --reuse-subwords "$shipped"
 
 settings=() with_noise=()

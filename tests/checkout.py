@@ -1,4 +1,4 @@
-"""A folder laid out as a git checkout of s3prl, made from the installed package."""
+"""Make a folder like a git checkout of s3prl from the installed package."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NOT_IMPORTED = 'raise ImportError("the installed s3prl was imported")\n'
 
 
 def make_checkout(folder: Path) -> Path:
-    """Fill `folder`; returns its package, the folder with `run_pretrain.py` in it.
+    """Fill `folder`, and return its package, the folder with `run_pretrain.py`.
 
-    The repository has what the wheel lacks: `hubconf.py`, configurations of the tasks, and the
-    pretraining `distiller`, whose name begins as that of `distiller_av` does.
+    The repository has files that the wheel lacks: `hubconf.py`, configurations of the tasks, and
+    the pretraining `distiller`, a prefix of the name `distiller_av`.
     """
     package = folder / "s3prl"
     shutil.copytree(s3prl_package(), package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -29,7 +29,7 @@ def make_checkout(folder: Path) -> Path:
 
 
 def spoil_installed(folder: Path) -> str:
-    """A value of PYTHONPATH with an `s3prl` that fails, in place of the installed one."""
+    """Return a PYTHONPATH with an `s3prl` that fails instead of the installed one."""
     (folder / "s3prl").mkdir(parents=True)
     (folder / "s3prl/__init__.py").write_text(NOT_IMPORTED)
     return str(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LONGEST = (
     "test_demo",
     "test_prune_recipe",
-    "test_readme_commands",
+    "test_doc_trainings",
     "test_s3prl",
     "test_export",
     "test_table_1",
@@ -60,18 +60,13 @@ def run_well(*command: str | Path, **options: str) -> str:
     return result.stdout
 
 
-def readme_examples(naming: str | None = None) -> list[str]:
-    """The Python examples in the README, in their order; only those that name something."""
-    text = (ROOT / "README.md").read_text()
-    found = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    return [example for example in found if naming is None or naming in example]
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LRS3-layout corpus: 5 speakers x 4 utterances, the last speaker for the test."""
     folder = tmp_path_factory.mktemp("corpus")
-    run_well("avhubert-ext", "synth", "--out", folder, "--speakers", "5", "--utterances", "4")
+    run_well(
+        "avhubert-ext", "data", "synth", "--out", folder, "--speakers", "5", "--utterances", "4"
+    )
     return folder
 
 
@@ -80,7 +75,7 @@ def manifests(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest folder of `corpus`."""
     folder = tmp_path_factory.mktemp("manifests")
     run_well(
-        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder,
+        "avhubert-ext", "data", "prepare", "--corpus", corpus, "--out", folder,
         "--subwords", "bpe", "--vocabulary", "64",
     )  # fmt: skip
     return folder
@@ -92,7 +87,15 @@ def teacher_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("teacher_data")
     subwords = ROOT / "scripts/models/tiny-teacher"
     run_well(
-        "avhubert-ext", "prepare", "--corpus", corpus, "--out", folder, "--reuse-subwords", subwords
+        "avhubert-ext",
+        "data",
+        "prepare",
+        "--corpus",
+        corpus,
+        "--out",
+        folder,
+        "--reuse-subwords",
+        subwords,
     )
     return folder
 
@@ -101,5 +104,29 @@ def teacher_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def noise(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Noise manifests of `corpus`."""
     folder = tmp_path_factory.mktemp("noise")
-    run_well("avhubert-ext", "noise", "--musan", corpus / "musan", "--out", folder)
+    run_well("avhubert-ext", "data", "noise", "--musan", corpus / "musan", "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stage(teacher_data: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos, models and data under the names that the documentation gives them."""
+    from serving import MODEL, face_video, utterance, write_clip
+
+    from avhubert_ext import build_student
+    from avhubert_ext.checkpoints.model_file import save_model
+    from avhubert_ext.data.audio import write_wav
+
+    folder = tmp_path_factory.mktemp("stage")
+    said = utterance(1)
+    for name in ("talk.mp4", "clip.mp4"):
+        write_clip(folder / name, said.frames, said.samples)
+    write_wav(folder / "clip.wav", said.samples)
+    (folder / "talks").mkdir()
+    write_clip(folder / "talks/face.mp4", face_video(30), said.samples[: 30 * 640])
+    shutil.copy(MODEL, folder / "finetuned.safetensors")
+    shutil.copy(MODEL.with_name("dict.wrd.txt"), folder)
+    save_model(folder / "student.safetensors", build_student("tiny-7").encoder)
+    (folder / "data").symlink_to(teacher_data)
+    (folder / "noise").symlink_to(noise)
     return folder

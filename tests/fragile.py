@@ -1,4 +1,4 @@
-"""A worker that fails in every way, for tests; imports little, so that it begins at once."""
+"""A worker that fails in every way, for tests. It imports little, so that it starts quickly."""
 
 from __future__ import annotations
 

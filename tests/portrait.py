@@ -1,4 +1,4 @@
-"""A real face in made-up videos: scikit-image's portrait of the astronaut Eileen Collins, moved."""
+"""Videos of a real face: scikit-image's portrait of the astronaut Eileen Collins in motion."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from skimage import data
 
 # In the portrait, measured with dlib's 68 landmarks (means over 100 perturbed face boxes): corners
-# of the eyes and foot of the nose, which AV-HuBERT aligns by, and the mean of the mouth's points.
+# of the eyes and base of the nose, which AV-HuBERT aligns, and the mean of the mouth's points.
 STABLE = np.array([[224.0, 134.2], [195.0, 101.0], [212.2, 104.0], [237.6, 105.0], [255.1, 104.1]])
 MOUTH = np.array([223.0, 145.4])
 GRAY = (90, 90, 90)
 
 
 def movement(frames: int, size: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """Transforms [T, 2, 3] of the portrait into frames of (width, height): it wanders and turns."""
+    """Make transforms [T, 2, 3] from the portrait to frames of (width, height), with motion."""
     width, height = size
     result = []
     for t in range(frames):
@@ -36,7 +36,7 @@ def movement(frames: int, size: tuple[int, int], scale: float = 1.0) -> np.ndarr
 
 
 def moved(transforms: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    """The portrait under each transform, RGB."""
+    """Draw the portrait under each transform, RGB."""
     image = data.astronaut()
     return [
         cv2.warpAffine(image, m, size, flags=cv2.INTER_AREA, borderValue=GRAY) for m in transforms
@@ -44,7 +44,7 @@ def moved(transforms: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def tone(seconds: float) -> np.ndarray:
-    """A sound to hear where it begins: int16 at 16 kHz."""
+    """Make a sound with a clear start: int16 at 16 kHz."""
     return (8000 * np.sin(2 * np.pi * 440 * np.arange(round(16000 * seconds)) / 16000)).astype(
         "int16"
     )
@@ -60,7 +60,7 @@ def write_clip(
     codecs: tuple[str, str] = ("libx264", "aac"),
     audio_start: float = 0.0,
 ) -> Path:
-    """Write RGB frames and int16 audio at 16 kHz; stamps: of the frames, in ms."""
+    """Write RGB frames and int16 audio at 16 kHz; `stamps` are the times of the frames in ms."""
     with av.open(str(path), "w") as container:
         pictures = container.add_stream(codecs[0], rate=rate)
         pictures.height, pictures.width = frames[0].shape[:2]

@@ -1,4 +1,4 @@
-"""What tests of `avhubert-ext serve` share: a server, clips, requests by hand."""
+"""Helpers for tests of `avhubert-ext serve`: a server, clips, raw requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import av
 import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE
-from avhubert_ext.synth.corpus import Utterance, make_utterance
+from avhubert_ext.synth.corpus import SpokenUtterance, make_utterance
 from avhubert_ext.synth.grammar import DOMAINS
 from avhubert_ext.synth.speakers import make_speaker, seeded
 
@@ -29,7 +29,7 @@ BOUNDARY = "a-line-that-is-in-no-clip"
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. folder: its only place for files; process: to end it."""
+    """A running server. `folder` is its only place for files, `process` ends it."""
 
     port: int
     folder: Path
@@ -42,7 +42,7 @@ class Server:
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes, http.client.HTTPMessage]:
-        """Status, body and headers; nothing about the request is mended on the way."""
+        """Send a request as it is; returns status, body, and headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
@@ -52,7 +52,7 @@ class Server:
             connection.close()
 
     def ask(self, method: str, path: str, *args: Any) -> tuple[int, dict[str, Any]]:
-        """Status and the last line of the answer."""
+        """Return the status and the last line of the response."""
         status, body, _ = self.request(method, path, *args)
         return status, json.loads(body.splitlines()[-1])
 
@@ -67,7 +67,7 @@ class Server:
         return found
 
     def workers(self) -> list[int]:
-        """Its worker processes, that which reads first."""
+        """Return its worker processes, the one that reads first."""
         threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = sorted(int(pid) for file in threads for pid in file.read_text().split())
         command = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
@@ -75,7 +75,7 @@ class Server:
 
 
 def form(content: bytes, name: str, field: str = "file") -> tuple[bytes, dict[str, str]]:
-    """Body and headers as a browser sends a file; `name` goes in as it is."""
+    """Return body and headers of a file upload by a browser, with `name` as it is."""
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
@@ -86,7 +86,7 @@ def form(content: bytes, name: str, field: str = "file") -> tuple[bytes, dict[st
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Server]:
-    """A server of the shipped teacher; ended by Ctrl-C it must leave nothing behind."""
+    """Run a server with the shipped teacher. After Ctrl-C, it must leave nothing behind."""
     temporary = folder / "temporary"
     temporary.mkdir()
     command = [str(Path(sys.executable).with_name("avhubert-ext")), "serve", "--port", "0"]
@@ -114,15 +114,15 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
         process.stdout.close()
 
 
-def utterance(number: int) -> Utterance:
-    """Of the embedded corpus' first test speaker."""
+def utterance(number: int) -> SpokenUtterance:
+    """Synthesize an utterance of the first test speaker."""
     speaker = make_speaker(1, 4)
     sentence = DOMAINS["commands"](seeded(1, "sentence", speaker.name, number))
     return make_utterance(speaker, sentence, seeded(1, "utterance", speaker.name, number))
 
 
 def write_clip(path: Path, frames: np.ndarray, samples: np.ndarray | None, rate: int = 25) -> Path:
-    """A video uint8 [T, H, W] or [T, H, W, 3] with sound, int16 [N] at 16 kHz."""
+    """Encode a video uint8 [T, H, W] or [T, H, W, 3] with sound, int16 [N] at 16 kHz."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         video.height, video.width = frames.shape[1:3]
@@ -145,7 +145,7 @@ def write_clip(path: Path, frames: np.ndarray, samples: np.ndarray | None, rate:
 
 
 def face_video(frames: int, height: int = 240, width: int = 320) -> np.ndarray:
-    """A portrait that moves a little: uint8 [frames, height, width, 3]."""
+    """Draw a portrait that moves slightly: uint8 [frames, height, width, 3]."""
     import cv2
     from skimage.data import astronaut
 

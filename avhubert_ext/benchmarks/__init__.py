@@ -1,1 +1,1 @@
-"""Timings and sizes, measured side by side on the CPU."""
+"""Measurements of speed and size, side by side on the CPU."""

@@ -1,9 +1,9 @@
-"""How fast training data is read: utterances a second, from the second epoch on, on one core.
+"""How fast training data is read on one core, in utterances per second.
 
-`AVDataset` with a cache is timed against the plain way, that of AV-HuBERT's own data set: in every
-epoch OpenCV decodes every video, pixels are normalized in float64, and filter banks are computed of
-every wav. Both read the same utterances with the same draws of crop, flip and noise (mixed by the
-same code), in one process and in turn. OMP_NUM_THREADS=1 keeps numpy to one core too.
+`AVDataset` with a warm cache is compared with a plain data set that works like AV-HuBERT's: in
+every epoch OpenCV decodes every video, pixels are normalized in float64, and filter banks are
+computed from every WAV file. Both read the same utterances with the same random crops, flips and
+noise. Set OMP_NUM_THREADS=1 to keep numpy on one core too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avhubert_ext.benchmarks.encoder import machine, time_in_turn
+from avhubert_ext.benchmarks.timing import machine, medians, time_in_turn
 from avhubert_ext.data.audio import FEATURES, SAMPLE_RATE, STACK
 from avhubert_ext.data.batching import PassIndex
 from avhubert_ext.data.dataset import AVDataset, DataConfig
@@ -32,9 +32,14 @@ from avhubert_ext.errors import InputError
 
 
 def plain_sample(dataset: AVDataset, key: PassIndex) -> tuple[Tensor, Tensor]:
-    """Audio [104, T] and video [1, T, 88, 88] of `dataset[key]`, the plain way.
+    """Read an utterance the plain way.
 
-    The same up to rounding, for a data set with both modalities, augmentation and no `max_frames`.
+    Args:
+        dataset: a data set with both modalities, augmentation and no `max_frames`.
+        key: pass over the data, and index.
+
+    Returns:
+        Audio [104, T] and video [1, T, 88, 88], the same as `dataset[key]` up to rounding.
     """
     pass_index, index = key
     utterance = dataset.utterances[index]
@@ -91,11 +96,20 @@ def _opencv() -> ModuleType:
 def benchmark_data(
     data: Path, split: str = "train", noise: tuple[Path, ...] = (), rounds: int = 5
 ) -> dict[str, Any]:
-    """Utterances a second, ours and plain, of a manifest folder's split, and the conditions.
+    """Time how fast both data sets read a split.
 
-    noise: folders of `avhubert-ext noise`, for noise with probability 0.25 at 0 dB; none: clean.
-    rounds: epochs that are timed, after one that fills the cache. Raises InputError if OpenCV is
-    missing, or an utterance cannot be read.
+    Args:
+        data: manifest folder.
+        split: name of the manifest.
+        noise: folders written by `data noise`, mixed in with probability 0.25 at 0 dB; none for
+            clean speech.
+        rounds: number of epochs that are timed, after one that fills the cache.
+
+    Returns:
+        The conditions, and utterances per second of both.
+
+    Raises:
+        InputError: if OpenCV is missing, or an utterance cannot be read.
     """
     import av
 
@@ -112,7 +126,7 @@ def benchmark_data(
             "ours": _epochs(dataset, dataset.__getitem__),
             "plain": _epochs(dataset, partial(plain_sample, dataset)),
         }
-        seconds = time_in_turn(runs, rounds)
+        seconds = medians(time_in_turn(runs, rounds))
     total = len(dataset)
     return {
         "machine": machine() | {"av": av.__version__, "opencv": cv2.__version__},
@@ -131,7 +145,7 @@ def benchmark_data(
 
 
 def _epochs(dataset: AVDataset, read: Callable[[PassIndex], object]) -> Callable[[], None]:
-    """A function that reads every utterance once: those of pass 0, of pass 1, ..."""
+    """A function that reads every utterance once, in its n-th call those of pass n."""
     passes = count()
 
     def epoch() -> None:

@@ -1,8 +1,8 @@
-"""How fast a distillation trains: updates a second against a plain loop, and where the time goes.
+"""How fast a distillation trains, against a plain loop, and where the time goes.
 
-Both train the same student from the same teacher on the same batch in one process and in turn. The
-plain loop is what research code does: one utterance a forward, the teacher in float32 with explicit
-softmax and an autograd graph, gradients summed over the utterances.
+Both train the same student from the same teacher on the same batch. The plain loop is what research
+code does: one utterance per forward pass, the teacher in float32 with an explicit softmax and an
+autograd graph, gradients summed over the utterances.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from avhubert_ext.benchmarks.encoder import machine, plain_hidden_states, time_in_turn
+from avhubert_ext.benchmarks.plain import plain_hidden_states
+from avhubert_ext.benchmarks.timing import machine, medians, time_in_turn
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.dataset import Batch
 from avhubert_ext.data.video import CROP
@@ -25,11 +26,21 @@ from avhubert_ext.models.student import Student
 from avhubert_ext.training.distillation import DistillationConfig, distill_batch
 
 PARTS = ("teacher", "student and loss", "backward", "optimizer")
-OPERATIONS = 12  # shown of the profile, by their own time
+OPERATIONS = 12  # number of operations that are shown
 
 
 def plain_loss(teacher: AVHubertEncoder, student: Student, audio: Tensor, video: Tensor) -> Tensor:
-    """Equations (1) and (2) of paper A for one utterance, [1, 104, T] and [1, 1, T, 88, 88]."""
+    """The loss of one utterance, equations (1) and (2) of paper A.
+
+    Args:
+        teacher: the network that gives the targets.
+        student: the network to train.
+        audio: [1, 104, T].
+        video: [1, 1, T, 88, 88].
+
+    Returns:
+        A scalar.
+    """
     states = plain_hidden_states(teacher, audio, video)
     loss = audio.new_zeros(())
     for block, predicted in student(audio, video).predictions.items():
@@ -40,22 +51,37 @@ def plain_loss(teacher: AVHubertEncoder, student: Student, audio: Tensor, video:
 
 
 def benchmark_distillation(
-    student: str = "7",
-    teacher: str = "teacher",
+    student: str = "student-7",
+    teacher: str = "teacher-base",
     batch_size: int = 4,
     frames: int = 100,
     threads: int = 2,
     rounds: int = 5,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Median seconds of an update, ours and plain, and the share of its parts; random weights.
+    """Time one update with random weights.
 
-    student, teacher: presets, see `full_name`; precision: the teacher's, see DistillationConfig.
+    Args:
+        student: preset of the student, for example `student-7`.
+        teacher: preset of the teacher, for example `teacher-base`.
+        batch_size: number of utterances in an update.
+        frames: length of each utterance in video frames.
+        threads: number of CPU threads.
+        rounds: number of updates that are timed.
+        precision: data type of the teacher, see `DistillationConfig`.
+
+    Returns:
+        The conditions, the median seconds of both kinds of update, and the seconds of the parts and
+        operations of one update under the profiler.
+
+    Raises:
+        InputError: if a preset is unknown.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     encoder = AVHubertEncoder(encoder_preset(full_name(teacher))).eval()
-    config = DistillationConfig("random", student, teacher_precision=precision)
+    name = student.removeprefix("student-")
+    config = DistillationConfig("random", name, teacher_precision=precision)
     ours, frozen = config.new_student(encoder).train(), config.new_teacher(encoder)
     plain = copy.deepcopy(ours)
     batch = Batch(
@@ -70,7 +96,7 @@ def benchmark_distillation(
             return frozen(*inputs)
 
     def update() -> None:
-        with record_function("student and loss"):  # the teacher's time is taken off it below
+        with record_function("student and loss"):  # the teacher's time is subtracted below
             loss, _ = distill_batch(config, named_teacher, ours, batch)
         with record_function("backward"):
             loss.backward()
@@ -84,7 +110,7 @@ def benchmark_distillation(
         optimizers[1].step()
         optimizers[1].zero_grad()
 
-    seconds = time_in_turn({"ours": update, "plain": plain_update}, rounds)
+    seconds = medians(time_in_turn({"ours": update, "plain": plain_update}, rounds))
     with profile(activities=[ProfilerActivity.CPU]) as found:
         update()
     events = found.key_averages()
@@ -121,9 +147,9 @@ def text_table(report: dict[str, Any]) -> str:
         f"this one    {1 / seconds['ours']:.3f} updates/s ({seconds['ours']:.2f} s), "
         f"{report['speed_up']:.2f} times as fast",
         "",
-        "an update, profiled (which slows it):",
+        "one update under the profiler, which slows it down:",
         *(f"  {name:<32}{s:8.3f} s {s / total:6.1%}" for name, s in report["parts"].items()),
-        "the operations that take most of it:",
+        "the operations that take longest:",
         *(f"  {name:<32}{s:8.3f} s {s / total:6.1%}" for name, s in report["operations"].items()),
     ]
     return "\n".join(lines)

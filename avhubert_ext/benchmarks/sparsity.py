@@ -1,15 +1,13 @@
-"""Whether unstructured sparsity saves time on the CPU: pruned layers and encoders, dense or CSR.
+"""Whether unstructured sparsity saves time on the CPU: pruned layers and encoders, dense and CSR.
 
-Weights are random, and each linear layer is pruned to the same sparsity by magnitude. PyTorch's CSR
-(compressed sparse rows) goes by MKL. What a backend computes is compared with the dense layer's
-output before it is timed.
+Weights are random, and every linear layer is pruned to the same sparsity by magnitude. PyTorch
+multiplies CSR (compressed sparse rows) matrices with MKL. Before a backend is timed, its output is
+compared with that of the dense layer.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -21,57 +19,56 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from avhubert_ext.benchmarks.encoder import Clip, Encoder, fresh_encoder, machine, time_in_turn
+from avhubert_ext.benchmarks.encoder import fresh_encoder
+from avhubert_ext.benchmarks.timing import Encoder, Features, machine, medians, time_in_turn
 from avhubert_ext.compression.pruning import apply_masks, check_sparsity, global_magnitude_mask
-from avhubert_ext.data.audio import FEATURES
-from avhubert_ext.data.video import CROP
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.presets import full_name
+from avhubert_ext.progress import Progress
 
 Run = Callable[[], Any]
 Key = tuple[str, str, float, str]  # preset, what is timed, sparsity, backend
 
-LAYER_ROUNDS = 10  # of the layers for one of the encoders, which take a hundred times as long
-TOLERANCE = 1e-4  # of the largest output: float32, and sums in another order
+LAYER_ROUNDS = 10  # rounds of the layers per round of the encoders, which take far longer
+TOLERANCE = 1e-4  # relative to the largest output: float32 sums in another order
 HALF_TOLERANCE = 1e-2
-MARGIN = 1.1  # a speed-up by less is noise
+MARGIN = 1.1  # a smaller speed-up is noise
 
 
 class CsrLinear(nn.Module):
-    """A linear layer with its weight as CSR, for inference on a CPU. [..., I] -> [..., O]."""
+    """A linear layer with its weight as CSR, for inference on a CPU: [..., I] -> [..., O]."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             csr = linear.weight.detach().to_sparse_csr()
-            # MKL has 32 bits an index here: PyTorch would convert longer ones in every call.
+            # MKL uses 32-bit indices here; PyTorch would convert longer ones in every call.
             indices = csr.crow_indices().int(), csr.col_indices().int()
             self.weight = torch.sparse_csr_tensor(*indices, csr.values(), csr.shape)
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
         self.bias = bias[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not `F.linear`, which multiplies from the other side: two to three times as long.
+        # `F.linear` multiplies from the other side, which takes two to three times as long.
         y = torch.addmm(self.bias, self.weight, x.reshape(-1, x.shape[-1]).t())
         return y.t().unflatten(0, x.shape[:-1])
 
 
 def dense(linear: nn.Linear, x: Tensor, threads: int) -> Run:
-    """PyTorch's linear layer."""
+    """Run PyTorch's linear layer."""
     return partial(linear, x)
 
 
 def csr(linear: nn.Linear, x: Tensor, threads: int) -> Run:
-    """PyTorch's CSR, by MKL."""
+    """Run the layer as CSR, with MKL."""
     return partial(CsrLinear(linear), x)
 
 
 def onnx(linear: nn.Linear, x: Tensor, threads: int) -> Run:
-    """ONNX Runtime, which has no sparse kernels: dense, on the pruned weights."""
+    """Run the pruned layer in ONNX Runtime, which has no sparse kernels and computes it densely."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -83,7 +80,7 @@ def onnx(linear: nn.Linear, x: Tensor, threads: int) -> Run:
 
 
 def openvino(linear: nn.Linear, x: Tensor, threads: int) -> Run:
-    """OpenVINO in float32: dense too, for its sparse decompression is for 8-bit weights alone."""
+    """Run the pruned layer in OpenVINO, densely too: it decompresses sparse 8-bit weights only."""
     from avhubert_ext.runtime.backends import import_openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
@@ -94,7 +91,7 @@ def openvino(linear: nn.Linear, x: Tensor, threads: int) -> Run:
     return lambda: request.infer([inputs])[0]
 
 
-# What a layer is timed on, and the packages that some need.
+# What a layer is timed on, and the packages that some of it needs.
 BACKENDS: dict[str, Callable[[nn.Linear, Tensor, int], Run]] = {
     "dense": dense,
     "csr": csr,
@@ -111,7 +108,7 @@ NAMES = {
     SEMI_STRUCTURED: "2:4 sparsity",
 }
 ENCODERS = {
-    "encoder": "whole encoder, fused, its linear layers as CSR",
+    "encoder": "whole encoder, fused, with its linear layers as CSR",
     "blocks": "the same after the frontends",
 }
 
@@ -129,13 +126,13 @@ def onnx_model(linear: nn.Linear, x: Tensor) -> bytes:
         [numpy_helper.from_array(w.detach().numpy(), name) for name, w in weights.items()],
     )
     opset = helper.make_opsetid("", 17)
-    # An old version of the format: the newest runtime may be older than the newest onnx.
+    # An old version of the format, which any runtime reads.
     return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Linear layers of one shape in an encoder: what they are called there, and how many."""
+    """The linear layers of one shape in an encoder: their names, and how many there are."""
 
     outputs: int
     inputs: int
@@ -147,7 +144,7 @@ class Shape:
 
 
 def layer_shapes(encoder: nn.Module) -> list[Shape]:
-    """Of linear layers and pointwise convolutions over time, which are computed as such."""
+    """The shapes of an encoder's linear layers, pointwise convolutions over time included."""
     found: dict[tuple[int, int], list[str]] = {}
     for name, module in encoder.named_modules():
         pointwise = isinstance(module, nn.Conv1d) and module.kernel_size == (1,)
@@ -158,7 +155,7 @@ def layer_shapes(encoder: nn.Module) -> list[Shape]:
 
 
 def prune_each(model: nn.Module, sparsity: float) -> nn.Module:
-    """Prune every linear layer of `model` to exactly this sparsity; returns the model."""
+    """Prune every linear layer of `model` in place to exactly this sparsity; returns the model."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             apply_masks(module, global_magnitude_mask(module, sparsity))
@@ -166,7 +163,7 @@ def prune_each(model: nn.Module, sparsity: float) -> nn.Module:
 
 
 def with_csr(model: nn.Module) -> nn.Module:
-    """Replace the linear layers of `model`, in place; returns it."""
+    """Replace the linear layers of `model` by CSR ones in place; returns the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
@@ -174,44 +171,63 @@ def with_csr(model: nn.Module) -> nn.Module:
     return model
 
 
-def benchmark_sparse(
+def benchmark_sparsity(
     models: list[str],
     sparsities: list[float],
     threads: int = 1,
     frames: int = 100,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """Time the layers and the encoders of presets (see `full_name`); all times in seconds.
+    """Time layers and encoders, pruned to several sparsities.
 
-    Returns the conditions; under `layers` and `encoders` the median of each backend by preset, what
-    is timed and sparsity; under `semi_structured` those of 2:4 sparsity. With one thread it is the
-    CPU time that counts, so that what else runs on the machine matters less. Raises InputError if a
-    preset is unknown, a sparsity makes no sense or PyTorch lacks MKL, and RuntimeError if a backend
-    computes something else than the dense layer.
+    Args:
+        models: presets, see `full_name`.
+        sparsities: shares of pruned weights, in [0, 1).
+        threads: number of CPU threads. With one thread CPU time is measured, which other processes
+            disturb less.
+        frames: length of the clip in video frames.
+        rounds: number of times that each encoder is timed; layers are timed `LAYER_ROUNDS` times as
+            often.
+
+    Returns:
+        The conditions; under `layers` and `encoders` the median seconds of each backend by preset,
+        what is timed and sparsity; under `semi_structured` those of 2:4 sparsity.
+
+    Raises:
+        InputError: if a preset is unknown, a sparsity is invalid or PyTorch was built without MKL.
+        RuntimeError: if the output of a backend differs from that of the dense layer.
     """
     for sparsity in sparsities:
         check_sparsity(sparsity)
     if not torch.backends.mkl.is_available():
-        raise InputError("this PyTorch is without MKL, which multiplies CSR: install one with it")
+        raise InputError(
+            "this PyTorch was built without MKL, which multiplies CSR; install another"
+        )
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     clock = time.process_time if threads == 1 else time.perf_counter
     missing = unavailable()
-    clip = Clip(torch.randn(1, FEATURES, frames), torch.randn(1, 1, frames, CROP, CROP))
+    clip = Features.random(frames)
     with torch.device("meta"):
         shapes = {name: layer_shapes(fresh_encoder(full_name(name))) for name in models}
     backends = [backend for backend in BACKENDS if backend not in missing]
     whole: dict[Key, float] = {}
     with torch.no_grad():
-        # Runs hold weights in every form: no name here that would keep them longer than needed.
-        layers = _medians(
-            _layer_runs(shapes, sparsities, backends, frames, threads), LAYER_ROUNDS * rounds, clock
+        # Runs hold weights in every form, so no name here keeps them longer than needed.
+        layers = medians(
+            time_in_turn(
+                _layer_runs(shapes, sparsities, backends, frames, threads),
+                LAYER_ROUNDS * rounds,
+                clock,
+            )
         )
         for name in models:
             encoder = fresh_encoder(full_name(name)).eval().fuse()
-            for sparsity in sorted(sparsities):  # what is pruned stays so
+            for sparsity in sorted(sparsities):  # pruned weights stay pruned
                 prune_each(encoder, sparsity)
-                whole |= _medians(_encoder_runs(name, encoder, sparsity, clip), rounds, clock)
+                whole |= medians(
+                    time_in_turn(_encoder_runs(name, encoder, sparsity, clip), rounds, clock)
+                )
         half = [] if SEMI_STRUCTURED in missing else _time_semi_structured(shapes, frames, rounds)
     return {
         "machine": machine(),
@@ -228,11 +244,11 @@ def benchmark_sparse(
 
 
 def unavailable() -> dict[str, str]:
-    """Backend -> why it cannot be timed here."""
+    """The backends that cannot be timed here, with the reason."""
     missing = {b: [p for p in ps if find_spec(p) is None] for b, ps in PACKAGES.items()}
     reasons = {b: f"not installed: {', '.join(ps)}" for b, ps in missing.items() if ps}
     if not torch.cuda.is_available():
-        reasons[SEMI_STRUCTURED] = "PyTorch has it on CUDA alone, and there is no such device"
+        reasons[SEMI_STRUCTURED] = "PyTorch supports it on CUDA only, and there is no such device"
     return reasons
 
 
@@ -245,7 +261,7 @@ def _layer_runs(
 ) -> dict[Key, Run]:
     runs: dict[Key, Run] = {}
     for name, found in shapes.items():
-        for shape in tqdm(found, desc=f"layers of {name}", unit="layer"):
+        for shape in Progress(found, desc=f"layers of {name}", unit="layer", leave=False):
             x = torch.randn(frames, shape.inputs)
             for sparsity in sparsities:
                 linear = prune_each(nn.Linear(shape.inputs, shape.outputs), sparsity)
@@ -256,8 +272,8 @@ def _layer_runs(
     return runs
 
 
-def _encoder_runs(name: str, encoder: Encoder, sparsity: float, clip: Clip) -> dict[Key, Run]:
-    """A whole fused encoder on a clip, and what comes after its frontends alone."""
+def _encoder_runs(name: str, encoder: Encoder, sparsity: float, clip: Features) -> dict[Key, Run]:
+    """A whole fused encoder on a clip, and the part of it after the frontends."""
     forms = {"dense": encoder, "csr": with_csr(copy.deepcopy(encoder))}
     outputs = torch.randn(1, clip.video.shape[2], _blocks_width(encoder))
     runs: dict[Key, Run] = {}
@@ -270,51 +286,38 @@ def _encoder_runs(name: str, encoder: Encoder, sparsity: float, clip: Clip) -> d
     return runs
 
 
-def _encode(encoder: Encoder, clip: Clip) -> Tensor:
-    """[1, T, D]."""
+def _encode(encoder: Encoder, clip: Features) -> Tensor:
+    """The output of an encoder, [1, T, D]."""
     output = encoder(**clip.inputs(encoder))
     return output if isinstance(encoder, ConformerEncoder) else output.last_hidden_state
 
 
 def _blocks_width(encoder: Encoder) -> int:
-    """How wide the input of `_run_blocks` is."""
+    """The width of the input of `_run_blocks`."""
     if isinstance(encoder, ConformerEncoder):
         return encoder.video.frontend.out_channels
     return encoder.config.dim
 
 
 def _run_blocks(encoder: Encoder, x: Tensor) -> Tensor:
-    """[1, T, C], the ResNet's output of a lip reader or both streams fused, -> [1, T, D]."""
+    """Run what follows the frontends: [1, T, C] -> [1, T, D].
+
+    The input is the ResNet's output in a lip reader, and otherwise both streams fused.
+    """
     if isinstance(encoder, ConformerEncoder):
         return encoder.video(x, None)
     return encoder.encoder(x, None)[-1]
 
 
 def check_outputs(name: str, found: Any, expected: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Raise RuntimeError if a backend's output, a tensor or array, is not the dense layer's."""
+    """Raise a RuntimeError if a backend's output, a tensor or array, is not the dense layer's."""
     error = (torch.as_tensor(found) - expected).abs().max() / expected.abs().max()
     if not error <= tolerance:
         raise RuntimeError(f"{name}: differs from the dense output by {error:.1e} of its maximum")
 
 
-def _medians(runs: dict[Key, Run], rounds: int, clock: Callable[[], float]) -> dict[Key, float]:
-    """Seconds of each run, which take turns, in another order each round; all have run before.
-
-    In one order the first of those that share their input would always find it out of the cache.
-    """
-    times: dict[Key, list[float]] = {key: [] for key in runs}
-    order, generator = list(runs), random.Random(0)
-    for _ in tqdm(range(rounds), desc="rounds", unit="round"):
-        generator.shuffle(order)
-        for key in order:
-            start = clock()
-            runs[key]()
-            times[key].append(clock() - start)
-    return {key: statistics.median(values) for key, values in times.items()}
-
-
 def _results(medians: dict[Key, float]) -> list[dict[str, Any]]:
-    """One of each preset, thing and sparsity, with the seconds of the backends."""
+    """One result per preset, thing that is timed and sparsity, with the seconds of all backends."""
     found: dict[tuple[str, str, float], dict[str, float]] = {}
     for (*place, backend), seconds in medians.items():
         found.setdefault(tuple(place), {})[backend] = seconds
@@ -326,16 +329,16 @@ def _results(medians: dict[Key, float]) -> list[dict[str, Any]]:
 
 
 def is_faster(seconds: dict[str, float]) -> bool:
-    """Whether CSR takes less time than each dense backend, by more than the noise."""
+    """Whether CSR is faster than every dense backend by more than the noise."""
     return min(s for b, s in seconds.items() if b != "csr") > MARGIN * seconds["csr"]
 
 
 def _time_semi_structured(
     shapes: dict[str, list[Shape]], frames: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """2:4 sparsity beside dense, float16 on a GPU, wall-clock time.
+    """Time 2:4 sparsity against dense layers, float16 on a GPU, in wall-clock time.
 
-    PyTorch's kernels take multiples of 64 only: other layers are left out.
+    PyTorch's kernels accept multiples of 64 only; other layers are left out.
     """
     results = []
     for name, found in shapes.items():
@@ -347,13 +350,13 @@ def _time_semi_structured(
             sparse = torch.sparse.to_sparse_semi_structured(weight)
             check_outputs(f"2:4, {shape}", F.linear(x, sparse), F.linear(x, weight), HALF_TOLERANCE)
             runs = {"dense": partial(_on_gpu, x, weight), "2:4": partial(_on_gpu, x, sparse)}
-            seconds = time_in_turn(runs, LAYER_ROUNDS * rounds)
+            seconds = medians(time_in_turn(runs, LAYER_ROUNDS * rounds))
             results.append({"preset": name, "what": str(shape), "seconds": seconds})
     return results
 
 
 def two_of_four(weight: Tensor) -> Tensor:
-    """[O, I] with the two smallest of each four weights in a row set to zero."""
+    """Set the two smallest of every four weights in a row to zero: [O, I] -> [O, I]."""
     groups = weight.unflatten(1, (-1, 4))
     smallest = groups.abs().argsort(dim=-1)[..., :2]
     return groups.scatter(-1, smallest, 0.0).flatten(1)
@@ -365,17 +368,17 @@ def _on_gpu(x: Tensor, weight: Tensor) -> None:
 
 
 def text_table(report: dict[str, Any]) -> str:
-    """The report for a terminal: a line a layer and sparsity, then one an encoder and sparsity."""
+    """The report for a terminal, one line per layer and sparsity, then per encoder and sparsity."""
     rounds = report["rounds"]
     lines = [
         f"{report['frames']} frames, {report['threads']} thread(s), float32, median "
         f"{report['clock']} of {rounds['layers']} rounds of the layers and {rounds['encoders']} of "
         "the encoders;",
         f"{report['machine']['cpu']}",
-        "speed-up: dense over CSR, both in PyTorch; faster: CSR beats all that is dense by 10% or "
+        "speed-up: dense over CSR, both in PyTorch; faster: CSR beats all dense backends by 10% or "
         "more.",
-        "ONNX Runtime and OpenVINO have no kernels for such sparsity: they are dense.",
-        "Layers: outputs x inputs, how many of them in the encoder, their names.",
+        "ONNX Runtime and OpenVINO have no kernels for such sparsity and compute densely.",
+        "Layers: outputs x inputs, their number in the encoder, their names.",
         *(f"Not timed: {NAMES[backend]} ({why})" for backend, why in report["unavailable"].items()),
     ]
     for preset, shapes in report["shapes"].items():
@@ -384,8 +387,8 @@ def text_table(report: dict[str, Any]) -> str:
             names = ", ".join(shape["names"])
             title = f"{preset}, {name}, {shape['count']} of: {names}"
             lines += ["", title, *_table(rows)]
-        for what, told in ENCODERS.items():
-            lines += ["", f"{preset}, {told}", *_table(_rows(report["encoders"], preset, what))]
+        for what, title in ENCODERS.items():
+            lines += ["", f"{preset}, {title}", *_table(_rows(report["encoders"], preset, what))]
     for r in report[SEMI_STRUCTURED]:
         times = ", ".join(f"{backend} {1000 * s:.3f} ms" for backend, s in r["seconds"].items())
         lines.append(f"{r['preset']}, {r['what']}, {NAMES[SEMI_STRUCTURED]}: {times}")

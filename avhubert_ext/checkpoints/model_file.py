@@ -223,9 +223,7 @@ def load_auto_avsr(
     return model.to(choose_device(device))
 
 
-def load_recognizer(
-    path: Path | str, device: torch.device | str = "cpu"
-) -> RecognizerNetwork:
+def load_recognizer(path: Path | str, device: torch.device | str = "cpu") -> RecognizerNetwork:
     """The recognizer of either family in a model file, see `ModelFile.recognizer`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Commands that make and look at data: corpora, manifests, noise."""
+"""Commands that make and prepare data: corpora, manifests, noise, subwords."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from avhubert_ext.cli.parsing import command
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the commands."""
     _add_synth(commands)
     _add_prepare(commands)
     _add_noise(commands)
@@ -32,7 +33,12 @@ def _synth(args: argparse.Namespace) -> None:
 
 def _add_synth(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "synth", _synth, "Make the embedded corpus of speech, lips and noise"
+        commands,
+        "synth",
+        _synth,
+        "Synthesize a small corpus of speech, lip videos and noise",
+        "avhubert-ext data synth --out corpus",
+        "avhubert-ext data synth --out corpus --speakers 40 --utterances 40 --seed 1",
     )
     parser.add_argument(
         "--out",
@@ -41,7 +47,10 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
         help="Folder to write the corpus to, in the layout of LRS3",
     )
     parser.add_argument(
-        "--speakers", type=int, default=10, help="Number of speakers; every fifth is for the test"
+        "--speakers",
+        type=int,
+        default=10,
+        help="Number of speakers; every fifth goes to the test set",
     )
     parser.add_argument(
         "--utterances", type=int, default=20, help="Number of utterances of each speaker"
@@ -56,16 +65,17 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
         "--domain",
         choices=("commands", "open"),
         default="commands",
-        help="Kind of sentences: commands is a grammar like GRID's, open is an open word list",
+        help="Kind of sentences: commands follows a grammar like GRID's, open draws from a list "
+        "of words",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Number of processes")
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from avhubert_ext.data.normalization import TextConfig
-    from avhubert_ext.data.text import SubwordConfig
     from avhubert_ext.errors import InputError
     from avhubert_ext.preparation.manifests import prepare
+    from avhubert_ext.preparation.subwords import SubwordConfig
 
     done = prepare(
         args.corpus,
@@ -94,12 +104,14 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "prepare",
         _prepare,
         "Write AV-HuBERT manifests for a corpus in the layout of LRS3",
+        "avhubert-ext data prepare --corpus corpus --out data --vocabulary 100",
+        "avhubert-ext data prepare --corpus lrs3 --out data --reuse-subwords subwords",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         required=True,
-        help="Corpus folder with trainval/ and test/, and perhaps valid/",
+        help="Corpus folder with trainval/, test/ and optionally valid/",
     )
     parser.add_argument("--out", type=Path, required=True, help="Manifest folder to write")
     parser.add_argument(
@@ -114,13 +126,13 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--reuse-subwords",
         type=Path,
-        help="Folder to take spm_*.model and dict.wrd.txt from instead of making them",
+        help="Folder whose spm_*.model and dict.wrd.txt are used instead of training new subwords",
     )
     parser.add_argument(
         "--valid-fraction",
         type=float,
         default=0.05,
-        help="Share of the trainval speakers for validation, unless the corpus has a valid/",
+        help="Share of the trainval speakers used for validation if the corpus has no valid/",
     )
     text = parser.add_argument_group("normalization of the transcripts")
     text.add_argument(
@@ -133,13 +145,13 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--punctuation",
         choices=("remove", "keep"),
         default="remove",
-        help="Whether punctuation stays; apostrophes in words and parts of numbers always do",
+        help="Whether to keep punctuation; apostrophes in words and parts of numbers always stay",
     )
     text.add_argument(
         "--tags",
         default="[]<>",
         metavar="BRACKETS",
-        help="Brackets whose content is left out, for example [laughter]: pairs of [] <> {} (), or "
+        help="Brackets whose content is removed, for example [laughter]: any of [] <> {} (), or "
         "'' for none",
     )
     _add_allow_unreadable(parser)
@@ -169,16 +181,21 @@ def _noise(args: argparse.Namespace) -> None:
 
 def _add_noise(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "noise", _noise, "Write lists of babble, music, noise and talkers from MUSAN"
+        commands,
+        "noise",
+        _noise,
+        "Write lists of babble, music, noise and competing talkers from MUSAN",
+        "avhubert-ext data noise --musan corpus/musan --out noise",
+        "avhubert-ext data noise --musan musan --manifests data --out noise",
     )
     parser.add_argument(
-        "--musan", type=Path, required=True, help="Folder of MUSAN with speech/, music/ and noise/"
+        "--musan", type=Path, required=True, help="MUSAN folder with speech/, music/ and noise/"
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder to write the lists to")
     parser.add_argument(
         "--manifests",
         type=Path,
-        help="Manifest folder made by `prepare`, whose speech becomes the noise of a second talker",
+        help="Manifest folder written by `data prepare`; its speech becomes the competing talkers",
     )
     parser.add_argument(
         "--seed",
@@ -201,12 +218,15 @@ def _add_noise_preview(commands: argparse._SubParsersAction) -> None:
         commands,
         "noise-preview",
         _noise_preview,
-        "Draw a video frame in every kind of visual noise",
+        "Draw one video frame under every type and level of visual noise",
+        "avhubert-ext data noise-preview --video clip.mp4 --out noise.png",
     )
     parser.add_argument("--video", type=Path, required=True, help="Video clip of the mouth region")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument(
-        "--frame", type=int, help="Number of the frame, from 0; without it the middle one"
+        "--frame",
+        type=int,
+        help="Number of the frame, counted from 0; by default the middle frame",
     )
     parser.add_argument(
         "--seed", type=int, default=1, help="Seed of the noise; the same seed gives the same noise"
@@ -230,17 +250,21 @@ def _add_subwords(commands: argparse._SubParsersAction) -> None:
         commands,
         "subwords",
         _subwords,
-        "Take the subwords of a finetuned AV-HuBERT or of Auto-AVSR",
+        "Extract the subwords of a finetuned AV-HuBERT or of Auto-AVSR",
+        "avhubert-ext data subwords base_noise_pt_noise_ft_433h.pt subwords",
+        "avhubert-ext data subwords unigram5000_units.txt units --sentencepiece unigram5000.model",
     )
     parser.add_argument(
         "source",
         type=Path,
-        help="Finetuned checkpoint of AV-HuBERT, or Auto-AVSR's unigram5000_units.txt",
+        help="Finetuned AV-HuBERT checkpoint, or Auto-AVSR's unigram5000_units.txt",
     )
-    parser.add_argument("out", type=Path, help="Folder to write, for `prepare --reuse-subwords`")
+    parser.add_argument(
+        "out", type=Path, help="Folder to write, for `data prepare --reuse-subwords`"
+    )
     parser.add_argument(
         "--sentencepiece",
         type=Path,
         metavar="MODEL",
-        help="Path of unigram5000.model, needed with unigram5000_units.txt",
+        help="Path of unigram5000.model, required with unigram5000_units.txt",
     )

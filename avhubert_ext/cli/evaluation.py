@@ -1,4 +1,4 @@
-"""Commands that measure and compare word error rates."""
+"""`evaluate`: word error rates in noise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from avhubert_ext.cli.parsing import add_device, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
     _add_evaluate(commands)
-    _add_report(commands)
-    _add_compare(commands)
-    _add_pruning_report(commands)
-    _add_frontier(commands)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -52,7 +49,14 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "evaluate", _evaluate, "Measure word error rates in acoustic and visual noise"
+        commands,
+        "evaluate",
+        _evaluate,
+        "Measure word error rates in acoustic and visual noise",
+        "avhubert-ext evaluate --model student model.safetensors --data data --out evaluation",
+        "avhubert-ext evaluate --model student model.safetensors --data data --out evaluation \\\n"
+        "    --noise noise/babble --snr -5 0 5 --passes 3",
+        "avhubert-ext evaluate --model reader vsr.pt --data data --out evaluation --visual-noise",
     )
     parser.add_argument(
         "--model",
@@ -60,8 +64,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar=("NAME", "FILE"),
-        help="Recognizer of any kind that `convert` reads, or a folder made by `export`; repeat "
-        "the option for more models. Without it only the report is written",
+        help="Checkpoint that `model convert` can read, or folder written by `export`; repeat the "
+        "option for more models. Without it only the report is written",
     )
     parser.add_argument("--data", type=Path, required=True, help="Manifest folder of the test set")
     parser.add_argument("--split", default="test", help="Name of the manifest to decode")
@@ -71,7 +75,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         type=Path,
         default=[],
         metavar="DIR",
-        help="Folders of acoustic noise made by `noise`, one for each kind",
+        help="Folders of acoustic noise written by `data noise`, one for each kind",
     )
     parser.add_argument(
         "--snr",
@@ -85,7 +89,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--visual-noise",
         nargs="*",
         metavar="TYPE",
-        help="Types of visual noise; the option without a type means the paper's seven",
+        help="Types of visual noise; the option without a type stands for the seven of paper B",
     )
     parser.add_argument(
         "--levels",
@@ -99,7 +103,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--passes",
         type=positive,
         default=10,
-        help="Number of decodings for each condition whose noise is drawn at random",
+        help="Number of decodings of each condition with random noise",
     )
     parser.add_argument("--noise-seed", type=int, default=1, help="Seed of the random noise")
     parser.add_argument(
@@ -109,172 +113,54 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--ctc-weight",
         type=float,
         default=0.1,
-        help="Weight of CTC in the search, for CTC/attention recognizers only",
+        help="Weight of the CTC scores in the search, for models with a CTC layer only",
     )
-    own = parser.add_argument_group("AV-HuBERT's family only")
+    own = parser.add_argument_group("models of the AV-HuBERT family only")
     own.add_argument(
         "--modalities",
         choices=("both", "audio", "video"),
         default="both",
-        help="Streams that the model is given",
+        help="Streams that the model receives",
     )
     own.add_argument(
         "--length-penalty",
         type=float,
         default=1.0,
-        help="Exponent of the length that scores are divided by",
+        help="Exponent of the length by which scores are divided",
     )
     own.add_argument(
         "--max-len-a",
         type=float,
         default=1.0,
-        help="Limit of the length, in tokens for each video frame",
+        help="Limit of the length, in tokens per video frame",
     )
     own.add_argument(
-        "--max-len-b", type=int, default=0, help="Number of tokens that is added to the limit"
+        "--max-len-b", type=int, default=0, help="Number of tokens added to the limit of the length"
     )
     parser.add_argument(
         "--max-frames",
         type=positive,
         default=2000,
-        help="Limit of the video frames in a batch, padding included",
+        help="Limit of the video frames in one batch, padding included",
     )
     parser.add_argument(
-        "--cache-dir", type=Path, help="Folder to keep decoded video frames and audio features in"
+        "--cache-dir", type=Path, help="Folder that caches decoded video frames and audio features"
     )
     parser.add_argument(
         "--subword-model",
         type=Path,
-        help="Path of the sentencepiece model, if it is not the one in the data folder",
+        help="Path of the sentencepiece model, if it is not in the data folder",
     )
     parser.add_argument(
         "--allow-unreadable",
         action="store_true",
         help="Score the passes even if more than 1%% of the utterances cannot be read; their words "
-        "count as deleted, and the report shows how many there are",
+        "count as deleted, and the report states how many there are",
     )
     add_device(parser)
     parser.add_argument(
         "--threads", type=positive, default=os.cpu_count(), help="Number of CPU threads"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="Folder to write passes and reports to"
-    )
-
-
-def _report(args: argparse.Namespace) -> None:
-    from avhubert_ext.reports.decoded import report
-
-    models = [(name, Path(checkpoint), Path(decoded)) for name, checkpoint, decoded in args.model]
-    print(report(models, args.out))
-    print(f"\nwritten: {args.out / 'results.json'}, {args.out / 'results.png'}")
-
-
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands,
-        "report",
-        _report,
-        "Report what fairseq-generate decoded, as a table, JSON and a picture",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write the report to")
-    parser.add_argument(
-        "--model",
-        nargs=3,
-        action="append",
-        required=True,
-        metavar=("NAME", "CHECKPOINT", "DECODED"),
-        help="Model to report; DECODED is a folder that holds fairseq-generate's results in a "
-        "folder for each condition. Repeat the option for more models",
-    )
-
-
-def _compare(args: argparse.Namespace) -> None:
-    from avhubert_ext.reports.compare import compare
-
-    decoded = [(name, Path(folder)) for name, folder in args.model]
-    print(compare(decoded, args.distillation, args.out))
-    print(f"\nwritten: {args.out / 'compare.json'}, {args.out / 'compare.png'}")
-
-
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands, "compare", _compare, "Compare models that were trained with several seeds"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write the results to")
-    parser.add_argument(
-        "--model",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("NAME", "DECODED"),
-        help="Run of a model, with DECODED as for `report`; repeat the option, with the same NAME "
-        "for other runs of the same model",
-    )
-    parser.add_argument(
-        "--distillation",
-        nargs="*",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="Experiment folders of s3prl whose training curves are drawn",
-    )
-
-
-def _pruning_report(args: argparse.Namespace) -> None:
-    from avhubert_ext.reports.pruning import report
-
-    print(report(args.evaluation, args.out, args.last))
-    print(f"\nwritten: {args.out}/pruning.md, .csv, pruning_*.png")
-
-
-def _add_pruning_report(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands,
-        "pruning-report",
-        _pruning_report,
-        "Report a pruning sweep, finished or not, as tables and pictures",
-    )
-    parser.add_argument(
-        "--evaluation",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="Folder that `evaluate` wrote, with models named dense, METHOD-SPARSITY (for example "
-        "lrr-iterative-50), or rewind-T-SPARSITY",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write the report to")
-    parser.add_argument(
-        "--last",
-        type=int,
-        metavar="T",
-        help="Number of the dense model's last checkpoint, which one-shot LRR starts from",
-    )
-
-
-def _frontier(args: argparse.Namespace) -> None:
-    from avhubert_ext.reports.frontier import frontier
-
-    print(frontier(args.evaluation, args.out, args.condition))
-    print(f"\nwritten: {args.out}/frontier.md, .csv, .png")
-
-
-def _add_frontier(commands: argparse._SubParsersAction) -> None:
-    parser = command(
-        commands, "frontier", _frontier, "Plot accuracy against file size of evaluated models"
-    )
-    parser.add_argument(
-        "--evaluation",
-        nargs="+",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="Folders that `evaluate` wrote for the same test set; only models stored as "
-        ".safetensors have a size",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="Folder to write the results to")
-    parser.add_argument(
-        "--condition",
-        default="clean",
-        help="Condition whose word error rates are plotted, for example block_level3",
+        "--out", type=Path, required=True, help="Folder to write results and reports to"
     )

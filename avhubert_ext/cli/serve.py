@@ -1,4 +1,4 @@
-"""`serve`: the page to try a recognizer on."""
+"""`serve`: a web page to try a recognizer on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from avhubert_ext.errors import InputError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
     _add_serve(commands)
 
 
@@ -61,31 +62,33 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         commands,
         "serve",
         _serve,
-        "Serve a local page to try a recognizer on a video or the camera",
+        "Serve a local web page that transcribes videos or the camera",
+        "avhubert-ext serve --model model.safetensors",
+        "avhubert-ext serve --model exported --port 8080 --max-seconds 30",
     )
     add_recognizer(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="Address to listen at; with 0.0.0.0 other machines can reach the page",
+        help="Address to listen on; 0.0.0.0 makes the page reachable from other machines",
     )
     parser.add_argument(
-        "--port", type=_port, default=8000, help="Port to listen at; 0 is any free one"
+        "--port", type=_port, default=8000, help="Port to listen on; 0 picks a free one"
     )
     parser.add_argument(
-        "--max-mb", type=positive, default=50, help="Size of the largest upload in megabytes"
+        "--max-mb", type=positive, default=50, help="Largest upload to accept, in megabytes"
     )
     parser.add_argument(
-        "--max-seconds", type=positive, default=60, help="Length of the longest clip in seconds"
+        "--max-seconds", type=positive, default=60, help="Longest clip to accept, in seconds"
     )
     parser.add_argument(
-        "--timeout", type=positive, default=180, help="Time limit for a clip in seconds"
+        "--timeout", type=positive, default=180, help="Time limit for one clip, in seconds"
     )
     parser.add_argument(
         "--noise",
         type=Path,
         metavar="FILE",
-        help="Sound file to add as noise; without it babble made of the clip's own speech",
+        help="Sound file to add as noise; by default babble made from the clip's own speech",
     )
     add_landmark_model(parser)
     add_device(parser)

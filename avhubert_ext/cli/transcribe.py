@@ -21,8 +21,7 @@ from avhubert_ext.cli.parsing import (
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
+    from avhubert_ext.progress import Progress
     from avhubert_ext.recognizers.base import Recognizer
 
 FORMATS = ("txt", "json", "srt", "vtt")
@@ -30,16 +29,16 @@ LONG = 300  # seconds; for a longer file it is reported how long it took
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
     _add_transcribe(commands)
 
 
 def _transcribe(args: argparse.Namespace) -> None:
     formats = args.formats or (FORMATS if args.out else FORMATS[:1])
     _check(args, formats)
-    from tqdm import tqdm
-
     from avhubert_ext.data.files import make_folder
     from avhubert_ext.decoding.beam import SearchConfig
+    from avhubert_ext.progress import Progress
     from avhubert_ext.recognizers.base import Recognizer
 
     if args.out:
@@ -63,8 +62,7 @@ def _transcribe(args: argparse.Namespace) -> None:
         if not missing:
             continue
         try:
-            # No bar in a log: disable=None draws on terminals only.
-            with tqdm(unit="frame", leave=False, desc=path.name, disable=None) as bar:
+            with Progress(unit="frame", leave=False, desc=path.name) as bar:
                 written = _one(args, missing, recognizer, modalities, path, name, bar)
         except InputError as error:
             if len(args.files) == 1:
@@ -110,11 +108,11 @@ def _one(
     modalities: tuple[str, ...],
     path: Path,
     name: str,
-    bar: tqdm,
+    bar: Progress,
 ) -> str:
     """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
     from avhubert_ext.data.files import write_text
-    from avhubert_ext.data.media import Limits
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription import subtitles
     from avhubert_ext.transcription.streams import read_streams
 
@@ -126,7 +124,7 @@ def _one(
         mouth=args.mouth,
         landmarks=args.landmarks,
         landmark_model=args.landmark_model,
-        limits=Limits(seconds=args.max_seconds),
+        limits=MediaLimits(seconds=args.max_seconds),
         progress=_stage(bar, f"{path.name} mouth"),
     )
     transcript = recognizer.transcribe(
@@ -154,7 +152,7 @@ def _one(
     return f"{path}: {transcript.text}\n"
 
 
-def _stage(bar: tqdm, what: str) -> Callable[[int, int], None]:
+def _stage(bar: Progress, what: str) -> Callable[[int, int], None]:
     """Progress of a part of the work, which begins at its first call."""
     begun = False
 
@@ -211,60 +209,64 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         commands,
         "transcribe",
         _transcribe,
-        "Transcribe videos or sound files to text, words with times, and subtitles",
+        "Transcribe videos or sound files to text, timed words and subtitles",
+        "avhubert-ext transcribe talk.mp4 --model model.safetensors",
+        "avhubert-ext transcribe talks/*.mp4 --model model.safetensors --out transcripts",
+        "avhubert-ext transcribe talk.mp4 --model model.safetensors --formats srt --face 1",
     )
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Video or sound file")
     add_recognizer(parser)
     parser.add_argument(
         "--out",
         type=Path,
-        help="Folder to write to, where nothing is overwritten; without it the text is printed",
+        help="Folder to write to; existing files are kept. Without it the text is printed",
     )
     parser.add_argument(
         "--formats",
         nargs="+",
         choices=FORMATS,
-        help="Formats to write; without the option all with --out, else txt",
+        help="Formats to write; by default all with --out, otherwise txt",
     )
     parser.add_argument(
         "--modalities",
         choices=("both", "audio", "video"),
-        help="Streams to use; without the option all that the model and the file have",
+        help="Streams to use; by default all that both the model and the file have",
     )
     parser.add_argument(
         "--face",
         type=_face,
         default="speaking",
-        help="Face to read in a video with several: speaking is the one that moves with the "
-        "sound, largest the largest, N the N-th largest",
+        help="Face to read if there are several: speaking (the lips move with the sound), "
+        "largest, or N for the N-th largest",
     )
     parser.add_argument(
         "--mouth",
         action="store_true",
-        help="Take the videos as mouth regions, of any size: no face is looked for",
+        help="Treat the videos as mouth regions, of any size, and skip face detection",
     )
     parser.add_argument(
         "--landmarks",
         type=Path,
         metavar="FILE",
-        help="Landmarks of the face, as AV-HuBERT or Auto-AVSR store them, instead of looking for "
-        "it",
+        help="Face landmarks in AV-HuBERT's or Auto-AVSR's format, used instead of face detection",
     )
     parser.add_argument(
         "--max-seconds",
         type=positive,
         default=3600,
         metavar="SECONDS",
-        help="Length of the longest file; a longer one is refused before anything is read",
+        help="Longest file to accept, in seconds; longer ones are rejected before they are read",
     )
     add_landmark_model(parser)
     parser.add_argument(
         "--beam",
         type=positive,
-        help="Number of hypotheses in the beam search; without the option the model's",
+        help="Number of hypotheses in the beam search; by default what the model suggests",
     )
     parser.add_argument(
-        "--ctc-weight", type=float, help="Weight of CTC in the search, for models with CTC"
+        "--ctc-weight",
+        type=float,
+        help="Weight of the CTC scores in the search, for models with a CTC layer",
     )
     add_device(parser)
     parser.add_argument("--threads", type=positive, help="Number of CPU threads")

@@ -1,4 +1,4 @@
-"""Commands that make mouth regions of any video."""
+"""`data video`: mouth regions from any video."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from avhubert_ext.cli.parsing import add_landmark_model, command, positive
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    _add_prepare_video(commands)
+    """Add the command."""
+    _add_video(commands)
 
 
-def _prepare_video(args: argparse.Namespace) -> None:
-    from avhubert_ext.data.media import Limits
+def _video(args: argparse.Namespace) -> None:
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.errors import InputError
     from avhubert_ext.preparation.corpora import corpus_sources, plain_videos
     from avhubert_ext.preparation.video import Settings, prepare_video
@@ -22,12 +23,12 @@ def _prepare_video(args: argparse.Namespace) -> None:
     if args.layout is None:
         sources = plain_videos(args.inputs)
     elif len(args.inputs) > 1:
-        raise InputError(f"--layout {args.layout} takes one folder, {len(args.inputs)} are named")
+        raise InputError(f"--layout {args.layout} expects one folder, got {len(args.inputs)}")
     elif args.face == "all":
-        raise InputError("--face all: a transcript belongs to one speaker; leave out --layout")
+        raise InputError("--face all: a transcript belongs to one speaker; omit --layout")
     else:
         sources = corpus_sources(args.layout, args.inputs[0])
-    limits = Limits(seconds=args.max_seconds)
+    limits = MediaLimits(seconds=args.max_seconds)
     settings = Settings(
         args.face, args.mouth, args.landmarks, args.landmark_model, limits, args.sheets
     )
@@ -37,20 +38,25 @@ def _prepare_video(args: argparse.Namespace) -> None:
         f"{args.out}" + (f"; look at {args.out / 'sheets'}" if args.sheets else "")
     )
     if done.warned:
-        print(f"{done.warned} of them with warnings: see the report and the sheets")
+        print(f"{done.warned} of them with warnings; see the report and the sheets")
     if done.failed:
         raise InputError(
-            f"{done.failed} of {done.videos} videos failed; the report in {args.out} names them "
-            "and why; run the same command again to try those again"
+            f"{done.failed} of {done.videos} videos failed; the report in {args.out} lists them "
+            "with the reasons; run the same command again to retry them"
         )
 
 
-def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
+def _add_video(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "prepare-video", _prepare_video, "Make 96x96 mouth regions of any video or corpus"
+        commands,
+        "video",
+        _video,
+        "Cut 96x96 mouth regions out of any video or corpus",
+        "avhubert-ext data video talk.mp4 mouths",
+        "avhubert-ext data video lrs3 mouths --layout lrs3 --landmarks landmarks",
     )
     parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="IN", help="Videos, or folders of videos"
+        "inputs", type=Path, nargs="+", metavar="IN", help="Videos or folders of videos"
     )
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="Folder to write the mouth regions to"
@@ -58,45 +64,47 @@ def _add_prepare_video(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--layout",
         choices=("lrs3", "lrs2", "grid", "folder"),
-        help="Layout of IN if it is a corpus (folder: CLIP.* with plain CLIP.txt): transcripts are "
-        "copied, and `prepare` reads OUT",
+        help="Layout of IN if it is a corpus (folder: each CLIP.* has a plain CLIP.txt); its "
+        "transcripts are copied, so that `data prepare` can read OUT",
     )
     parser.add_argument(
         "--face",
         type=_face,
         default="largest",
-        help="Face whose mouth is taken: largest, speaking (it moves with the sound), N for the "
-        "N-th largest, or all",
+        help="Face to use if there are several: largest, speaking (the lips move with the sound), "
+        "N for the N-th largest, or all",
     )
     parser.add_argument(
         "--mouth",
         action="store_true",
-        help="Take IN for mouth regions of any size: no face is looked for",
+        help="Treat IN as mouth regions, of any size, and skip face detection",
     )
     parser.add_argument(
         "--landmarks",
         type=Path,
-        help="Landmark files of AV-HuBERT or Auto-AVSR (.pkl, .npy, .npz) instead of mediapipe: a "
-        "folder with the paths of IN, or for one video the file",
+        help="Landmarks in AV-HuBERT's or Auto-AVSR's format (.pkl, .npy, .npz), used instead of "
+        "mediapipe: a folder laid out like IN, or one file for one video",
     )
     add_landmark_model(parser)
     parser.add_argument(
         "--max-seconds",
         type=positive,
         default=3600,
-        help="Length of the longest video that is taken",
+        metavar="SECONDS",
+        help="Longest video to accept, in seconds",
     )
     parser.add_argument(
         "--sheets",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="Write a picture of each clip to look at, about 60 kB",
+        help="Write a picture of each clip for visual inspection, about 60 kB",
     )
     parser.add_argument(
         "--shard",
         type=_shard,
         default="1/1",
-        help="Part I of N: only every N-th video is processed",
+        metavar="I/N",
+        help="Process only part I of N, that is every N-th video",
     )
     parser.add_argument(
         "--workers", type=positive, default=os.cpu_count(), help="Number of processes"

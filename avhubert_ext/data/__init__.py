@@ -1,1 +1,1 @@
-"""Reading corpora: manifests, features, video, noise, batches. Frames are 25 Hz throughout."""
+"""Read corpora: media files, manifests, features, noise, batches. Video runs at 25 frames/s."""

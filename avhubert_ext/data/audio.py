@@ -1,4 +1,4 @@
-"""Audio in, AV-HuBERT's stacked log filter banks out."""
+"""Read audio and compute AV-HuBERT's features: stacked log filter banks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,33 @@ from pathlib import Path
 import numpy as np
 
 from avhubert_ext.data.files import whole_file
+from avhubert_ext.data.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 
-SAMPLE_RATE = 16_000  # Hz
 FILTERS = 26
-WINDOW, SHIFT, BINS = 400, 160, 512  # samples; of the Fourier transform
-STACK = 4  # filter-bank frames (100 Hz) in one video frame (25 Hz)
+WINDOW, SHIFT, BINS = 400, 160, 512  # samples per window and hop; bins of the Fourier transform
+STACK = 4  # filter-bank frames (100 Hz) per video frame (25 Hz)
 FEATURES = FILTERS * STACK
-SAMPLES_PER_FRAME = SAMPLE_RATE // 25  # of a video frame
 
 
 def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarray:
-    """A 16 kHz mono file as int16 [N]: all of it, or up to so many samples from `start` on.
+    """Read a 16 kHz mono file.
 
-    Raises InputError that names the file.
+    Args:
+        path: The audio file.
+        start: The first sample to read.
+        samples: The largest number of samples to read; -1 reads to the end.
+
+    Returns:
+        int16 [N].
+
+    Raises:
+        InputError: If the file is missing, unreadable, empty, or not 16 kHz mono.
     """
     import soundfile
 
     if not os.path.isfile(path):  # False also for a name that no file can have
-        raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
+        raise InputError(f"{path} not found; run `avhubert-ext data prepare` again")
     try:
         read, rate = soundfile.read(path, samples, start, dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
@@ -41,21 +49,22 @@ def load_audio(path: Path | str, start: int = 0, samples: int = -1) -> np.ndarra
 
 
 def audio_length(path: Path | str) -> int:
-    """The number of samples in a 16 kHz mono file, by its header.
+    """Return the number of samples in a 16 kHz mono file according to its header.
 
-    Raises InputError that names the file.
+    Raises:
+        InputError: If the file is missing, unreadable, empty, or not 16 kHz mono.
     """
     import soundfile
 
     if not os.path.isfile(path):
-        raise InputError(f"{path} not found; run `avhubert-ext prepare` again")
+        raise InputError(f"{path} not found; run `avhubert-ext data prepare` again")
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{path}: not a readable audio file ({error})") from None
     _check_form(path, info.samplerate, info.channels)
     if not info.frames:
-        raise InputError(f"{path}: no samples; remove it from its list")
+        raise InputError(f"{path}: no samples; remove the file from its list")
     return info.frames
 
 
@@ -63,19 +72,19 @@ def _check_form(path: Path | str, rate: int, channels: int) -> None:
     if rate != SAMPLE_RATE:
         raise InputError(f"{path}: sample rate is {rate} Hz, expected 16000 Hz: resample the file")
     if channels != 1:
-        raise InputError(f"{path}: {channels} channels, expected mono: mix it down")
+        raise InputError(f"{path}: {channels} channels, expected mono: mix the channels down")
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
-    """Write int16 [N] as a 16 kHz wav file, in one step."""
-    # By way of memory: soundfile passes over a full disk in silence, write_bytes does not.
+    """Write samples, int16 [N], as a 16 kHz wav file. The file is never left half-written."""
+    # Encoded in memory first: unlike write_bytes, soundfile does not report a full disk.
     content = wav_bytes(samples)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:
-    """The content of a 16 kHz wav file of int16 [N]."""
+    """Return the content of a 16 kHz wav file with these samples, int16 [N]."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -84,7 +93,12 @@ def wav_bytes(samples: np.ndarray) -> bytes:
 
 
 def check_samples(samples: np.ndarray, name: str) -> None:
-    """Raise an InputError for what is not int16 [N]: another scale would go unnoticed."""
+    """Raise an InputError unless `samples` is int16 [N]: another scale would go unnoticed.
+
+    Args:
+        samples: The array to check.
+        name: Its name in the error message.
+    """
     found = np.asarray(samples)
     if not isinstance(samples, np.ndarray) or found.dtype != np.int16 or found.ndim != 1:
         raise InputError(
@@ -98,12 +112,19 @@ def check_samples(samples: np.ndarray, name: str) -> None:
 def audio_features(
     waveform: np.ndarray, sample_rate: int = SAMPLE_RATE, n_frames: int | None = None
 ) -> np.ndarray:
-    """AV-HuBERT's audio features.
+    """Compute AV-HuBERT's audio features (Shi et al., 2022).
 
-    waveform: int16 [samples] (int16 scale matters: the filter banks are log energies).
-    Returns float32 [T, 104]: 26 log filter banks at 100 Hz, four frames stacked, cut or padded
-    with zeros to `n_frames` if given, then each frame normalized to zero mean, unit variance.
-    Raises InputError for another sample rate or another kind of array.
+    Args:
+        waveform: int16 [N]. The scale of int16 matters: the filter banks are log energies.
+        sample_rate: Must be 16000 Hz.
+        n_frames: Cut or zero-pad to this number of video frames; None keeps the length.
+
+    Returns:
+        float32 [T, 104] at 25 Hz: 26 log filter banks at 100 Hz, four frames stacked, each
+        stacked frame normalized to zero mean and unit variance.
+
+    Raises:
+        InputError: For another sample rate or another kind of array.
     """
     if sample_rate != SAMPLE_RATE:
         raise InputError(f"sample rate is {sample_rate} Hz, expected 16000 Hz: resample first")
@@ -114,7 +135,7 @@ def audio_features(
 
 
 def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
-    """As `audio_features`, of samples [N] of any type in the scale of int16."""
+    """Compute `audio_features` from samples [N] of any type, in the scale of int16."""
     bands = log_filter_bank(samples).astype(np.float32)
     padding = -len(bands) % STACK
     stacked = np.pad(bands, ((0, padding), (0, 0))).reshape(-1, FEATURES)
@@ -127,10 +148,10 @@ def features_of(samples: np.ndarray, n_frames: int | None) -> np.ndarray:
 
 
 def log_filter_bank(samples: np.ndarray) -> np.ndarray:
-    """Log energies of 26 mel bands at 100 Hz: [N] -> float64 [L, 26].
+    """Compute the log energies of 26 mel bands at 100 Hz: [N] -> float64 [L, 26].
 
-    Those of python_speech_features.logfbank, which AV-HuBERT uses, to the last bit: pre-emphasis
-    of 0.97, windows of 25 ms without a taper, the last one filled up with zeros, 512 bins.
+    Bit-identical to python_speech_features.logfbank, which AV-HuBERT uses: pre-emphasis of 0.97,
+    rectangular windows of 25 ms, the last one zero-padded, and 512 FFT bins.
     """
     emphasized = np.append(samples[0], samples[1:] - 0.97 * samples[:-1])
     count = 1 + max(0, math.ceil((len(emphasized) - WINDOW) / SHIFT))
@@ -144,7 +165,7 @@ def log_filter_bank(samples: np.ndarray) -> np.ndarray:
 
 @cache
 def _triangles() -> np.ndarray:
-    """The weight of each frequency in each band: float64 [26, 257]."""
+    """Return the weight of each FFT bin in each mel band: float64 [26, 257]."""
     mels = np.linspace(0, 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700.0), FILTERS + 2)
     corners = np.floor((BINS + 1) * (700 * (10 ** (mels / 2595.0) - 1)) / SAMPLE_RATE)
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
@@ -154,9 +175,17 @@ def _triangles() -> np.ndarray:
 
 
 def waveform_input(samples: np.ndarray, n_frames: int) -> np.ndarray:
-    """int16 [N] -> float32 [n_frames, 640], zero mean and unit variance as Auto-AVSR's.
+    """Normalize a waveform as Auto-AVSR does: zero mean and unit variance over the utterance.
 
-    Cut, or filled up with zeros, to the length of the video.
+    Args:
+        samples: int16 [N].
+        n_frames: The number of video frames; the waveform is cut or zero-padded to their length.
+
+    Returns:
+        float32 [n_frames, 640].
+
+    Raises:
+        InputError: If `samples` is another kind of array.
     """
     check_samples(samples, "samples")
     values = samples.astype(np.float32) / 32768

@@ -1,4 +1,4 @@
-"""Random changes to a training clip: mouth crop and flip, and adaptive time masking."""
+"""Augmentation of training clips: random crop and flip, and adaptive time masking."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from avhubert_ext.data.video import CROP, crop
 
-MASK_SECONDS = 0.4  # no mask is that long
+MASK_SECONDS = 0.4  # exclusive upper bound of a mask's length
 
 
 def random_crop_and_flip(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One random window and one random flip for the whole clip."""
+    """Crop [T, H, W] to one random 88x88 window and flip it at random, the same in every frame."""
     height, width = frames.shape[1:]
     left = int(rng.integers(width - CROP + 1))
     top = int(rng.integers(height - CROP + 1))
@@ -18,11 +18,19 @@ def random_crop_and_flip(frames: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def mask_time(values: np.ndarray, rng: np.random.Generator, rate: int) -> np.ndarray:
-    """Adaptive time masking of Auto-AVSR: a mask for each second, begun or whole, of zeros.
+    """Mask a clip in time as Auto-AVSR does (Ma et al., 2023): one mask of zeros per second.
 
-    values: [T, ...], `rate` of them a second, not changed. Two numbers below 0.4 s are drawn for a
-    mask: how long it is, and, as there, how far from the end of the clip it begins at least; where
-    that is 0, or the clip shorter, there is no mask. Masks may overlap.
+    A fraction of a second at the end counts as a second. For each mask, two numbers below 0.4 s
+    are drawn: its length, and the smallest distance of its start from the end of the clip. There
+    is no mask if that distance is 0 or larger than the clip. Masks may overlap.
+
+    Args:
+        values: [T, ...]; not modified.
+        rng: Draws the masks.
+        rate: Values per second.
+
+    Returns:
+        A masked copy of `values`.
     """
     length = len(values)
     masked = np.array(values)

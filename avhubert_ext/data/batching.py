@@ -1,4 +1,4 @@
-"""Batches of similar length in a reproducible order that can go on where it stopped."""
+"""Batches of utterances of similar length, in a reproducible order that can be resumed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from torch.utils.data import Sampler
 from avhubert_ext.data.noise import hashed_generator
 from avhubert_ext.errors import InputError
 
-PassIndex = tuple[int, int]  # epoch and utterance: the draws of augmentation belong to both
+PassIndex = tuple[int, int]  # epoch and utterance: augmentation depends on both
 
-# Lengths are taken for up to this much longer or shorter than they are: otherwise the same
-# utterances would meet in a batch in every epoch.
+# Lengths are jittered by up to this fraction before sorting. Otherwise, the same utterances would
+# share a batch in every epoch.
 LENGTH_JITTER = 0.1
 
 
 def batches_by_frames(frames: np.ndarray, max_frames: int) -> list[list[int]]:
-    """Utterances of similar length in batches of at most `max_frames` frames, padding included.
+    """Group utterances of similar length, the longest first.
 
-    frames: [N]; the longest come first. One that is longer is a batch of its own.
+    Args:
+        frames: [N], the length of each utterance.
+        max_frames: The largest batch in frames, padding included. A longer utterance forms a
+            batch by itself.
+
+    Returns:
+        The utterance numbers of each batch.
     """
     batches: list[list[int]] = []
     for index in np.argsort(-frames, kind="stable").tolist():
@@ -31,11 +37,20 @@ def batches_by_frames(frames: np.ndarray, max_frames: int) -> list[list[int]]:
 
 
 class BucketBatchSampler(Sampler[list[PassIndex]]):
-    """One epoch of batches per iteration, each of utterances of similar length.
+    """Yields one epoch of batches per iteration, each of utterances of similar length.
 
-    frames: [N], the utterances' lengths. In training (`shuffle`) batches and their order follow
-    from (seed, epoch) alone, and the first iteration starts after the first `consumed` batches,
-    counted over all epochs. Otherwise every iteration is the same one, of pass 0, shortest first.
+    With `shuffle`, batches and their order depend on (seed, epoch) only. Without it, every
+    iteration is the same: pass 0, the shortest utterances first.
+
+    Args:
+        frames: [N], the length of each utterance.
+        batch_size: Utterances per batch.
+        seed: Seed of the order.
+        consumed: Batches to skip, counted over all epochs, to resume a run.
+        shuffle: Whether to shuffle (training).
+
+    Raises:
+        InputError: If `batch_size` is not positive.
     """
 
     def __init__(
@@ -58,7 +73,7 @@ class BucketBatchSampler(Sampler[list[PassIndex]]):
         return -(-len(self.frames) // self.batch_size)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """All batches of an epoch in their order; one may be smaller than the others."""
+        """Return all batches of an epoch in order. One may be smaller than the others."""
         rng = hashed_generator("batches", self.seed, epoch)
         lengths = self.frames.astype(float)
         if self.shuffle:

@@ -1,7 +1,7 @@
-"""Decoded frames and clean audio features on disk, made once and not once an epoch.
+"""Cache of decoded frames and clean audio features on disk, so that they are computed only once.
 
-An entry is found by the content of the file that it was made from. So a changed file is decoded
-again, even if its size and time are the old ones, and a corpus that was moved finds its entries.
+Entries are found by the content of the source file. Thus a changed file is decoded again even if
+its size and time are the same, and a corpus that was moved still finds its entries.
 """
 
 from __future__ import annotations
@@ -16,18 +16,38 @@ from avhubert_ext.data.audio import audio_features, load_audio
 from avhubert_ext.data.files import whole_file
 from avhubert_ext.data.video import load_video
 
-FORMAT = 2  # raise it when decoding or the features change: older entries are then left alone
+FORMAT = 2  # increase it when decoding or features change: older entries are then ignored
 
 
 def load_video_cached(path: Path, cache: Path | None) -> np.ndarray:
-    """As `load_video`; with a cache folder the frames are stored there and memory-mapped."""
+    """Call `load_video`, with the frames stored in a cache folder and memory-mapped.
+
+    Args:
+        path: The video file.
+        cache: The cache folder; None decodes without a cache.
+
+    Returns:
+        uint8 [T, H, W].
+
+    Raises:
+        InputError: As `load_video`.
+    """
     return _cached(path, cache, "frames", lambda: load_video(path))
 
 
 def load_features_cached(path: Path, n_frames: int, cache: Path | None) -> np.ndarray:
-    """`audio_features` of the audio file, float32 [n_frames, 104]; cached as the frames are.
+    """Compute the `audio_features` of a file, cached like the frames of a video.
 
-    Raises the InputErrors of `load_audio`.
+    Args:
+        path: The audio file.
+        n_frames: The length of the features in video frames.
+        cache: The cache folder; None computes without a cache.
+
+    Returns:
+        float32 [n_frames, 104].
+
+    Raises:
+        InputError: As `load_audio`.
     """
 
     def make() -> np.ndarray:
@@ -39,13 +59,13 @@ def load_features_cached(path: Path, n_frames: int, cache: Path | None) -> np.nd
 def _cached(
     path: Path, cache: Path | None, kind: str, make: Callable[[], np.ndarray]
 ) -> np.ndarray:
-    """What `make` gives for the file, from the cache if it is there and not damaged."""
+    """Return the result of `make` for a file, from the cache if it has an intact entry."""
     if cache is None:
         return make()
     try:
         content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     except OSError:
-        return make()  # whose error says what is wrong with the file
+        return make()  # raises an error that explains what is wrong with the file
     stored = cache / f"{kind}-{FORMAT}-{content}.npy"
     try:
         return _open(stored)
@@ -56,8 +76,8 @@ def _cached(
 
 
 def _open(stored: Path) -> np.ndarray:
-    """Memory-mapped; ValueError if its header is not that of an array of this size."""
-    array = np.lib.format.open_memmap(stored, mode="r")  # which opens no pickle
+    """Memory-map an array; ValueError if the size of the file does not match its header."""
+    array = np.lib.format.open_memmap(stored, mode="r")  # never unpickles
     if array.offset + array.nbytes != stored.stat().st_size:
         raise ValueError("the file has another size")
     return array

@@ -1,11 +1,12 @@
-"""What is in a media file, by its header.
+"""Open media files and read their headers.
 
-No file is trusted. Only demuxers of single media files are tried (a playlist could name other
-files), no protocol but plain files, and the length and the frame size are limited.
+No file is trusted. Only demuxers of single media files are tried (a playlist could refer to other
+files), plain files are the only protocol, and the length and the frame size are limited.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from avhubert_ext.errors import InputError
 if TYPE_CHECKING:
     import av
 
-# FFmpeg's names of single-file formats; without hls, concat, image sequences, network streams.
+# FFmpeg's names of single-file formats: no hls, concat, image sequences, or network streams.
 FORMATS = (
     # video, most with sound
     "asf,avi,dv,flv,gif,gxf,ivf,m4v,matroska,webm,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nsv,nut,nuv,"
@@ -29,43 +30,48 @@ FORMATS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,au,caf,dsf,dts,dtshd,eac3,flac,gsm,loas,mlp,mp3,mpc,mpc8,"
     "nistsphere,oma,paf,qcp,shn,sox,spdif,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
-# Streams without time stamps: FFmpeg guesses their length from the bit rate of the beginning.
+# Formats without time stamps: FFmpeg guesses their length from the bit rate of the beginning.
 UNTIMED = {
     *("aac", "ac3", "av1", "dirac", "dts", "eac3", "h261", "h263", "h264", "hevc", "loas", "m4v"),
     *("mlp", "mp3", "mpegvideo", "obu", "truehd", "vc1", "vvc"),
 }
 CONVERT = "convert it to MP4 with H.264 and AAC: ffmpeg -i IN OUT.mp4"
-# The share of frames, or of blocks of sound, that may be damaged; a track with more is refused. Of
-# 3 s of MPEG-1 or H.264, six flipped bytes damage 4% of the frames, thirty 17%.
+# The share of frames, or of audio blocks, that may be damaged; a track with more is rejected. In
+# 3 s of MPEG-1 or H.264, six flipped bytes damage 4% of the frames, and thirty damage 17%.
 DAMAGED = 0.1
-CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file that lacks more than both is cut short
-AVI_LIVE = 1 << 30  # frames, in an AVI whose writer could not go back to count them
-FIRST = 100  # packets in which the first frame is looked for
+CUT_SECONDS, CUT_SHARE = 0.25, 0.02  # a file with more than both missing is truncated
+AVI_LIVE = 1 << 30  # the number of frames in the header of an AVI that was written as a live stream
+FIRST = 100  # packets to search for the first frame
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The longest file, and the largest frame in pixels (8K), that are decoded."""
+class MediaLimits:
+    """The longest file in seconds, and the largest frame in pixels (8K), that are decoded."""
 
     seconds: float = 3600.0
     pixels: int = 7680 * 4320
 
 
-LIMITS = Limits()
+MEDIA_LIMITS = MediaLimits()
 
 
 class PictureError(InputError):
-    """A video track that cannot be used; the sound of the file may be fine."""
+    """A video track that cannot be used. The sound of the file may be fine."""
 
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """The moving picture of a file.
+    """The video track of a file.
 
-    width, height: of the frames of `video_frames`, upright and with square pixels; rotation: by
-    how many degrees clockwise the stored frames are turned for that, 0, 90, 180 or 270; rate:
-    frames a second, None if unknown; start: of the first frame, in seconds on the file's clock;
-    seconds: the length by the header, None if unknown.
+    Attributes:
+        codec: FFmpeg's name of the codec.
+        width: Width of the frames of `video_frames`: upright, with square pixels.
+        height: Height of the same frames.
+        rotation: The clockwise rotation of the stored frames that makes them upright, in degrees:
+            0, 90, 180, or 270.
+        rate: Frames per second, None if unknown.
+        start: Time of the first frame in seconds on the file's clock.
+        seconds: The length according to the header, None if unknown.
     """
 
     codec: str
@@ -79,10 +85,14 @@ class VideoTrack:
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """The sound of a file.
+    """The audio track of a file.
 
-    rate: in Hz; start: of the first sample, in seconds on the file's clock; seconds: the length by
-    the header, None if unknown.
+    Attributes:
+        codec: FFmpeg's name of the codec.
+        channels: The number of channels.
+        rate: The sample rate in Hz.
+        start: Time of the first sample in seconds on the file's clock.
+        seconds: The length according to the header, None if unknown.
     """
 
     codec: str
@@ -94,10 +104,13 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """A media file: FFmpeg's name of its format, its length by its header, and its tracks.
+    """The content of a media file.
 
-    seconds: None if the header gives no length; video, audio: None if there is none. A cover
-    picture of a song is no video.
+    Attributes:
+        container: FFmpeg's name of the format.
+        seconds: The length according to the header, None if unknown.
+        video: The video track, None if there is none. The cover picture of a song is not a video.
+        audio: The audio track, None if there is none.
     """
 
     container: str
@@ -107,9 +120,10 @@ class MediaInfo:
 
 
 def probe(path: Path) -> MediaInfo:
-    """What is in a media file, by its header and its first frame.
+    """Read the header and the first frame of a media file.
 
-    Raises InputError for a file that is not a media file.
+    Raises:
+        InputError: If it is not a media file.
     """
     with opened(path) as container:
         video, audio = video_stream(container), audio_stream(container)
@@ -121,10 +135,15 @@ def probe(path: Path) -> MediaInfo:
         )
 
 
-def check_duration(path: Path, limits: Limits = LIMITS, info: MediaInfo | None = None) -> None:
-    """Raise InputError for a file whose header reports more than `limits.seconds`.
+def check_duration(
+    path: Path, limits: MediaLimits = MEDIA_LIMITS, info: MediaInfo | None = None
+) -> None:
+    """Raise InputError if a file is too long according to its header. Nothing is decoded.
 
-    Nothing is decoded. info: what `probe` returned for the file, if it is known.
+    Args:
+        path: The media file.
+        limits: The limit of seconds.
+        info: The result of `probe` for the file, if known.
     """
     if info is not None:
         seconds = info.seconds
@@ -132,11 +151,11 @@ def check_duration(path: Path, limits: Limits = LIMITS, info: MediaInfo | None =
         with opened(path) as container:
             seconds = container_seconds(container)
     if seconds is not None and seconds > limits.seconds:
-        raise too_long(path, limits, f" by its header: {seconds:.0f} s")
+        raise too_long(path, limits, f" according to its header: {seconds:.0f} s")
 
 
-def too_long(path: Path, limits: Limits, detail: str = "") -> InputError:
-    """The error for a file over the limit of seconds."""
+def too_long(path: Path, limits: MediaLimits, detail: str = "") -> InputError:
+    """Return the error for a file over the limit of seconds."""
     return InputError(
         f"{path}: longer than the limit of {limits.seconds:g} s{detail}; cut it into pieces"
     )
@@ -144,17 +163,16 @@ def too_long(path: Path, limits: Limits, detail: str = "") -> InputError:
 
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
-    """Open a media file; errors of FFmpeg inside the block become an InputError."""
+    """Open a media file. FFmpeg errors inside the block become an InputError."""
     import av
 
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that no file can have
         raise InputError(f"{path} not found, or not a file; check the path")
-    if not path.stat().st_size:
+    if not os.path.getsize(path):
         raise InputError(f"{path}: empty, 0 bytes; copy it again")
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        # With the protocol: a name such as http:x.mp4 is a file's name here.
+        # The protocol is explicit, so that http:x.mp4 is the name of a file.
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             yield container
     except InputError:
@@ -162,13 +180,13 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     except (av.error.FFmpegError, ValueError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: not a video or sound file that FFmpeg reads ({reason}); copy it again, or "
+            f"{path}: not a video or sound file that FFmpeg can read ({reason}); copy it again, or "
             f"{CONVERT}"
         ) from None
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first moving picture that can be decoded, or else the first; None without one."""
+    """Return the first video track that can be decoded, else the first one, else None."""
     from av.stream import Disposition
 
     no_video = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -177,7 +195,7 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
 
 
 def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first sound that can be decoded, or else the first; None without one."""
+    """Return the first audio track that can be decoded, else the first one, else None."""
     return _first_decodable(list(container.streams.audio))
 
 
@@ -187,17 +205,17 @@ def _first_decodable(streams: list[av.stream.Stream]) -> av.stream.Stream | None
 
 
 def codec_name(stream: av.stream.Stream) -> str:
-    """FFmpeg's name of a track's codec."""
+    """Return FFmpeg's name of a track's codec."""
     return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
 def described(stream: av.stream.Stream) -> str:
-    """A track for an error message, for example "h264 video in mov"."""
+    """Describe a track in an error message, for example "h264 video in mov"."""
     return f"{codec_name(stream)} {stream.type} in {stream.container.format.name.split(',')[0]}"
 
 
 def container_seconds(container: av.container.InputContainer) -> float | None:
-    """The length of a file by its header; None if the header gives none."""
+    """Return the length of a file according to its header, None if unknown."""
     if not container.duration or _guessed(container):
         return None
     tracks = [stream_seconds(s) or 0.0 for s in container.streams.video]
@@ -205,7 +223,7 @@ def container_seconds(container: av.container.InputContainer) -> float | None:
 
 
 def stream_seconds(stream: av.stream.Stream) -> float | None:
-    """The length of a track by the header; None if the header gives none."""
+    """Return the length of a track according to the header, None if unknown."""
     match stream.metadata.get("DURATION", "").split(":"):  # Matroska's, 00:00:01.000000000
         case [hours, minutes, seconds]:
             with suppress(ValueError):
@@ -215,19 +233,19 @@ def stream_seconds(stream: av.stream.Stream) -> float | None:
         return None
     seconds = float(stream.duration * stream.time_base)
     if stream.container.format.name == "avi" and stream.type == "video" and stream.average_rate:
-        # FFmpeg shortens the length to what is there of the file, but not the count of frames.
+        # FFmpeg shortens the length of a truncated file, but not the number of frames.
         return max(seconds, float(stream.frames / stream.average_rate))
     return seconds
 
 
 def _guessed(container: av.container.InputContainer) -> bool:
-    """Whether the header gives no length, so that FFmpeg guesses one from a bit rate."""
+    """Return whether the header has no length, so that FFmpeg guesses it from a bit rate."""
     tracks = [*container.streams.video, *container.streams.audio]
     if container.format.name == "mp3":
         return not any(tag in _head(container) for tag in (b"Xing", b"Info", b"VBRI"))
     return (
         container.format.name in UNTIMED
-        # Its header has lengths of tracks as tags only: FFmpeg sets others if it guesses.
+        # Its header stores lengths of tracks as tags only. If FFmpeg sets others, it guesses.
         or (
             container.format.name == "matroska,webm"
             and any(t.duration for t in tracks)
@@ -237,36 +255,39 @@ def _guessed(container: av.container.InputContainer) -> bool:
     )
 
 
-def cut_short(
+def truncation(
     container: av.container.InputContainer, stream: av.stream.Stream, seconds: float, end: float
 ) -> str | None:
-    """How a file is cut short, for a message; None if all that its header promises is there.
+    """Describe how a file is truncated; None if it is as long as its header says.
 
-    seconds: the length of the track as read; end: of the last packet of any track, in seconds on
-    the file's clock.
+    Args:
+        container: The open file.
+        stream: The track that was read.
+        seconds: The length of the track as read.
+        end: The end of the last packet of any track, in seconds on the file's clock.
     """
-    share = _share_there(container)
-    end += (container.start_time or 0) / 1_000_000  # a header counts from its own zero
+    share = _present_share(container)
+    end += (container.start_time or 0) / 1_000_000  # the header counts from its own zero
     for found, declared in (
         (seconds, stream_seconds(stream) or 0.0),
         (end, container_seconds(container) or 0.0),
         (seconds, seconds / share),
     ):
         if declared - found > max(CUT_SECONDS, CUT_SHARE * declared):
-            return f"cut short, {found:.1f} s of the {declared:.1f} s in its header"
+            return f"truncated, {found:.1f} s of the {declared:.1f} s in its header"
     return None
 
 
-def _share_there(container: av.container.InputContainer) -> float:
-    """The share of a WAV, W64 or CAF file that is there, of what its header promises.
+def _present_share(container: av.container.InputContainer) -> float:
+    """Return how much of the size in its header a WAV, W64 or CAF file has: 0 to 1.
 
-    FFmpeg reads these to the end of the file, whatever their header promises.
+    FFmpeg reads these files to their end and ignores the size in the header.
     """
     head = _head(container)
     promised = 0
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         promised = int.from_bytes(head[4:8], "little") + 8
-        if promised >= 1 << 31:  # not known while it was written, or overflowed
+        if promised >= 1 << 31:  # unknown while it was written, or an overflow
             promised = 0
     elif head[:4] == b"RF64":
         promised = int.from_bytes(head[20:28], "little") + 8
@@ -281,49 +302,65 @@ def _share_there(container: av.container.InputContainer) -> float:
 
 
 def _head(container: av.container.InputContainer) -> bytes:
-    """The beginning of a file."""
+    """Return the first 64 KiB of a file."""
     with open(container.name.removeprefix("file:"), "rb") as file:
         return file.read(1 << 16)
 
 
 class Clock:
-    """Times of a track in seconds on the file's clock, on which its first track begins at 0."""
+    """Converts time stamps of a track to seconds on the file's clock.
+
+    The first track of the file begins at 0.
+    """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
-        self._base = stream.time_base
-        self._zero = Fraction(container.start_time or 0, 1_000_000)
+        base, zero = stream.time_base, Fraction(container.start_time or 0, 1_000_000)
+        # The same as fractions would give, but much faster: this runs for every packet and frame.
+        self._tick = base.numerator, base.denominator
+        self._scale = base.numerator * zero.denominator
+        self._shift = zero.numerator * base.denominator
+        self._divisor = base.denominator * zero.denominator
         self._timed = container.format.name not in UNTIMED
 
     def at(self, stamp: int | None) -> float | None:
-        """The time of a stamp; None without one."""
+        """Return the time of a stamp, None if it is missing."""
         if stamp is None or not self._timed:
             return None
-        return round(float(stamp * self._base - self._zero), 6)
+        return round((stamp * self._scale - self._shift) / self._divisor, 6)
 
     def span(
         self, stamp: int | None, duration: int | None, before: float, usual: float
     ) -> tuple[float, float]:
-        """Start and end of a packet or frame.
+        """Return the start and end of a packet or frame.
 
-        before: the end of the one before, where this one begins if it has no stamp; usual: how
-        long one takes that has no duration.
+        Args:
+            stamp: Its time stamp, None if missing.
+            duration: Its duration, None or 0 if missing.
+            before: The end of the previous one, used as the start if the stamp is missing.
+            usual: The length in seconds if the duration is missing.
         """
         start = self.at(stamp)
         start = before if start is None else start
-        return start, start + (float((duration or 0) * self._base) or usual)
+        numerator, denominator = self._tick
+        return start, start + ((duration or 0) * numerator / denominator or usual)
 
 
 class Packets:
-    """The packets of a track, then None to flush its decoder. They end where reading fails.
+    """Iterates over the packets of a track, then yields None to flush its decoder.
 
-    Do not pass on an empty packet: a decoder takes it for the end. end: of the last packet
-    so far, of whichever track, in seconds on the file's clock.
+    Iteration ends where reading fails. Do not pass empty packets to a decoder: it would take them
+    for the end.
+
+    Attributes:
+        end: End of the last packet so far of any track, in seconds on the file's clock.
+        error: The error that ended reading, None if there was none.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
         self._container = container
         self._stream = stream
         self.end = 0.0
+        self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[av.Packet | None]:
         import av
@@ -331,30 +368,32 @@ class Packets:
         tracks = [*self._container.streams.video, *self._container.streams.audio]
         clocks = {track.index: Clock(self._container, track) for track in tracks}
         ends = dict.fromkeys(clocks, 0.0)
-        # IndexError: PyAV's, at the end of a damaged file in which a track appears late.
-        with suppress(av.error.FFmpegError, IndexError):
+        try:
             for packet in self._container.demux(tracks):
-                if packet.size or packet.pts is not None:  # else a call to flush
+                if packet.size or packet.pts is not None:  # else a request to flush
                     n = packet.stream_index
                     _, ends[n] = clocks[n].span(packet.pts, packet.duration, ends[n], 0.0)
                     self.end = max(self.end, ends[n])
                     if n == self._stream.index:
                         yield packet
+        # PyAV raises IndexError at the end of a damaged file in which a track appears late.
+        except (av.error.FFmpegError, IndexError) as error:
+            self.error = error
         yield None
 
 
 def square_size(stream: av.VideoStream) -> tuple[int, int]:
-    """Width and height of a track's stored frames in square pixels; 0 for an unknown codec."""
+    """Return width and height of the stored frames in square pixels; 0 for an unknown codec."""
     if stream.codec_context is None:
         return 0, 0
     ratio = float(stream.sample_aspect_ratio or 1)
-    if not 0.25 < ratio < 4:  # a mistake
+    if not 0.25 < ratio < 4:  # not plausible
         ratio = 1.0
     return round(stream.width * ratio), stream.height
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How stored pixels (x, y) are shown, at (a x + c y, b x + d y): (a, b, c, d) of -1, 0, 1."""
+    """Return (a, b, c, d), each -1, 0, or 1: pixel (x, y) is shown at (a x + c y, b x + d y)."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
@@ -396,7 +435,7 @@ def _first_frame(
     if stream.codec_context is None:
         return None
     stream.thread_type = "NONE"
-    stream.codec_context.options = {"max_pixels": str(LIMITS.pixels)}
+    stream.codec_context.options = {"max_pixels": str(MEDIA_LIMITS.pixels)}
     for _, packet in zip(range(FIRST), Packets(container, stream), strict=False):
         with suppress(av.error.FFmpegError):
             if packet is None or packet.size:

@@ -1,4 +1,4 @@
-"""Utterances that cannot be read: each is reported once; too many stop the run."""
+"""Unreadable utterances: each is reported once, and too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-TOLERATED = 0.01  # of a data set's utterances
+TOLERATED = 0.01  # share of a data set that may be unreadable
 ALLOW = "--allow-unreadable"
 
 
 def too_many(count: int, total: int) -> bool:
-    """Whether `count` unreadable utterances are more than 1% of `total`."""
+    """Return whether `count` unreadable utterances are more than 1% of `total`."""
     return count > TOLERATED * total
 
 
 def check_corrupt(reasons: Collection[str], total: int) -> None:
     """Raise an InputError if more than 1% of `total` utterances cannot be read.
 
-    reasons: one for each corrupt utterance.
+    Args:
+        reasons: One reason per corrupt utterance.
+        total: The number of utterances in the data set.
     """
     if too_many(len(reasons), total):
         first = next(iter(reasons))
@@ -33,11 +35,15 @@ def check_corrupt(reasons: Collection[str], total: int) -> None:
 
 
 def check_scored(reasons: Collection[str], total: int, allow: bool = False) -> None:
-    """Raise an InputError if too many of `total` utterances are unreadable for a score.
+    """Raise an InputError if too many utterances are unreadable for a meaningful score.
 
-    Their words count as deleted, so that a missing corpus would score as a bad model does. Call it
-    before anything is written. reasons: one for each unreadable utterance. allow: score them
-    anyway (the user passed --allow-unreadable).
+    Their words count as deleted, so a missing corpus would look like a bad model. Call it before
+    anything is written.
+
+    Args:
+        reasons: One reason per unreadable utterance.
+        total: The number of utterances in the data set.
+        allow: Whether to score them anyway (the user passed --allow-unreadable).
     """
     if not allow and too_many(len(reasons), total):
         raise InputError(
@@ -47,29 +53,29 @@ def check_scored(reasons: Collection[str], total: int, allow: bool = False) -> N
 
 
 def scored_note(count: int, total: int, allow: bool = False) -> str:
-    """What a score says about the utterances that could not be read; `noted` reads it back."""
+    """Return the note of a score on unreadable utterances. `noted` parses it."""
     allowed = f" ({ALLOW})" if allow and count else ""
     return f"{count} of {total} utterances unreadable and counted as deleted{allowed}"
 
 
 def noted(text: str) -> tuple[int, bool]:
-    """From text with a `scored_note`: how many were unreadable, and whether that was allowed."""
+    """Parse a `scored_note`: the number of unreadable utterances, and whether that was allowed."""
     # Older versions did not write the total.
     found = re.search(r"(\d+)( of \d+)? utterances unreadable and counted as deleted( \()?", text)
     return (int(found[1]), found[3] is not None) if found else (0, False)
 
 
 class CorruptUtterances:
-    """Collects what the batches of a run report about utterances that cannot be read."""
+    """Collects the unreadable utterances that the batches of a run report."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.reasons: dict[str, None] = {}  # a set in the order in which they were met
+        self.reasons: dict[str, None] = {}  # an ordered set
 
     def add(self, reasons: Collection[str]) -> None:
-        """Report each new reason; InputError once they are more than 1% of the utterances."""
+        """Log each new reason. Raises InputError once they exceed 1% of the utterances."""
         for reason in reasons:
             if reason not in self.reasons:
-                logger.warning(f"left out, another utterance takes its place: {reason}")
+                logger.warning(f"replaced by another utterance: {reason}")
                 self.reasons[reason] = None
         check_corrupt(self.reasons, self.total)

@@ -1,4 +1,4 @@
-"""From a manifest to padded batches."""
+"""Read utterances of a manifest as samples, and pad them to batches."""
 
 from __future__ import annotations
 
@@ -47,15 +47,22 @@ MODALITIES = {"both": (True, True), "audio": (True, False), "video": (False, Tru
 class DataConfig:
     """How utterances are read.
 
-    modalities: both, audio or video. augment: random crop and flip (training).
-    noise: acoustic noise to add, or None. cache: folder for decoded frames and features, or None.
-    max_frames: longer utterances are cut to a random window of this many frames; None keeps all.
-    keep_clean: also give the audio without the noise.
-    corrupt: what to give for an utterance that cannot be read: `raise` an InputError, `replace` it
-    by another utterance, or leave it `blank`, zeros of the length in the manifest.
-    seed, pass_index: the draws follow from them and the utterance id alone.
-    visual_noise: to add, or None. time_mask: with `augment`, adaptive time masking too.
-    waveform: audio as the waveform that Auto-AVSR takes, not as AV-HuBERT's features.
+    Attributes:
+        modalities: `both`, `audio`, or `video`.
+        augment: Whether to crop and flip at random (training).
+        noise: Acoustic noise to add, or None.
+        cache: Folder for decoded frames and features, or None.
+        max_frames: Longer utterances are cut to a random window of this many video frames. None
+            keeps all frames.
+        keep_clean: Whether to return the audio without noise, too.
+        corrupt: What to do with an unreadable utterance: `raise` an InputError, `replace` it by
+            another utterance, or leave it `blank` (zeros, as long as the manifest says).
+        seed: Random draws depend on the seed, the pass, and the utterance id only.
+        pass_index: The epoch, or the pass of an evaluation.
+        visual_noise: Visual noise to add, or None.
+        time_mask: With `augment`, whether to apply adaptive time masking, too.
+        waveform: Whether audio is the waveform that Auto-AVSR takes instead of AV-HuBERT's
+            features.
     """
 
     modalities: str = "both"
@@ -79,16 +86,22 @@ class DataConfig:
         if self.corrupt not in CORRUPT:
             raise InputError(f"corrupt '{self.corrupt}': expected one of {', '.join(CORRUPT)}")
         if self.waveform and self.keep_clean:
-            raise InputError("keep_clean is for features: leave it out, or waveform")
+            raise InputError("keep_clean is for features: disable either keep_clean or waveform")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One utterance of T frames: audio [104, T], video [1, T, 88, 88], None where not used.
+    """One utterance of T video frames.
 
-    Audio as a waveform is [1, 640 T]. clean_audio: the audio without the noise, None unless asked
-    for. noise, visual_noise: what was drawn. corrupt: why this utterance, or those in whose place
-    it is given, cannot be read. utterance: its number in the manifest.
+    Attributes:
+        audio: float32 [104, T], or [1, 640 T] as a waveform; None if not used.
+        video: float32 [1, T, 88, 88]; None if not used.
+        frames: T.
+        clean_audio: The audio without noise, None unless requested.
+        noise: The acoustic noise that was drawn, None if it is clean.
+        visual_noise: The visual noise that was drawn, None if it is clean.
+        corrupt: Why this utterance, or those that it replaces, cannot be read.
+        utterance: Its number in the manifest.
     """
 
     audio: Tensor | None
@@ -103,7 +116,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances padded with zeros to the longest; padding_mask [B, T] is True at padding."""
+    """Utterances zero-padded to the longest.
+
+    Attributes:
+        audio: float32 [B, 104, T], or [B, 1, 640 T] as a waveform; None if not used.
+        video: float32 [B, 1, T, 88, 88]; None if not used.
+        padding_mask: bool [B, T], True at padding.
+        clean_audio: The audio without noise, None unless requested.
+        corrupt: Why some utterances cannot be read.
+    """
 
     audio: Tensor | None
     video: Tensor | None
@@ -112,17 +133,20 @@ class Batch:
     corrupt: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
+        """Return a copy on another device."""
         tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
 class _Streams:
-    """What the files of an utterance of T frames hold, as far as a sample needs it.
+    """The data read from the files of an utterance, as far as a sample needs it.
 
-    clean: features float32 [T, 104]. waveform: int16 [N], to which noise is added.
-    video: uint8 [T, H, W].
+    Attributes:
+        frames: T, the number of video frames.
+        clean: Features without noise, float32 [T, 104].
+        waveform: int16 [N], to which noise is added.
+        video: uint8 [T, H, W].
     """
 
     frames: int
@@ -132,31 +156,40 @@ class _Streams:
 
 
 class AVDataset(torch.utils.data.Dataset[Sample]):
-    """The utterances of `folder/split.tsv`."""
+    """The utterances of `folder/split.tsv`.
+
+    Args:
+        folder: The manifest folder.
+        split: The name of the manifest, without `.tsv`.
+        config: How utterances are read.
+
+    Raises:
+        InputError: If a manifest is missing or malformed.
+    """
 
     def __init__(self, folder: Path, split: str, config: DataConfig) -> None:
         self.utterances = read_manifest(folder / f"{split}.tsv")
         self.config = config
         self.mixer = NoiseMixer(config.noise, split, config.seed) if config.noise else None
         if config.cache is not None:
-            make_folder(config.cache)  # a wrong one is no fault of the first utterance
+            make_folder(config.cache)  # fail now, not at the first utterance
         self.by_length = np.argsort([u.frames for u in self.utterances], kind="stable")
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def set_pass(self, index: int) -> None:
-        """The epoch (or evaluation pass) that the random draws belong to."""
+        """Set the epoch (or evaluation pass) that the random draws depend on."""
         self.config = replace(self.config, pass_index=index)
 
     def frames(self) -> np.ndarray:
-        """int64 [N]: the length of each utterance as it is read, in video frames."""
+        """Return the length of each utterance as it is read, in video frames: int64 [N]."""
         lengths = np.array([u.frames for u in self.utterances])
         limit = self.config.max_frames
         return lengths if limit is None else np.minimum(lengths, limit)
 
     def __getitem__(self, index: int | PassIndex) -> Sample:
-        """Utterance `index`, or `(pass, index)`: the pass fixes the random draws."""
+        """Return utterance `index`, or that of `(pass, index)`: the pass determines the draws."""
         pass_index, index = index if isinstance(index, tuple) else (self.config.pass_index, index)
         if self.config.corrupt == "replace":
             return self._readable(index, pass_index)
@@ -170,7 +203,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         return self._sample(index, streams, draw, pass_index)
 
     def _readable(self, index: int, pass_index: int) -> Sample:
-        """Utterance `index`, or the first one after it that can be read."""
+        """Return utterance `index`, or the next readable one in the order of `_no_longer_than`."""
         corrupt: list[str] = []
         for candidate in self._no_longer_than(index):
             draw = self._draw(self.utterances[candidate], pass_index)
@@ -182,7 +215,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
                 continue
             sample = self._sample(candidate, streams, draw, pass_index)
             return replace(sample, corrupt=tuple(corrupt))
-        raise AssertionError("check_corrupt ends the loop before")
+        raise AssertionError("check_corrupt raises before the loop ends")
 
     def _blank(self, index: int, reason: str) -> Sample:
         frames = int(self.frames()[index])
@@ -194,13 +227,13 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
         return Sample(audio, video, frames, clean, corrupt=(reason,), utterance=index)
 
     def _no_longer_than(self, index: int) -> Iterator[int]:
-        """All utterances from `index` on to shorter ones; the longest follow the shortest."""
-        yield index  # nearly always the only one: the order of all others is not needed
+        """Yield all utterances from `index` to shorter ones; the longest follow the shortest."""
+        yield index  # nearly always the only one: do not sort the others for it
         rank = int(np.flatnonzero(self.by_length == index)[0])
         yield from np.roll(self.by_length[::-1], rank + 1 - len(self))[1:].tolist()
 
     def _draw(self, utterance: Utterance, pass_index: int) -> NoiseDraw | None:
-        """The noise that the utterance gets in this pass, if any."""
+        """Draw the noise of the utterance in this pass, None if it stays clean."""
         if self.mixer is None or not MODALITIES[self.config.modalities][0]:
             return None
         return self.mixer.draw(utterance.id, pass_index)
@@ -254,7 +287,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
     def _audio(
         self, streams: _Streams, draw: NoiseDraw | None, rng: np.random.Generator
     ) -> np.ndarray | None:
-        """[T, 104], or [T, 640] as a waveform, which is masked before noise is added."""
+        """Return features [T, 104], or a waveform [T, 640], masked before noise is added."""
         if streams.waveform is None:
             return streams.clean
         c, speech = self.config, streams.waveform
@@ -268,7 +301,7 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
     def _noised(
         self, frames: np.ndarray, index: int, pass_index: int
     ) -> tuple[np.ndarray, VisualNoiseDraw | None]:
-        """The mouth region before it is cropped, with visual noise, and what was drawn."""
+        """Add visual noise to the mouth region before it is cropped; also returns the draw."""
         c = self.config
         if c.visual_noise is None:
             return frames, None
@@ -288,15 +321,19 @@ class AVDataset(torch.utils.data.Dataset[Sample]):
 
 
 def _cut(features: np.ndarray | None, window: slice) -> Tensor | None:
-    """[T, F] -> [F, T] of a window of frames."""
+    """Cut a window of frames: [T, F] -> [F, T]."""
     if features is None:
         return None
-    # A copy in any case: entries of the cache cannot be written to.
+    # Always a copy: entries of the cache are read-only.
     return torch.from_numpy(np.array(features[window].T, order="C"))
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Pad with zeros (in normalized space) to the longest utterance."""
+    """Pad samples with zeros (in normalized space) to the longest one.
+
+    Args:
+        samples: Samples with the same modalities.
+    """
     frames = torch.tensor([s.frames for s in samples])
     longest = int(frames.max())
 
@@ -305,7 +342,7 @@ def collate(samples: list[Sample]) -> Batch:
         if tensors[0] is None:
             return None
         shape = list(tensors[0].shape)
-        # Time is the second axis of audio and video alike; a waveform has more values a frame.
+        # Time is the second axis of both audio and video; a waveform has 640 values per frame.
         shape[1] = longest * (shape[1] // samples[0].frames)
         batch = torch.zeros(len(samples), *shape)
         for row, tensor in zip(batch, tensors, strict=True):
@@ -322,17 +359,25 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def read_transcripts(folder: Path, split: str, utterances: list[Utterance]) -> list[str]:
-    """The lines of `split.wrd`, normalized as `text.json` beside it says (see `normalize`).
+    """Read the transcripts of a split, normalized with the settings in `text.json`.
 
-    Labels of `prepare` are; what changes in those made elsewhere is logged. Raises InputError for
-    another number than in the manifest, and for one without words.
+    Labels of `data prepare` are already normalized. For labels made elsewhere, the changes are
+    logged.
+
+    Args:
+        folder: The manifest folder.
+        split: The split; the transcripts are in `split.wrd`.
+        utterances: The utterances of its manifest.
+
+    Raises:
+        InputError: If the number of transcripts differs from the manifest, or one has no words.
     """
     path = folder / f"{split}.wrd"
     lines = read_lines(path)
     if len(lines) != len(utterances):
         raise InputError(
             f"{path} has {len(lines)} transcripts, {folder / split}.tsv {len(utterances)} "
-            "utterances: make both with the same `avhubert-ext prepare`"
+            "utterances: make both with the same `avhubert-ext data prepare`"
         )
     config = read_text_config(folder)
     texts = [normalize(line, config) for line in lines]

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there, whenever the process is killed."""
+"""Atomic writes: files and folders that are complete or absent, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from avhubert_ext.errors import InputError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
+    """Yield a temporary path beside `path` and rename it to `path` if the block succeeds."""
     make_folder(path.parent)
-    # With an ending of its own: what a killed process leaves must not pass for a clip or a wav.
+    # A separate suffix: the remains of a killed process must not pass for a clip or a wav file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield temporary
@@ -29,12 +29,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it becomes `path` if the block ends well.
+    """Yield a temporary folder beside `path` and rename it to `path` if the block succeeds.
 
-    Raises InputError if `path` is there and not an empty folder: nothing is overwritten.
+    Raises:
+        InputError: If `path` exists and is not an empty folder: nothing is overwritten.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: there is something already; delete it, or name another folder")
+        raise InputError(f"{path} already exists; delete it, or choose another folder")
     make_folder(path.parent)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -47,9 +48,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep other processes out of the block for `path`; the second one gets an InputError.
+    """Lock `path` for the block. The lock is released even if the process is killed.
 
-    `path` need not be there. A killed process releases it.
+    Args:
+        path: The file to lock; it need not exist.
+
+    Raises:
+        InputError: If another process holds the lock.
     """
     lock = path.with_name(f"{path.name}.lock")
     while True:
@@ -57,21 +62,23 @@ def one_at_a_time(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f"{path}: another run is writing it; wait until it ends") from None
+                raise InputError(
+                    f"{path}: another run is writing this file; wait until it ends"
+                ) from None
             except OSError:
                 pass  # a file system without locks
             if not _is_file(lock, file):
-                continue  # the run that had it deleted it after it was opened here
+                continue  # its former owner deleted it after it was opened here
             try:
                 yield
             finally:
                 if _is_file(lock, file):
-                    lock.unlink()  # still locked, so that nobody else holds it
+                    lock.unlink()  # still locked, so nobody else can hold it
             return
 
 
 def _is_file(path: Path, file: IO[str]) -> bool:
-    """Whether `path` is the file that is open."""
+    """Return whether `path` is the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -79,18 +86,18 @@ def _is_file(path: Path, file: IO[str]) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step; bytes of names that are not UTF-8 are escaped."""
+    """Write a text file atomically. Bytes of names that are not UTF-8 are escaped."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents; an InputError names it if it can't be written."""
+    """Create a folder and its parents. Raises InputError if it cannot be written to."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot make this folder ({error.strerror}); choose one you can write to"
+            f"{path}: cannot create this folder ({error.strerror}); choose one you can write to"
         ) from None
     if not os.access(path, os.W_OK):
         raise InputError(f"{path}: cannot write to this folder; choose one you can write to")

@@ -1,7 +1,7 @@
-"""AV-HuBERT's manifest: a header line with the root, then one utterance a line.
+"""AV-HuBERT's manifests: a line with the root folder, then one line per utterance.
 
-`id <tab> video path <tab> audio path <tab> video frames <tab> audio samples`; the root is joined to
-the video path only, the audio path is used as it is.
+`id <tab> video path <tab> audio path <tab> video frames <tab> audio samples`. The root is joined to
+the video path only; the audio path is used as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from avhubert_ext.errors import InputError
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of a manifest; `frames` are video frames at 25 Hz, `samples` audio at 16 kHz."""
+    """One line of a manifest.
+
+    Attributes:
+        id: The name of the utterance.
+        video: Path of the video.
+        audio: Path of the audio.
+        frames: Video frames at 25 Hz.
+        samples: Audio samples at 16 kHz.
+    """
 
     id: str
     video: Path
@@ -25,11 +33,16 @@ class Utterance:
 
 
 def read_lines(
-    path: Path, remedy: str = "make it with `avhubert-ext prepare`, or correct the path"
+    path: Path, remedy: str = "make it with `avhubert-ext data prepare`, or correct the path"
 ) -> list[str]:
-    """The lines of a UTF-8 text file, with or without a byte order mark, whatever ends a line.
+    """Read the lines of a UTF-8 text file, with any line ends, with or without a byte order mark.
 
-    Raises InputError for a file that is not there, with the remedy, or that is not UTF-8.
+    Args:
+        path: The text file.
+        remedy: What to do if it is missing, for the error message.
+
+    Raises:
+        InputError: If the file is missing or not UTF-8.
     """
     if not path.is_file():
         raise InputError(f"{path} not found: {remedy}")
@@ -37,15 +50,21 @@ def read_lines(
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    # Not `splitlines`: a line of a manifest may hold characters that end a line elsewhere.
+    # Not `splitlines`, which also splits at characters that may occur within a line.
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def read_manifest(path: Path) -> list[Utterance]:
-    """All utterances of a `.tsv` manifest, in its order."""
+    """Read the utterances of a `.tsv` manifest, in order.
+
+    Raises:
+        InputError: If the file is missing or malformed.
+    """
     lines = read_lines(path)
     if len(lines) < 2:
-        raise InputError(f"{path} has no utterances: a manifest is a root line, then one a line")
+        raise InputError(
+            f"{path} has no utterances: expected a root line, then one line per utterance"
+        )
     root = Path(lines[0])
     if "\t" in lines[0]:
         raise InputError(f"{path} line 1: expected the root folder alone, `/` for absolute paths")
@@ -64,23 +83,24 @@ def _parse(path: Path, number: int, line: str, root: Path) -> Utterance:
 
 
 def _is_count(text: str) -> bool:
-    """Whether it is a whole number, of at most nine digits: more is a mistake."""
+    """Return whether a text is a whole number of at most nine digits; more is a mistake."""
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def check_name(path: Path | str) -> None:
-    """Raise an InputError for a path that a line of a manifest cannot hold."""
+    """Raise an InputError for a path that cannot be stored in a manifest."""
     text = str(path)
     if any(0xD800 <= ord(char) < 0xE000 for char in text):
-        raise InputError(f"{text!r}: its name is not UTF-8, as manifests are; rename it")
+        raise InputError(f"{text!r}: the name is not UTF-8, as manifests require; rename it")
     if any(char in text for char in "\t\n\r"):
-        raise InputError(f"{text!r}: a tab or line break in its name; rename it")
+        raise InputError(f"{text!r}: the name contains a tab or line break; rename it")
 
 
 def write_manifest(path: Path, utterances: list[Utterance]) -> None:
-    """Write a manifest with absolute paths (root `/`), in one step.
+    """Write a manifest with absolute paths (root `/`) atomically.
 
-    Raises InputError as `check_name`.
+    Raises:
+        InputError: If a name cannot be stored in a manifest.
     """
     for u in utterances:
         for name in (u.id, u.video.absolute(), u.audio.absolute()):

@@ -1,13 +1,13 @@
-"""Reading of any video or sound file: what is in it, its picture and its sound.
+"""Read any video or sound file: its header, its frames, and its sound.
 
-Both are placed on one clock, the file's own, so that one can be laid beside the other.
+Frames and sound are placed on one clock, that of the file, so that they can be aligned.
 """
 
 from avhubert_ext.data.container import (
-    LIMITS,
+    MEDIA_LIMITS,
     AudioTrack,
-    Limits,
     MediaInfo,
+    MediaLimits,
     PictureError,
     VideoTrack,
     check_duration,
@@ -18,11 +18,11 @@ from avhubert_ext.data.pictures import Damage, video_frames
 from avhubert_ext.data.sound import Sound, Soundtrack, beside, read_audio, read_sound
 
 __all__ = [
-    "LIMITS",
+    "MEDIA_LIMITS",
     "AudioTrack",
     "Damage",
-    "Limits",
     "MediaInfo",
+    "MediaLimits",
     "PictureError",
     "Sound",
     "Soundtrack",

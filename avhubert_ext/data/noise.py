@@ -1,4 +1,4 @@
-"""Acoustic noise: AV-HuBERT's mixing arithmetic, and a reproducible choice of snippet and level."""
+"""Acoustic noise: AV-HuBERT's mixing arithmetic, and reproducible draws of snippet and level."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ from avhubert_ext.data.manifest import read_lines
 from avhubert_ext.errors import InputError
 
 INT16 = np.iinfo(np.int16)
-MAX_DRAWS = 100  # of a noise file by another speaker
+MAX_DRAWS = 100  # attempts to draw a noise file of another speaker
 STARTS = ("random", "first")
 
 
 def hashed_generator(*key: object) -> np.random.Generator:
-    """A generator that depends on the key alone, not on batch order or workers."""
+    """Return a generator that depends on the key only, not on batch order or workers."""
     digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def add_noise(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add noise at a signal-to-noise ratio, both RMS levels taken over the whole clip.
+    """Add noise at a signal-to-noise ratio, with AV-HuBERT's arithmetic (Shi et al., 2022).
 
-    clean: int16 [N]; noise: int16 [M], repeated if shorter, its first N samples if longer.
-    Returns int16 [N]; where the sum leaves the int16 range it is scaled down to just fit
-    (AV-HuBERT's arithmetic, float32, truncated). Silent speech or noise leaves `clean` as it is.
-    Raises InputError for another kind of array, and for a level that is no number.
+    The levels are RMS over the whole clip, in float32. A sum beyond the range of int16 is scaled
+    down to fit, then truncated to int16. If speech or noise is silent, `clean` is returned as is.
+
+    Args:
+        clean: Speech, int16 [N].
+        noise: int16 [M]; repeated if shorter, its first N samples if longer.
+        snr_db: Signal-to-noise ratio in dB.
+
+    Returns:
+        int16 [N].
+
+    Raises:
+        InputError: For another kind of array, or if the ratio is not a finite number.
     """
     check_samples(clean, "clean")
     check_samples(noise, "noise")
@@ -51,14 +60,21 @@ def add_noise(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Which noise, how often, how loud.
+    """Which noise to add, how often, and how loud.
 
-    manifests: folders with `train.tsv`, `valid.tsv`, `test.tsv`, each one wav path a line; each
-    folder is a kind of noise, and kinds are equally likely whatever their number of files.
-    probability: of an utterance being noised. snr_db: lowest and highest; where they differ a
-    whole number of dB between them is drawn, both included, as AV-HuBERT does.
-    mixed: number of noise files averaged into one noise. start: where a snippet begins in its file,
-    drawn (`random`), or at its first sample, AV-HuBERT's way (`first`).
+    Attributes:
+        manifests: Folders with `train.tsv`, `valid.tsv`, and `test.tsv`, each with one wav path
+            per line. Each folder is a kind of noise; kinds are equally likely, whatever their
+            number of files.
+        probability: Probability that an utterance gets noise.
+        snr_db: Lowest and highest signal-to-noise ratio. If they differ, a whole number of dB
+            between them (inclusive) is drawn, as in AV-HuBERT.
+        mixed: The number of noise files averaged into one noise.
+        start: Where a snippet begins in its file: `random`, or at the `first` sample, as in
+            AV-HuBERT.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     manifests: tuple[Path, ...]
@@ -69,7 +85,7 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         if not self.manifests:
-            raise InputError("noise without a manifest: name folders of `avhubert-ext noise`")
+            raise InputError("noise without a manifest: name folders of `avhubert-ext data noise`")
         if not (_is_number(self.probability) and 0 <= self.probability <= 1):
             raise InputError(f"noise probability {self.probability!r}: expected 0 to 1")
         if not all(map(_is_number, self.snr_db)) or self.snr_db[0] > self.snr_db[1]:
@@ -78,7 +94,7 @@ class NoiseConfig:
             )
         low, high = self.snr_db
         if low != high and not (float(low).is_integer() and float(high).is_integer()):
-            raise InputError(f"noise at {low:g} to {high:g} dB: a range is of whole numbers of dB")
+            raise InputError(f"noise at {low:g} to {high:g} dB: a range needs whole numbers of dB")
         if not isinstance(self.mixed, int) or self.mixed < 1:
             raise InputError(f"noise of {self.mixed!r} files mixed: expected at least 1")
         if self.start not in STARTS:
@@ -86,7 +102,7 @@ class NoiseConfig:
 
     @property
     def condition(self) -> str:
-        """The condition in words, as `babble+music at 0 dB`; draws of snippets follow from it."""
+        """The condition in words, for example `babble+music at 0 dB`. It seeds the draws."""
         low, high = self.snr_db
         kinds = "+".join(folder.name for folder in self.manifests)
         level = f"{low:g}" if low == high else f"{low:g} to {high:g}"
@@ -101,19 +117,34 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class NoiseDraw:
-    """What an utterance is mixed with: files, the sample each begins at, the level."""
+    """The noise of one utterance.
+
+    Attributes:
+        files: The noise files.
+        starts: The first sample of the snippet in each file.
+        snr_db: The signal-to-noise ratio in dB.
+    """
 
     files: tuple[Path, ...]
     starts: tuple[int, ...]
     snr_db: float
 
     def record(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return it as a JSON object."""
         return asdict(self) | {"files": [str(path) for path in self.files]}
 
 
 class NoiseMixer:
-    """Adds noise to utterances; the draw depends on (seed, condition, utterance, pass) alone."""
+    """Adds noise to utterances. Draws depend on (seed, condition, utterance, pass) only.
+
+    Args:
+        config: Which noise to add.
+        split: The split whose noise files are used.
+        seed: Seed of the draws.
+
+    Raises:
+        InputError: If a noise manifest is missing or empty.
+    """
 
     def __init__(self, config: NoiseConfig, split: str, seed: int) -> None:
         self.config = config
@@ -121,9 +152,11 @@ class NoiseMixer:
         self.kinds = [_noise_files(folder / f"{split}.tsv") for folder in config.manifests]
 
     def draw(self, utterance_id: str, pass_index: int) -> NoiseDraw | None:
-        """The noise of an utterance, None if it stays clean.
+        """Draw the noise of an utterance, None if it stays clean.
 
-        `pass_index` is the epoch, or the pass of an evaluation.
+        Args:
+            utterance_id: The name of the utterance in its manifest.
+            pass_index: The epoch, or the pass of an evaluation.
         """
         c = self.config
         rng = hashed_generator("noise", self.seed, c.condition, utterance_id, pass_index)
@@ -139,7 +172,7 @@ class NoiseMixer:
         return NoiseDraw(drawn, starts, snr_db)
 
     def add(self, clean: np.ndarray, draw: NoiseDraw | None) -> np.ndarray:
-        """int16 [N] -> int16 [N], mixed with what was drawn."""
+        """Add the drawn noise to speech: int16 [N] -> int16 [N]."""
         if draw is None:
             return clean
         snippets = [
@@ -152,9 +185,9 @@ class NoiseMixer:
 
 
 def _snippet(path: Path, start: int, samples: int) -> np.ndarray:
-    """Up to so many samples from `start` on, going on at the file's beginning: int16 [M].
+    """Read at most `samples` samples from `start`, wrapping around at the end: int16 [M].
 
-    Only what is needed is read: music is minutes long, utterances seconds.
+    Only these are read: music takes minutes, utterances seconds.
     """
     snippet = load_audio(path, start, samples)
     if len(snippet) == samples or start == 0:
@@ -163,26 +196,26 @@ def _snippet(path: Path, start: int, samples: int) -> np.ndarray:
 
 
 def speaker_of(utterance_id: str) -> str:
-    """The folder of an utterance, as LRS3 names them, `trainval/SPEAKER/CLIP`; else nothing."""
+    """Return the speaker in an LRS3 name, `trainval/SPEAKER/CLIP`; empty for other names."""
     parts = PurePosixPath(utterance_id).parts
     return parts[-2] if len(parts) > 2 else ""
 
 
 def _other_speaker(files: list[Path], utterance_id: str, rng: np.random.Generator) -> Path:
-    """A file drawn from those of other speakers: a second talker must not be the first."""
+    """Draw a file of another speaker: the interfering talker must not be the speaker."""
     speaker = speaker_of(utterance_id)
     for _ in range(MAX_DRAWS):
         file = files[rng.integers(len(files))]
         if not speaker or file.parent.name != speaker:
             return file
     raise InputError(
-        f"{files[0].parent}: hardly a noise file there is of another speaker than {speaker}, who "
-        f"speaks in {utterance_id}; a second talker needs several speakers in every split"
+        f"{files[0].parent}: nearly all noise files are of {speaker}, the speaker of "
+        f"{utterance_id}; a second talker needs several speakers in every split"
     )
 
 
 def _noise_files(manifest: Path) -> list[Path]:
     files = [Path(line) for line in read_lines(manifest) if line]
     if not files:
-        raise InputError(f"{manifest} lists no noise file: make it with `avhubert-ext noise`")
+        raise InputError(f"{manifest} lists no noise file: make it with `avhubert-ext data noise`")
     return files

@@ -1,7 +1,7 @@
-"""Text normalization: from a transcript as people write it to the words of a label.
+"""Text normalization: from a written transcript to the words of a label.
 
-One function, `normalize`, for training labels and for both sides of a score. `prepare` writes its
-settings beside the manifests (`text.json`), and whatever reads the labels takes them from there.
+One function, `normalize`, serves training labels and both sides of a score. `data prepare` writes
+its settings beside the manifests (`text.json`), where all readers of the labels find them.
 """
 
 from __future__ import annotations
@@ -22,32 +22,39 @@ SETTINGS = "text.json"
 CASES = ("lower", "upper", "keep")
 PUNCTUATION = ("remove", "keep")
 BRACKETS = ("[]", "<>", "{}", "()")
-APOSTROPHES = "\u2019\u02bc\uff07\u201b\u00b4`\u2032"  # written for ' in it's
-SPOKEN = "%&@#\u2030\u00a7\u00b0+="  # signs that stand for words, as do those of currencies
-INSIDE = "\u00b7\u05f3\u05f4"  # part of a word between letters, in other languages
-JOINERS = "\u200c\u200d"  # of Persian and Indic words
-# Words that begin with an apostrophe; before another word it opens a quotation.
+APOSTROPHES = "\u2019\u02bc\uff07\u201b\u00b4`\u2032"  # variants of the apostrophe in it's
+SPOKEN = "%&@#\u2030\u00a7\u00b0+="  # signs that are read as words, like those of currencies
+INSIDE = "\u00b7\u05f3\u05f4"  # part of a word in other languages, if between letters
+JOINERS = "\u200c\u200d"  # in Persian and Indic words
+# Words that begin with an apostrophe. Before other words, it opens a quotation.
 ELISIONS = {
     *("bout", "cause", "cos", "coz", "cross", "cuz", "d", "em", "er", "ere", "fore", "gainst"),
     *("im", "kay", "ll", "m", "n", "nam", "ne", "neath", "nem", "nen", "ner", "nother", "nuff"),
     *("re", "round", "s", "scuse", "t", "til", "till", "tis", "tude", "twas", "twere", "twill"),
     *("twould", "ve", "zat"),
 }
-# From \u2018 or \u201a before a word to \u2019 or \u2018 behind one, with any \u2019 inside words.
+# From \u2018 or \u201a before a word to \u2019 or \u2018 after one; \u2019 may occur inside words.
 QUOTED = re.compile(
     r"(?<!\w)[\u2018\u201a](?=\w)((?:[^\u2018\u2019]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019](?!\w)"
 )
-UNKNOWN = "<unk>"  # in hypotheses, and in references as <<unk>>: what a dictionary lacks
+UNKNOWN = "<unk>"  # a subword that is not in the dictionary; in references <<unk>>
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How transcripts become labels. The defaults leave the words of LRS3 as they are.
+    """How transcripts become labels. The defaults do not change the words of LRS3.
 
-    case: lower, upper, or keep. punctuation: remove, or keep. tags: pairs of brackets, a string
-    such as `[]<>`; what they enclose, as in `[laughter]`, was not said and is left out. A single
-    word in [], <> or {} that is not left out stays as it is, brackets included.
-    Numbers stay as they are, and so do apostrophes of words.
+    Numbers and apostrophes within words are kept.
+
+    Attributes:
+        case: `lower`, `upper`, or `keep`.
+        punctuation: `remove` or `keep`.
+        tags: Pairs of brackets, for example `[]<>`. What they enclose, as in `[laughter]`, was
+            not said and is removed. Any other single word in [], <> or {} is kept, brackets
+            included.
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     case: str = "lower"
@@ -68,7 +75,7 @@ class TextConfig:
 
     @classmethod
     def find(cls, text: str) -> TextConfig:
-        """The settings that stand in a text as `str` writes them; the defaults if none do."""
+        """Parse the settings in a text that contains `str(config)`; else return the defaults."""
         found = re.search(r"text case (\w+), punctuation (\w+), tags ([][<>{}()]+|none)", text)
         return cls(found[1], found[2], found[3].replace("none", "")) if found else cls()
 
@@ -77,11 +84,18 @@ DEFAULT = TextConfig()
 
 
 def normalize(text: str, config: TextConfig = DEFAULT) -> str:
-    """A transcript as a label: words with single blanks between them; empty if none are left.
+    """Normalize a transcript to a label.
 
-    In this order: case and Unicode NFC; invisible characters, such as a byte order mark, left out;
-    typographic apostrophes as '; tags left out; punctuation removed (a hyphen becomes a blank).
-    Between digits punctuation stays (3.5, 10:30), and so do signs that are spoken (%, &, $).
+    In this order: change the case and apply Unicode NFC; remove invisible characters, such as a
+    byte order mark; replace typographic apostrophes by '; remove tags; remove punctuation (a hyphen
+    becomes a blank). Punctuation between digits (3.5, 10:30) and spoken signs (%, &, $) are kept.
+
+    Args:
+        text: The transcript.
+        config: The settings.
+
+    Returns:
+        Words separated by single blanks; empty if none are left.
     """
     cased = {"lower": str.lower, "upper": str.upper, "keep": str}[config.case](text)
     text = unicodedata.normalize("NFC", "".join(map(_visible, cased)))
@@ -96,10 +110,14 @@ def normalize(text: str, config: TextConfig = DEFAULT) -> str:
 
 
 def comparable(text: str, config: TextConfig) -> str:
-    """A decoded reference or hypothesis as it is scored.
+    """Normalize a decoded reference or hypothesis for scoring.
 
-    Its case is that of the recognizer's subwords, on both sides. What stands for an unknown
-    subword stays, and counts as an error.
+    The case is that of the recognizer's subwords, on both sides. Symbols for unknown subwords are
+    kept, so that they count as errors.
+
+    Args:
+        text: The reference or hypothesis.
+        config: The settings of the labels.
     """
     keep = TextConfig("keep", config.punctuation, config.tags)
     if UNKNOWN not in text:
@@ -110,21 +128,33 @@ def comparable(text: str, config: TextConfig) -> str:
 
 @dataclass(frozen=True)
 class TextChanges:
-    """What normalization did to a set: utterances changed in more than case, some before, after."""
+    """What normalization changed in a data set, other than case and blanks.
+
+    Attributes:
+        changed: The number of changed utterances.
+        total: The number of utterances.
+        examples: Pairs of texts before and after.
+    """
 
     changed: int
     total: int
     examples: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        told = f"text normalization changed {self.changed} of {self.total} utterances"
+        summary = f"text normalization changed {self.changed} of {self.total} utterances"
         if not self.changed:
-            return told
-        return told + ", for example " + "; ".join(f"{a!r} -> {b!r}" for a, b in self.examples)
+            return summary
+        return summary + ", for example " + "; ".join(f"{a!r} -> {b!r}" for a, b in self.examples)
 
 
 def changes(texts: Sequence[str], config: TextConfig, examples: int = 3) -> TextChanges:
-    """Compare texts with what they become, by more than case and blanks."""
+    """Compare texts before and after normalization, ignoring case and blanks.
+
+    Args:
+        texts: The transcripts.
+        config: The settings of the normalization.
+        examples: The largest number of examples to return.
+    """
     case = {"lower": str.lower, "upper": str.upper, "keep": str}[config.case]
     pairs = [(" ".join(text.split()), normalize(text, config)) for text in texts]
     changed = [(before, after) for before, after in pairs if case(before) != after]
@@ -132,12 +162,16 @@ def changes(texts: Sequence[str], config: TextConfig, examples: int = 3) -> Text
 
 
 def write_text_config(folder: Path, config: TextConfig) -> None:
-    """Write the settings beside the manifests in `folder`."""
+    """Write the settings to `text.json` beside the manifests in `folder`."""
     write_text(folder / SETTINGS, json.dumps(asdict(config)) + "\n")
 
 
 def read_text_config(folder: Path) -> TextConfig:
-    """The settings beside the manifests in `folder`; the defaults for manifests made elsewhere."""
+    """Read the settings beside the manifests in `folder`; the defaults if there are none.
+
+    Raises:
+        InputError: If the file is malformed.
+    """
     path = folder / SETTINGS
     if not path.is_file():
         return TextConfig()
@@ -147,22 +181,22 @@ def read_text_config(folder: Path) -> TextConfig:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, RecursionError):
         raise InputError(
-            f"{path}: not settings of text normalization; run `avhubert-ext prepare` again"
+            f"{path}: not settings of text normalization; run `avhubert-ext data prepare` again"
         ) from None
 
 
 def _visible(char: str) -> str:
-    """The character; nothing for one without an appearance, a blank for a control character."""
+    """Return the character; nothing if it is invisible, a blank if it is a control character."""
     match unicodedata.category(char):
         case "Cf" if char not in JOINERS:
             return ""
         case "Cc" | "Cs" | "Zl" | "Zp" | "Zs":
             return " "
-    return "" if "\ufe00" <= char <= "\ufe0f" else char  # variants of emoji
+    return "" if "\ufe00" <= char <= "\ufe0f" else char  # variation selectors of emoji
 
 
 def _with_apostrophes(text: str) -> str:
-    """Typographic apostrophes as '; typographic single quotes in pairs become blanks."""
+    """Replace typographic apostrophes by ', and pairs of typographic single quotes by blanks."""
     text = QUOTED.sub(r" \1 ", text)
     return re.sub(rf"[\u2018{APOSTROPHES}](?=\w)|(?<=\w)[{APOSTROPHES}]", "'", text)
 
@@ -170,17 +204,17 @@ def _with_apostrophes(text: str) -> str:
 @cache
 def _enclosed(opening: str, closing: str) -> re.Pattern[str]:
     a, b = re.escape(opening), re.escape(closing)
-    # Not where a blank follows: 2 < 3.
+    # Not if a blank follows: 2 < 3.
     return re.compile(rf"{a}(?! )[^{a}{b}]*{b}" if opening == "<" else f"{a}[^{a}{b}]*{b}")
 
 
 def _is_tag(word: str) -> bool:
-    """Whether a word is enclosed in brackets of a tag, and no other are in it."""
+    """Return whether a word is enclosed in [], <> or {} and contains no other brackets."""
     return re.fullmatch(r"\[[^][<>{}]+\]|<[^][<>{}]+>|\{[^][<>{}]+\}", word) is not None
 
 
 def _without_punctuation(word: str) -> str:
-    """A word with blanks for its punctuation, but for '."""
+    """Replace the punctuation of a word by blanks, except '."""
     if word.isalnum() or _is_tag(word):
         return word
     neighbors = zip(f" {word}", word, f"{word[1:]} ", strict=False)
@@ -188,7 +222,7 @@ def _without_punctuation(word: str) -> str:
 
 
 def _stays(before: str, char: str, after: str) -> bool:
-    """Whether a character between two others belongs to a word or number."""
+    """Return whether a character between two others belongs to a word or number."""
     if char in JOINERS:
         return all(unicodedata.category(c)[0] in "LMN" for c in (before, after))
     kind = unicodedata.category(char)
@@ -202,7 +236,7 @@ def _stays(before: str, char: str, after: str) -> bool:
 
 
 def _unquoted(words: list[str]) -> list[str]:
-    """Words without the ' around quotations, with those of 'cause and dogs'."""
+    """Remove the ' around quotations, but not those of 'cause and dogs'."""
     words, opened = words.copy(), []
     for index, word in enumerate(words):
         bare = word.strip("'")

@@ -1,4 +1,4 @@
-"""The sound of any media file: int16, mono, 16 kHz, placed by the file's clock."""
+"""Read the sound of any media file as int16, mono, 16 kHz, placed on the file's clock."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.data.container import (
     CONVERT,
     DAMAGED,
-    LIMITS,
+    MEDIA_LIMITS,
     Clock,
-    Limits,
+    MediaLimits,
     Packets,
     audio_stream,
     codec_name,
     container_seconds,
-    cut_short,
     described,
     opened,
     too_long,
+    truncation,
 )
 from avhubert_ext.errors import InputError
 
 if TYPE_CHECKING:
     import av
 
-GAP = 0.04  # s; a shorter one between two blocks is jitter of their time stamps
+GAP = 0.04  # s; a shorter gap between two blocks is jitter of their time stamps
 JUMP = 1.0  # s; time stamps that are off by more are wrong
-# Codecs with a checksum for each block; others would lose sound that players play.
+# Codecs with a checksum per block. With others, strict decoding would lose sound that players play.
 CHECKED = {"ac3", "eac3", "flac", "tta", "wavpack"}
-CANCELED = 0.1  # of the channels' mean energy; a weaker sum of them has canceled (10 dB)
+CANCELED = 0.1  # of the channels' mean energy (-10 dB); a weaker mix means that they cancel
 
 
 @dataclass(frozen=True)
 class Sound:
     """The sound of a file.
 
-    start: of the first sample, in seconds on the file's clock; samples: int16 [N], mono, 16 kHz;
-    notes: what a user should know of it, such as that the file is cut short.
+    Attributes:
+        start: Time of the first sample in seconds on the file's clock.
+        samples: int16 [N], mono, 16 kHz.
+        notes: What a user should know, for example that the file is truncated.
     """
 
     start: float
@@ -51,10 +53,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class Soundtrack:
-    """The sound beside the frames of a video.
+    """The sound that belongs to the frames of a video.
 
-    samples: int16 [frames * 640], from the first frame on, silence where there is no sound;
-    before, after: seconds of sound before the first frame and after the last, not in `samples`.
+    Attributes:
+        samples: int16 [frames * 640], starting at the first frame; silent where there is no sound.
+        before: Seconds of sound before the first frame, not in `samples`.
+        after: Seconds of sound after the last frame, not in `samples`.
     """
 
     samples: np.ndarray
@@ -62,12 +66,19 @@ class Soundtrack:
     after: float
 
 
-def read_sound(path: Path, limits: Limits = LIMITS) -> Sound:
-    """The sound of a sound or video file.
+def read_sound(path: Path, limits: MediaLimits = MEDIA_LIMITS) -> Sound:
+    """Read the sound of an audio or video file.
 
-    Its channels are mixed; where the mix cancels out, the louder channel is used. Blocks are placed
-    by their time stamps, with silence where one is missing. Raises InputError for a file without
-    sound, with more than a tenth of its blocks damaged, or over the limit.
+    The channels are mixed; if they cancel each other out, the louder one is used. Blocks are placed
+    by their time stamps, with silence in place of missing ones.
+
+    Args:
+        path: The media file.
+        limits: The longest file to accept.
+
+    Raises:
+        InputError: If the file has no sound, is too long, or if more than a tenth of its audio
+            blocks are damaged.
     """
     with opened(path) as container:
         stream = audio_stream(container)
@@ -80,13 +91,19 @@ def read_sound(path: Path, limits: Limits = LIMITS) -> Sound:
         return Sound(decoded.start, samples, (*decoded.notes, *([note] if note else [])))
 
 
-def read_audio(path: Path, limits: Limits = LIMITS) -> np.ndarray:
-    """The samples of `read_sound`."""
+def read_audio(path: Path, limits: MediaLimits = MEDIA_LIMITS) -> np.ndarray:
+    """Read the samples of a file, int16 [N] at 16 kHz; see `read_sound`."""
     return read_sound(path, limits).samples
 
 
 def beside(sound: Sound, start: float, frames: int) -> Soundtrack:
-    """The sound beside so many frames of `video_frames`, from `start` s on the file's clock on."""
+    """Cut and pad the sound of a file to the frames of its video.
+
+    Args:
+        sound: The sound.
+        start: Time of the first frame in seconds on the file's clock.
+        frames: The number of frames of `video_frames`.
+    """
     lead = round((sound.start - start) * SAMPLE_RATE)
     fitted = np.zeros(frames * SAMPLES_PER_FRAME, np.int16)
     first, last = max(0, -lead), max(0, min(len(sound.samples), len(fitted) - lead))
@@ -100,7 +117,7 @@ def beside(sound: Sound, start: float, frames: int) -> Soundtrack:
 
 
 def _mixed(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """Int16 [C, N] of one or two channels -> [N], and a note if they cancel out."""
+    """Mix one or two channels, int16 [C, N] -> [N]; also returns a note if they cancel out."""
     if len(channels) == 1:
         return channels[0], None
     left, right = channels
@@ -108,19 +125,19 @@ def _mixed(channels: np.ndarray) -> tuple[np.ndarray, str | None]:
     energy = [_energy(left), _energy(right)]
     if _energy(mix) < CANCELED * sum(energy) / 2:
         louder = channels[int(np.argmax(energy))]
-        return louder, "its channels cancel each other out; the louder one is used"
+        return louder, "the channels cancel each other out; the louder one is used"
     return mix, None
 
 
 def _energy(samples: np.ndarray) -> float:
-    """The sum of squares of int16 [N], in blocks to save memory."""
+    """Return the sum of squares of int16 [N], computed in blocks to save memory."""
     blocks = (samples[n : n + 1_000_000].astype(np.float64) for n in range(0, len(samples), 10**6))
     return sum(float(block @ block) for block in blocks)
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A track: when it begins on the file's clock; int16 [C, N] of one or two channels; notes."""
+    """A track: its start on the file's clock, one or two channels int16 [C, N], and notes."""
 
     start: float
     channels: np.ndarray
@@ -128,7 +145,7 @@ class _Decoded:
 
 
 def _decoded(
-    path: Path, container: av.container.InputContainer, stream: av.AudioStream, limits: Limits
+    path: Path, container: av.container.InputContainer, stream: av.AudioStream, limits: MediaLimits
 ) -> _Decoded:
     import av
 
@@ -166,28 +183,28 @@ def _decoded(
                 raise too_long(path, limits)
     if start is None:
         raise InputError(
-            f"{path}: its sound is empty or does not decode ({described(stream)}); copy it again, "
-            f"or {CONVERT}"
+            f"{path}: the sound is empty or cannot be decoded ({described(stream)}); copy it "
+            f"again, or {CONVERT}"
         )
     if lost > max(1, DAMAGED * count):
         raise InputError(
-            f"{path}: {lost} of {count} blocks of sound are damaged, {lost / count:.0%}, over "
+            f"{path}: {lost} of {count} audio blocks are damaged, {lost / count:.0%}, over "
             f"the limit of {DAMAGED:.0%}; copy it again"
         )
     channels = blocks.joined()
-    cut = cut_short(container, stream, channels.shape[1] / SAMPLE_RATE, packets.end)
-    notes = [] if cut is None else [f"the file is {cut}"]
+    missing_end = truncation(container, stream, channels.shape[1] / SAMPLE_RATE, packets.end)
+    notes = [] if missing_end is None else [f"the file is {missing_end}"]
     if lost:
-        notes.append(f"damaged blocks of sound, left silent: {lost} of {count}")
+        notes.append(f"damaged audio blocks, left silent: {lost} of {count}")
     elif missing >= GAP:
         notes.append(f"{missing:.2f} s of sound are missing inside the file and left silent")
     if jumps:
-        notes.append("the time stamps of its sound jump; its blocks are joined without a gap")
+        notes.append("the time stamps of the sound jump; the audio blocks are joined without a gap")
     return _Decoded(start, channels, notes)
 
 
 class _Blocks:
-    """Blocks of sound, of any rate and form, as one of int16 [C, N] at 16 kHz."""
+    """Joins audio blocks of any rate and format into int16 [C, N] at 16 kHz."""
 
     def __init__(self, layout: str) -> None:
         self._layout = layout
@@ -197,7 +214,7 @@ class _Blocks:
         self.seconds = 0.0
 
     def sound(self, frame: av.AudioFrame) -> float:
-        """Append a frame; returns its length in seconds."""
+        """Append a block and return its length in seconds."""
         import av
 
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -211,13 +228,14 @@ class _Blocks:
         return seconds
 
     def silence(self, seconds: float) -> None:
+        """Append silence."""
         self._flush()
         channels = 1 if self._layout == "mono" else 2
         self._done.append(np.zeros((channels, round(seconds * SAMPLE_RATE)), np.int16))
         self.seconds += seconds
 
     def joined(self) -> np.ndarray:
-        """All of it, int16 [C, N]."""
+        """Return everything so far, int16 [C, N]."""
         self._flush()
         return np.concatenate(self._done, axis=1)
 

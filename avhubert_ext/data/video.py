@@ -1,4 +1,4 @@
-"""Mouth-region video: decoding, encoding, cropping, normalizing."""
+"""Clips of mouth regions: decode, encode, crop, and normalize them."""
 
 from __future__ import annotations
 
@@ -9,110 +9,113 @@ from pathlib import Path
 
 import numpy as np
 
-from avhubert_ext.data.audio import SAMPLES_PER_FRAME
+from avhubert_ext.data.pictures import intact_video
+from avhubert_ext.data.rates import FPS, SAMPLES_PER_FRAME
 from avhubert_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-FPS = 25
-RATES = (24.9, 25.1)  # frames a second on average that pass for 25
-DRIFT = 0.02  # share of the shorter one by which picture and sound may differ in length
-SLACK = 5  # frames (0.2 s) by which they may differ in any case: codecs fill up their last block
+RATES = (24.9, 25.1)  # average frames per second that count as 25
+DRIFT = 0.02  # share of the shorter one by which video and audio may differ in length
+SLACK = 5  # frames (0.2 s) by which they may always differ: codecs pad their last block
 CROP = 88  # pixels
-MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], AV-HuBERT's
+MEAN, STD = 0.421, 0.165  # of pixels in [0, 1], from AV-HuBERT
 X264 = {
     "preset": "fast",
-    "threads": "1",  # workers fill the cores
-    "x264-params": "mbtree=0",  # with it x264 reads memory it never wrote: no two files are equal
+    "threads": "1",  # the worker processes fill the cores
+    "x264-params": "mbtree=0",  # with it, x264 reads uninitialized memory: files would differ
 }
 
 
 def load_video(path: Path | str) -> np.ndarray:
-    """All frames as gray uint8 [T, H, W]: decoded to BGR, then BT.601 luma, as AV-HuBERT does.
+    """Read the frames of a prepared clip in gray, as AV-HuBERT does: BGR, then BT.601 luma.
 
-    Raises InputError that names the file if it is missing, does not decode, or does not have 25
-    frames a second (`RATES`, by the mean of its time stamps).
+    Args:
+        path: The video, at 25 frames/s (`RATES`) on average.
+
+    Returns:
+        uint8 [T, H, W].
+
+    Raises:
+        InputError: If the file is missing, is damaged, or has another frame rate.
     """
-    import av
-
     if not os.path.isfile(path):  # False also for a name that no file can have
-        raise InputError(f"{path} not found; run `avhubert-ext prepare` again, or correct the path")
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"
-            # Otherwise FFmpeg paints over damaged parts and says nothing.
-            stream.codec_context.options = {"err_detect": "explode"}
-            # One for all frames: the frames' own would set up the conversion again each time.
-            convert = av.video.reformatter.VideoReformatter().reformat
-            frames, times = [], []
-            for frame in container.decode(video=0):
-                frames.append(_luma(convert(frame, format="bgr24").to_ndarray()))
-                times.append(frame.time)
-            # A bare H.264 stream has no time stamps, and its average rate is FFmpeg's default.
-            header, tick = stream.guessed_rate or stream.average_rate, stream.time_base
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: not a video that decodes ({reason}); copy it again") from None
-    if not frames:
-        raise InputError(f"{path}: no video frames; make or copy it again")
-    _check_rate(path, times, float(header or FPS), float(tick or 0))
-    return np.stack(frames)
+        raise InputError(
+            f"{path} not found; run `avhubert-ext data prepare` again, or correct the path"
+        )
+    video = intact_video(path, _luma)
+    _check_rate(path, video.times, video.rate, video.tick)
+    return np.stack(video.images)
 
 
 def _check_rate(path: Path | str, times: list[float | None], header: float, tick: float) -> None:
-    """Raise an InputError unless frames come 25 times a second.
+    """Raise an InputError unless a video has 25 frames/s.
 
-    times: of the frames in seconds, accurate to a `tick`; header: the rate where there are none.
+    Args:
+        path: The video, for the error message.
+        times: Time of each frame in seconds, None if unknown.
+        header: The rate to check if the times are unknown.
+        tick: Resolution of the times in seconds.
     """
     interval = 1 / header
     if len(times) > 1 and None not in times:
-        # The slope, not last minus first: single frames may be early or late.
+        # The slope, not last minus first, as single frames may be early or late.
         interval = float(np.polyfit(np.arange(len(times)), times, 1)[0])
         tick /= len(times) - 1
     else:
         tick = 0.0
     if not 1 / RATES[1] - tick < interval < 1 / RATES[0] + tick:
-        found = f"{1 / interval:.4g}" if interval > 0 else "no constant number of"
+        found = (
+            f"{1 / interval:.4g} frames/s" if interval > 0 else "its time stamps do not increase"
+        )
         raise InputError(
-            f"{path}: {found} frames a second, expected {FPS} frames a second; convert it with "
-            "`avhubert-ext prepare-video`, which takes any rate"
+            f"{path}: {found}, expected {FPS} frames/s; convert it with `avhubert-ext data "
+            "video`, which accepts any rate"
         )
 
 
 def check_in_step(path: Path | str, frames: int, samples: int) -> None:
-    """Raise an InputError if picture and sound of one clip differ in length.
+    """Raise an InputError if the video and audio of a clip differ in length.
 
-    frames: of the video at 25 a second; samples: of the audio at 16 kHz. They may differ by 2% of
-    the shorter one (`DRIFT`), and by 0.2 s (`SLACK`) in any case; beyond 0.2 s there is a warning.
+    They may differ by 2% of the shorter one (`DRIFT`), and always by 0.2 s (`SLACK`). A difference
+    of more than 0.2 s is logged as a warning.
+
+    Args:
+        path: The video, for the error message.
+        frames: Video frames at 25 frames/s.
+        samples: Audio samples at 16 kHz.
     """
     heard = samples / SAMPLES_PER_FRAME
     if abs(heard - frames) > max(SLACK, DRIFT * min(heard, frames)):
         raise InputError(
-            f"{path}: {frames} frames are {frames / FPS:.2f} s at {FPS} a second, but its audio "
-            f"is {heard / FPS:.2f} s; convert a video of another rate with `avhubert-ext "
-            "prepare-video`, or cut both to the same length"
+            f"{path}: {frames} frames are {frames / FPS:.2f} s at {FPS} frames/s, but the audio "
+            f"is {heard / FPS:.2f} s; convert a video of another rate with `avhubert-ext data "
+            "video`, or cut both to the same length"
         )
     if abs(heard - frames) > SLACK:
-        _warn(f"{path}: the picture is {frames / FPS:.2f} s long, its audio {heard / FPS:.2f} s")
+        _warn(f"{path}: the video is {frames / FPS:.2f} s long, the audio {heard / FPS:.2f} s")
 
 
 @cache
 def _warn(message: str) -> None:
-    """Log a message once, though a clip is read in every epoch."""
+    """Log a message only once, although a clip is read in every epoch."""
     logger.warning(message)
 
 
 def _luma(bgr: np.ndarray) -> np.ndarray:
-    """BT.601 luma of uint8 [H, W, 3] with 15-bit weights, as OpenCV computes it."""
+    """Convert BGR uint8 [H, W, 3] to BT.601 luma with 15-bit weights, as OpenCV does."""
     weighted = bgr.astype(np.int32) @ np.array([3735, 19235, 9798], dtype=np.int32)
     return ((weighted + (1 << 14)) >> 15).astype(np.uint8)
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int, crf: int = 18) -> None:
-    """Write uint8 frames [T, H, W] as an H.264 mp4, whatever the suffix of `path`.
+    """Write gray frames as an H.264 mp4 file.
 
-    crf: x264's quality; lower is better and larger.
+    Args:
+        path: The file, with any suffix.
+        frames: uint8 [T, H, W].
+        fps: Frames per second.
+        crf: Constant rate factor of x264; lower values give better quality and larger files.
     """
     import av
 
@@ -126,17 +129,17 @@ def write_video(path: Path, frames: np.ndarray, fps: int, crf: int = 18) -> None
 
 
 def crop(frames: np.ndarray, top: int, left: int, flip: bool = False) -> np.ndarray:
-    """An 88x88 window of [T, H, W], the same in every frame, mirrored if `flip`."""
+    """Cut an 88x88 window from [T, H, W], the same in every frame, mirrored if `flip`."""
     window = frames[:, top : top + CROP, left : left + CROP]
     return window[:, :, ::-1] if flip else window
 
 
 def center_crop(frames: np.ndarray) -> np.ndarray:
-    """The middle 88x88 window."""
+    """Cut the central 88x88 window from [T, H, W]."""
     height, width = frames.shape[1:]
     return crop(frames, (height - CROP) // 2, (width - CROP) // 2)
 
 
 def normalize_pixels(frames: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W] -> float32, normalized."""
+    """Normalize pixels with AV-HuBERT's mean and deviation: uint8 [T, H, W] -> float32."""
     return (frames.astype(np.float32) / 255.0 - MEAN) / STD

@@ -1,7 +1,8 @@
-"""Visual noise after SparseVSR (paper B): types in ten levels, and a reproducible choice of them.
+"""Visual noise as in SparseVSR (paper B): types with ten levels, drawn reproducibly.
 
-The paper tells no parameters. It refers to LipForensics, which takes the five levels of
-DeeperForensics-1.0, made for whole faces; ten levels lie evenly between their first and last here.
+The paper gives no parameters. It refers to LipForensics, which uses the five levels of
+DeeperForensics-1.0, made for whole faces. Here, ten levels are spaced evenly from the first to the
+last of those.
 """
 
 from __future__ import annotations
@@ -25,17 +26,26 @@ UNSEEN_TYPES = ("compression", "gaussian_noise", "contrast")
 PAPER_TYPES = TRAINING_TYPES + UNSEEN_TYPES
 
 BLOCK = 8  # pixels, both ways
-GRAY = 128  # of a block
-STEEPEST = 45.0  # degrees from the horizontal, of motion
+GRAY = 128  # gray value of a block
+STEEPEST = 45.0  # largest angle of motion from the horizontal, in degrees
 
 
 def add_visual_noise(
     frames: np.ndarray, kind: str, level: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A whole clip with visual noise: uint8 [T, H, W] -> uint8 [T, H, W].
+    """Add visual noise to a whole clip.
 
-    kind: of TYPES. level: 0 (the frames as they are) to LEVELS. rng: draws blocks and Gaussian
-    noise for each frame, the direction of motion once. Raises InputError for anything else.
+    Args:
+        frames: uint8 [T, H, W].
+        kind: A key of TYPES.
+        level: From 0 (unchanged) to LEVELS.
+        rng: Draws blocks and Gaussian noise for each frame, and the direction of motion once.
+
+    Returns:
+        uint8 [T, H, W].
+
+    Raises:
+        InputError: If an argument is invalid.
     """
     _check_frames(frames)
     _check_type(kind)
@@ -64,11 +74,13 @@ def _check_type(kind: str) -> None:
 
 def _check_level(level: int, lowest: int) -> None:
     if not isinstance(level, int) or not lowest <= level <= LEVELS:
-        raise InputError(f"visual noise of level {level!r}: expected an int, {lowest} to {LEVELS}")
+        raise InputError(
+            f"visual noise of level {level!r}: expected an integer from {lowest} to {LEVELS}"
+        )
 
 
 def _block(frames: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Gray blocks, wholly within the frame, that cover a share of it where they don't overlap."""
+    """Draw gray blocks within the frame; without overlap they would cover `share` of it."""
     n_frames, height, width = frames.shape
     number = max(1, round(share * height * width / BLOCK**2))
     tops = rng.integers(max(1, height - BLOCK + 1), size=(n_frames, number))
@@ -95,9 +107,14 @@ def _motion_blur(frames: np.ndarray, length: int, rng: np.random.Generator) -> n
 
 
 def line_kernel(length: int, degrees: float) -> np.ndarray:
-    """A line through the middle of a float32 [length, length] that sums to 1.
+    """Make a blur kernel, float32 [length, length]: a centered line that sums to 1.
 
-    It is `length` (odd) points a pixel apart, each shared out among its four neighbors.
+    The line has `length` points, one pixel apart. Each point is distributed among its four
+    neighboring pixels.
+
+    Args:
+        length: Length of the line in pixels, odd.
+        degrees: Its angle from the horizontal.
     """
     places = np.arange(length) - length // 2
     radians = np.deg2rad(degrees)
@@ -109,7 +126,7 @@ def line_kernel(length: int, degrees: float) -> np.ndarray:
 
 
 def _pixelation(frames: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Fewer pixels and back, bilinear both ways as the reference: smooth, no squares."""
+    """Shrink and enlarge, both bilinear as in the reference: smooth, without visible squares."""
     import cv2
 
     height, width = frames.shape[1:]
@@ -128,15 +145,20 @@ def _compression(frames: np.ndarray, crf: float, _: np.random.Generator) -> np.n
 
 
 def h264(frames: np.ndarray, crf: float) -> list[Packet]:
-    """A clip uint8 [T, H, W] as H.264 of a quality (`crf`), otherwise x264's defaults."""
+    """Encode a clip as H.264 with x264's defaults.
+
+    Args:
+        frames: uint8 [T, H, W].
+        crf: Constant rate factor; higher values compress more.
+    """
     import av
 
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = frames.shape[1:]
-    encoder.pix_fmt = "gray"  # no chroma: gray values stay in 0..255, and sides may be odd
+    encoder.pix_fmt = "gray"  # no chroma: gray values keep the range 0..255, and sides may be odd
     encoder.framerate = FPS
     encoder.time_base = Fraction(1, FPS)
-    # Without mbtree, as in `write_video`, and with one thread every run gives the same bits.
+    # Without mbtree, as in `write_video`, and with one thread, every run gives the same bits.
     encoder.options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
     packets = []
     for number, pixels in enumerate(frames):
@@ -147,7 +169,7 @@ def h264(frames: np.ndarray, crf: float) -> list[Packet]:
 
 
 def _luma(plane: Any) -> np.ndarray:
-    """uint8 [H, W] of a decoded plane, whose rows are padded."""
+    """Return a decoded plane as uint8 [H, W], without the padding of its rows."""
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return rows[: plane.height, : plane.width]
 
@@ -158,7 +180,7 @@ def _gaussian_noise(frames: np.ndarray, sigma: float, rng: np.random.Generator) 
 
 
 def _contrast(frames: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Darker, as the reference: the mean is not kept."""
+    """Scale gray values, which darkens the frames: as in the reference, the mean is not kept."""
     return np.rint(np.arange(256) * factor).astype(np.uint8)[frames]
 
 
@@ -171,17 +193,20 @@ def _jpeg(frames: np.ndarray, quality: int, _: np.random.Generator) -> np.ndarra
 
 
 def _between(*five: float) -> tuple[float, ...]:
-    """Ten levels evenly between the first and the last of five."""
+    """Interpolate five levels to ten, from the first to the last."""
     return tuple(np.interp(np.linspace(1, 5, LEVELS), range(1, 6), five).tolist())
 
 
 @dataclass(frozen=True)
 class NoiseType:
-    """A type of visual noise: what it does, how strongly at each level, and who says so.
+    """A type of visual noise.
 
-    apply: (uint8 [T, H, W], parameter, generator) -> uint8 [T, H, W], another array.
-    parameters: of levels 1 to LEVELS. meaning: of the parameter, with its unit. source: of both.
-    random: whether the generator is asked, so that another pass sees another clip.
+    Attributes:
+        apply: (uint8 [T, H, W], parameter, generator) -> uint8 [T, H, W], a new array.
+        parameters: The parameter at levels 1 to LEVELS.
+        meaning: The meaning of the parameter, with its unit.
+        source: Where type and parameters come from.
+        random: Whether it uses the generator, so that the noise differs between passes.
     """
 
     apply: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
@@ -195,8 +220,8 @@ TYPES = {
     "block": NoiseType(
         _block,
         tuple(level / 64 for level in _between(1, 2, 3, 4, 5)),
-        "share of the frame that gray blocks of 8x8 pixels cover",
-        "DeeperForensics: 16 blocks a level on 256x256; as coded a frame below 256 gets none",
+        "share of the frame covered by gray blocks of 8x8 pixels",
+        "DeeperForensics: 16 blocks per level on 256x256; its code adds none to smaller frames",
         random=True,
     ),
     "gaussian_blur": NoiseType(
@@ -209,7 +234,7 @@ TYPES = {
         _motion_blur,
         tuple(range(3, 22, 2)),
         "length of the line in pixels, its direction within 45 degrees of the horizontal",
-        "ours: nothing is published; the longest line is as long as the widest Gaussian kernel",
+        "ours, as nothing is published: the longest line is as long as the widest Gaussian kernel",
         random=True,
     ),
     "pixelation": NoiseType(
@@ -226,7 +251,7 @@ TYPES = {
     ),
     "gaussian_noise": NoiseType(
         _gaussian_noise,
-        # Added to luma, which has 219 of 255 steps: in gray values it is that much more.
+        # Added to luma, which has 219 of 255 steps: scaled to gray values.
         tuple(255 / 219 * p**0.5 for p in _between(0.001, 0.002, 0.005, 0.01, 0.05)),
         "standard deviation, of gray values in 0 to 1",
         "DeeperForensics: variance of 0.001 to 0.05 in YCbCr",
@@ -242,17 +267,22 @@ TYPES = {
         _jpeg,
         tuple(map(round, _between(25, 18, 15, 10, 7))),
         "JPEG quality of each frame",
-        "ImageNet-C; paper B speaks of JPEG, but its reference compresses with H.264",
+        "ImageNet-C; paper B names JPEG, but its reference compresses with H.264",
     ),
 }
 
 
 @dataclass(frozen=True)
 class VisualNoiseConfig:
-    """Which visual noise, how strong.
+    """Which visual noise to add, and how strong.
 
-    types: of TYPES, equally likely. level: 1 to LEVELS; None draws one, all equally likely.
-    clean: whether no noise is one more choice, as likely as each type (paper B's training).
+    Attributes:
+        types: Keys of TYPES, equally likely.
+        level: From 1 to LEVELS; None draws one, all equally likely.
+        clean: Whether "no noise" is one more choice, as likely as each type (training in paper B).
+
+    Raises:
+        InputError: If a value is invalid.
     """
 
     types: tuple[str, ...] = TRAINING_TYPES
@@ -261,7 +291,7 @@ class VisualNoiseConfig:
 
     def __post_init__(self) -> None:
         if not self.types:
-            raise InputError(f"visual noise without a type: name some of {', '.join(TYPES)}")
+            raise InputError(f"visual noise without a type: choose from {', '.join(TYPES)}")
         for kind in self.types:
             _check_type(kind)
         if len(set(self.types)) < len(self.types):
@@ -271,7 +301,7 @@ class VisualNoiseConfig:
 
     @property
     def condition(self) -> str:
-        """The condition in words, as `block level 3`; draws follow from it."""
+        """The condition in words, for example `block level 3`. It seeds the draws."""
         clean = "clean or " if self.clean else ""
         level = f"1 to {LEVELS}" if self.level is None else self.level
         return f"{clean}{', '.join(self.types)} level {level}"
@@ -285,17 +315,19 @@ class VisualNoiseDraw:
     level: int
 
     def record(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return it as a JSON object."""
         return asdict(self)
 
 
 def draw_visual_noise(
     config: VisualNoiseConfig, rng: np.random.Generator
 ) -> VisualNoiseDraw | None:
-    """The visual noise of a clip, None if it stays clean.
+    """Draw the visual noise of a clip, None if it stays clean.
 
-    With `hashed_generator("visual", seed, config.condition, utterance_id, pass_index)` as `rng`,
-    here and then in `add_visual_noise`, a clip's noise depends on that key alone.
+    Args:
+        config: Which visual noise to draw from.
+        rng: With `hashed_generator("visual", seed, config.condition, utterance_id, pass_index)`,
+            used first here and then in `add_visual_noise`, the noise depends on that key only.
     """
     choice = rng.integers(len(config.types) + config.clean)
     if choice == len(config.types):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from avhubert_ext.checkpoints.description import build_for
 from avhubert_ext.checkpoints.model_file import ModelFile
@@ -48,6 +47,7 @@ from avhubert_ext.errors import InputError, check_printable
 from avhubert_ext.evaluation.complexity import flops_per_frame
 from avhubert_ext.evaluation.hypotheses import Decoded, read_decoded, write_decoded
 from avhubert_ext.models.conformer import ConformerEncoder
+from avhubert_ext.progress import Progress
 from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.recognizers.exported import ExportedRecognizer, open_exported
 from avhubert_ext.recognizers.pytorch import open_checkpoint
@@ -151,7 +151,9 @@ class EvaluationConfig:
         self.conditions()  # these two raise an InputError for invalid values
         self.joint()
         if not self.data.is_dir():
-            raise InputError(f"{self.data}: no such folder; make it with `avhubert-ext prepare`")
+            raise InputError(
+                f"{self.data}: no such folder; make it with `avhubert-ext data prepare`"
+            )
         choose_device(self.device)
 
     def conditions(self) -> dict[str, Condition]:
@@ -365,7 +367,8 @@ def evaluate(models: list[tuple[str, Path]], config: EvaluationConfig, out: Path
         path = model_file(given)
         model = evaluator.load(path)
         begin_model(out / name, path, config, model)
-        with tqdm(evaluator.passes(model), unit="pass", desc=f"evaluate {name}") as bar:
+        passes = evaluator.passes(model)
+        with Progress(passes, unit="pass", desc=f"evaluate {name}") as bar:
             for condition, number in bar:
                 bar.set_postfix_str(f"{condition} {number}")
                 evaluator.run(model, out / name, condition, number)
@@ -441,4 +444,4 @@ def report_unreadable(decoded: list[Decoded]) -> None:
     """Print the unreadable utterances."""
     for utterance in decoded:
         if utterance.unreadable:
-            tqdm.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")
+            Progress.write(f"counted as deleted: {utterance.id}: {utterance.unreadable}")

@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from avhubert_ext.checkpoints.description import RecognizerNetwork, describe
 from avhubert_ext.checkpoints.model_file import ModelFile
@@ -24,6 +23,7 @@ from avhubert_ext.export.onnx import write_onnx
 from avhubert_ext.export.onnx_int8 import quantize_frontend, quantize_linear
 from avhubert_ext.export.openvino import write_openvino
 from avhubert_ext.models.conformer import CTCAttentionRecognizer
+from avhubert_ext.progress import Progress
 from avhubert_ext.runtime.backends import BACKENDS
 from avhubert_ext.runtime.folder import ExportedModel, file_sha256, write_model
 
@@ -110,7 +110,7 @@ def export_recognizer(
     search = JointConfig() if isinstance(model, CTCAttentionRecognizer) else BeamConfig()
     with whole_folder(folder) as temporary:
         graphs = recognizer_graphs(model)
-        with tqdm(graphs.items(), unit="graph", desc="export") as bar:
+        with Progress(graphs.items(), unit="graph", desc="export") as bar:
             for name, graph in bar:
                 write_graph(graph, temporary / name, config, clips.get(name))
         files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}

@@ -1,1 +1,1 @@
-"""From any video to the mouth region: decoding, landmarks, tracks, alignment, quality."""
+"""Extract the mouth region from any video: landmarks, tracks, alignment, crops, quality."""

@@ -1,12 +1,12 @@
-"""Landmarks -> the mouth region: smoothing, a similarity to a mean face, 96x96 pixels.
+"""Align faces by their landmarks and crop the mouth region in 96x96 pixels.
 
 The recipe is that of AV-HuBERT and Auto-AVSR, whose models expect its scale and position: landmarks
 smoothed over 13 frames, a similarity transform of points that speech does not move onto a mean face
-in 256x256 pixels, 96x96 pixels about the center of the mouth points. It differs where that makes
-the crop steadier: the transform is the least squares one, not that of the least median, and the
-window is not rounded to whole pixels (on a portrait in motion the crop's corners move by 0.31
-pixels from frame to frame, by 0.64 otherwise); and a frame with a face of more than twice the mean
-face's size is made smaller by averaging first.
+in 256x256 pixels, and a crop of 96x96 pixels around the center of the mouth points. Three changes
+make the crop steadier: the transform minimizes the mean of squares, not their median; the window is
+not rounded to whole pixels (on a moving portrait, the corners of the crop move by 0.31 instead of
+0.64 pixels from frame to frame); and a frame is first averaged down if its face is more than twice
+as large as the mean face.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from avhubert_ext.errors import InputError
 
 SIZE = 96  # pixels of the mouth region
-HALF_WINDOW = 6  # frames before and after that smoothing averages
+HALF_WINDOW = 6  # frames on either side that smoothing averages
 
 # The mean face of the LRW recipe (20words_mean_face.npy, Imperial College London, Apache-2.0):
 # 68 points in iBUG's order, in an image of 256x256.
@@ -43,10 +43,12 @@ MEAN_FACE = np.array([
 
 @dataclass(frozen=True)
 class Scheme:
-    """How faces with so many landmarks are aligned.
+    """How faces with K landmarks are aligned.
 
-    stable: the points that the similarity transform is estimated from; mouth: those whose mean is
-    the center of the crop; reference: float [K, 2], where all points lie in the mean face.
+    Attributes:
+        stable: The points from which the similarity transform is estimated.
+        mouth: The points whose mean is the center of the crop.
+        reference: The position of all points in the mean face, float [K, 2].
     """
 
     stable: tuple[int, ...]
@@ -55,13 +57,13 @@ class Scheme:
 
 
 def _mean_parts() -> np.ndarray:
-    """Right eye, left eye, nose and mouth of the mean face, [4, 2]."""
+    """Return the right eye, left eye, nose, and mouth of the mean face, [4, 2]."""
     parts = (slice(36, 42), slice(42, 48), slice(31, 36), slice(48, 68))
     return np.stack([MEAN_FACE[part].mean(0) for part in parts])
 
 
-# By number of points. 68: AV-HuBERT's choice, nose and corners of the eyes. 4: Auto-AVSR's files of
-# its mediapipe detector.
+# By number of points. 68: AV-HuBERT's choice, the nose and the corners of the eyes. 4: the files of
+# Auto-AVSR's mediapipe detector.
 SCHEMES = {
     68: Scheme((33, 36, 39, 42, 45), tuple(range(48, 68)), MEAN_FACE),
     4: Scheme((0, 1, 2, 3), (3,), _mean_parts()),
@@ -69,15 +71,15 @@ SCHEMES = {
 
 
 def scheme_of(points: np.ndarray) -> Scheme:
-    """The scheme for landmarks [..., K, 2]."""
+    """Return the scheme for landmarks [..., K, 2]; InputError for another number K."""
     count = points.shape[-2]
     if count not in SCHEMES:
-        raise InputError(f"{count} landmarks a face, expected {' or '.join(map(str, SCHEMES))}")
+        raise InputError(f"{count} landmarks per face, expected {' or '.join(map(str, SCHEMES))}")
     return SCHEMES[count]
 
 
 def fill_gaps(points: dict[int, np.ndarray], frames: int) -> np.ndarray:
-    """Landmarks [K, 2] of some frames -> [frames, K, 2]: linear between them, the ends held."""
+    """Interpolate landmarks [K, 2] of some frames to [frames, K, 2]; constant at both ends."""
     known = sorted(points)
     values = np.stack([points[t] for t in known])
     flat = values.reshape(len(known), -1)
@@ -87,7 +89,7 @@ def fill_gaps(points: dict[int, np.ndarray], frames: int) -> np.ndarray:
 
 
 def smooth(points: np.ndarray) -> np.ndarray:
-    """Shapes [T, K, 2] averaged over up to 6 frames on both sides, each kept at its own center."""
+    """Average shapes [T, K, 2] over up to 6 frames on either side, keeping each one's center."""
     frames = len(points)
     sums = np.concatenate([np.zeros((1, *points.shape[1:])), np.cumsum(points, axis=0)])
     reach = np.minimum(np.minimum(np.arange(frames), frames - 1 - np.arange(frames)), HALF_WINDOW)
@@ -97,16 +99,22 @@ def smooth(points: np.ndarray) -> np.ndarray:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift [T, 2, 3] that maps points [T, K, 2] nearest to [K, 2].
+    """Return the least-squares rotation, scale, and shift from `source` to `target`.
 
-    Least squares in closed form: with points as complex numbers it is the regression of the target
-    on the source.
+    With points as complex numbers, it is the regression of the target on the source.
+
+    Args:
+        source: Points [T, K, 2].
+        target: Points [K, 2].
+
+    Returns:
+        Transforms [T, 2, 3].
     """
     z = source[..., 0] + 1j * source[..., 1]
     w = target[..., 0] + 1j * target[..., 1]
     z_mean, w_mean = z.mean(-1, keepdims=True), w.mean(-1, keepdims=True)
     z_centered, w_centered = z - z_mean, w - w_mean
-    with np.errstate(divide="ignore", invalid="ignore"):  # all points in one spot: not finite
+    with np.errstate(divide="ignore", invalid="ignore"):  # not finite if all points coincide
         turn = (z_centered.conj() * w_centered).sum(-1) / (abs(z_centered) ** 2).sum(-1)
     shift = w_mean[..., 0] - turn * z_mean[..., 0]
     return np.stack(
@@ -119,14 +127,14 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def misfit(points: np.ndarray) -> float:
-    """How far landmarks [68, 2] lie from those of the mean face, root mean square in its pixels."""
+    """Return the RMS distance of aligned landmarks [68, 2] from the mean face, in its pixels."""
     transform = similarity(points[None], MEAN_FACE)[0]
     placed = points @ transform[:, :2].T + transform[:, 2]
     return float(np.sqrt(((placed - MEAN_FACE) ** 2).sum(-1).mean()))
 
 
 def mouth_transforms(points: np.ndarray) -> np.ndarray:
-    """Smoothed landmarks [T, K, 2] -> transforms [T, 2, 3] from a frame's pixels to its crop's."""
+    """Return transforms [T, 2, 3] from frame to crop pixels for smoothed landmarks [T, K, 2]."""
     scheme = scheme_of(points)
     transforms = similarity(points[:, scheme.stable], scheme.reference[list(scheme.stable)])
     mouth = points[:, scheme.mouth].mean(axis=1)
@@ -136,14 +144,20 @@ def mouth_transforms(points: np.ndarray) -> np.ndarray:
 
 
 def scales(transforms: np.ndarray) -> np.ndarray:
-    """Crop pixels a frame pixel, [T]."""
+    """Return the scale of transforms in crop pixels per frame pixel, [T]."""
     return np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])
 
 
 def warp(image: np.ndarray, transform: np.ndarray, shrink: int = 1) -> np.ndarray:
-    """The crop uint8 [96, 96] of a gray image [H, W]; black where the image ends.
+    """Crop the mouth region from an image with bilinear interpolation.
 
-    Bilinear; with `shrink` over 1, of means over so many pixels each way.
+    Args:
+        image: Gray [H, W].
+        transform: [2, 3], from frame to crop pixels.
+        shrink: The image is first averaged over blocks of this many pixels in both directions.
+
+    Returns:
+        uint8 [96, 96], black outside the image.
     """
     if shrink > 1:
         height, width = (max(1, side // shrink) for side in image.shape)
@@ -159,7 +173,12 @@ def warp(image: np.ndarray, transform: np.ndarray, shrink: int = 1) -> np.ndarra
 
 
 def share_outside(shape: tuple[int, ...], transforms: np.ndarray) -> float:
-    """The share of the crops' pixels, by transforms [T, 2, 3], outside images of [H, W, ...]."""
+    """Return the share of crop pixels outside the image.
+
+    Args:
+        shape: The shape of the images, (H, W, ...).
+        transforms: [T, 2, 3], from frame to crop pixels.
+    """
     steps = np.linspace(0, SIZE - 1, 9)
     grid = np.stack(np.meshgrid(steps, steps)).reshape(2, -1)
     x, y = np.linalg.solve(transforms[:, :, :2], grid - transforms[:, :, 2:]).swapaxes(0, 1)

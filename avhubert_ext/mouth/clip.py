@@ -1,4 +1,4 @@
-"""The mouth regions of a video file, ready for the models."""
+"""Extract the mouth regions of a video file, ready for the models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from avhubert_ext.data.media import (
-    LIMITS,
+    MEDIA_LIMITS,
     Damage,
-    Limits,
     MediaInfo,
+    MediaLimits,
     PictureError,
     Sound,
     beside,
@@ -36,25 +36,34 @@ from avhubert_ext.mouth.tracks import Follower, Person, Track
 
 Faces = Literal["largest", "speaking", "all"] | int
 Progress = Callable[[int, int], None]
-SCALES = (0.01, 100.0)  # crop pixels a pixel of the video; beyond, that was no face
-SQUARE = 1.1  # at most the sides of a mouth region differ by
+SCALES = (0.01, 100.0)  # plausible crop pixels per pixel of the video
+SQUARE = 1.1  # largest ratio of the sides of a mouth region
 
 
 class NoFaceError(PictureError):
-    """A video in which no face was found, or none that can be used."""
+    """A video without a face, or without one that can be used."""
 
 
 @dataclass(frozen=True)
 class MouthClip:
-    """A face's mouth.
+    """The mouth region of one face.
 
-    face: from 1, the largest first; video: uint8 [T, 96, 96] at 25 frames a second; audio: int16
-    [T * 640] at 16 kHz, or None; seen: bool [T], where the face was found: elsewhere `video` shows
-    the nearest such frame; start: of the first frame, in seconds on the file's clock; sound: all of
-    the file's, or None; points: smoothed landmarks float [T, K, 2] in the video's pixels, and
-    transforms [T, 2, 3] from those to the crop's, both None for a ready-made clip; pictures: small
-    frames by number that show where the mouth was found, for `write_sheet`; notes: what was chosen
-    or changed, and sound_notes: what is wrong with the sound, or not in `audio`, each a few words.
+    Attributes:
+        face: The number of the face, from 1; the largest is 1.
+        video: uint8 [T, 96, 96] at 25 frames/s.
+        audio: int16 [T * 640] at 16 kHz, or None.
+        quality: How far the clip can be trusted.
+        seen: bool [T], where the face was found. Elsewhere, `video` shows the nearest such frame.
+        start: Time of the first frame in seconds on the file's clock.
+        sound: All sound of the file, or None.
+        points: Smoothed landmarks, float [T, K, 2] in pixels of the video. None for a ready-made
+            mouth region.
+        transforms: [T, 2, 3], from pixels of the video to pixels of the crop. None for a
+            ready-made mouth region.
+        pictures: Small frames by frame number that show where the mouth was found, for
+            `write_sheet`.
+        notes: What was chosen or changed, a few words each.
+        sound_notes: What is wrong with the sound or is not in `audio`, a few words each.
     """
 
     face: int
@@ -72,7 +81,7 @@ class MouthClip:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know of the clip, each a few words; empty for a good one."""
+        """What a user should know about the clip, a few words each; empty for a good clip."""
         return (*self.sound_notes, *self.notes, *self.quality.warnings)
 
 
@@ -83,27 +92,39 @@ def mouth_clips(
     mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: MediaLimits = MEDIA_LIMITS,
     sound: Sound | Literal["own"] | None = "own",
     progress: Progress | None = None,
 ) -> list[MouthClip]:
-    """The mouth region of the largest face of a video, of the one that speaks, the N-th largest,
-    or of all.
+    """Extract the mouth regions of a video.
 
-    "speaking" is the face whose mouth moves with the sound, the largest where that is not clear.
-    A video of 96x96 pixels is a mouth region already and passes through; another small square one
-    that shows moving lips and no face is scaled to that size, as any is with `mouth`. landmarks: a
-    file of AV-HuBERT or Auto-AVSR instead of looking for faces; landmark_model: see
-    `open_landmarker`. sound: the file's own, another, or none. progress: called with the frames
-    done and those there are, 0 if not known.
-    Raises InputError for a file that is no video, damaged, or too long, and NoFaceError where there
-    is no such face, or none good enough, see `Quality.refusal`.
+    A video of 96x96 pixels is already a mouth region and is returned unchanged. Another small
+    square video that shows moving lips but no face is scaled to that size.
+
+    Args:
+        path: The video file.
+        faces: Which faces to extract: the `largest`, the one that is `speaking` (its mouth moves
+            with the sound; the largest if that is not clear), `all`, or the number of a face
+            (1 is the largest).
+        mouth: Whether the video is a mouth region of any size.
+        landmarks: A landmark file of AV-HuBERT or Auto-AVSR, used instead of detecting faces.
+        landmark_model: The model for mediapipe, see `open_landmarker`.
+        limits: The longest video and the largest frame to accept.
+        sound: The sound of the file (`own`), other sound, or None.
+        progress: Called with the number of frames done and the total, 0 if unknown.
+
+    Returns:
+        One clip per chosen face.
+
+    Raises:
+        InputError: If the file is not a video, is damaged, or is too long.
+        NoFaceError: If there is no such face, or its quality is too low (`Quality.refusal`).
     """
     path = Path(path)
     info = probe(path)
     check_duration(path, limits, info)
     if info.video is None:
-        raise PictureError(f"{path}: no video track; give a file with a moving picture")
+        raise PictureError(f"{path}: no video track; give a video file")
     if sound == "own":
         sound = None if info.audio is None else read_sound(path, limits)
     damage = Damage()
@@ -126,7 +147,7 @@ def mouth_clips(
 
 @dataclass(frozen=True)
 class _Mouth:
-    """What was cropped of a person's face: landmarks [T, K, 2], transforms [T, 2, 3], crops [T]."""
+    """The mouth of one person: landmarks [T, K, 2], transforms [T, 2, 3], crop numbers [T]."""
 
     points: np.ndarray
     transforms: np.ndarray
@@ -135,7 +156,7 @@ class _Mouth:
 
 @dataclass(frozen=True)
 class _Followed:
-    """A video after it was decoded: T frames of `shape`, and each person's mouth."""
+    """A decoded video: the number and shape of its frames, and the mouth of each person."""
 
     frames: int
     shape: tuple[int, ...]
@@ -148,7 +169,7 @@ class _Followed:
 def _counted(
     frames: Iterator[np.ndarray], info: MediaInfo, progress: Progress | None
 ) -> Iterator[np.ndarray]:
-    """Hands frames on and reports how many have passed, of how many."""
+    """Pass frames on and report progress."""
     seconds = info.video.seconds or info.seconds or 0.0
     total = round(seconds * FPS)
     done = 0
@@ -161,10 +182,10 @@ def _counted(
 
 
 def _follow(frames: Iterator[np.ndarray], landmark_model: Path | None) -> _Followed:
-    """Follows the faces of a video and crops their mouths."""
+    """Track the faces of a video and crop their mouths."""
     recent, crops, thumbnails = Recent(), Crops(), Thumbnails()
     reels: dict[int, Reel] = {}
-    ended = 0  # tracks
+    ended = 0  # number of ended tracks
     with open_landmarker(landmark_model) as landmarker:
         follower = Follower(landmarker)
         for number, frame in enumerate(frames):
@@ -190,7 +211,7 @@ def _follow(frames: Iterator[np.ndarray], landmark_model: Path | None) -> _Follo
 
 
 def _joined(reels: list[Reel], person: Person, frames: int) -> _Mouth:
-    """The mouth of a person in each of so many frames, from the reels of its tracks."""
+    """Join the reels of a person's tracks to one mouth for all frames."""
     owner = {t: n for n in reversed(range(len(reels))) for t in person.tracks[n].points}
     known = np.array(sorted(owner))
     tracks, times = sources(known, np.array([owner[t] for t in known.tolist()]), frames)
@@ -203,14 +224,17 @@ def _joined(reels: list[Reel], person: Person, frames: int) -> _Mouth:
 
 
 def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
-    """Crops the mouth of the face whose landmarks are in a file."""
+    """Crop the mouth of the face described by a landmark file."""
     crops, thumbnails = Crops(), Thumbnails()
     count, found = read_any_landmarks(path)
     points = align.smooth(align.fill_gaps(found, count))
     transforms = align.mouth_transforms(points)
     scales = align.scales(transforms)
     if not ((scales > SCALES[0]) & (scales < SCALES[1])).all():
-        raise InputError(f"{path}: no face's landmarks, in one spot or far apart")
+        raise InputError(
+            f"{path}: not landmarks of a face, but points that coincide or lie far apart; make the "
+            "file again"
+        )
     shrink = number = 0
     for number, frame in enumerate(frames, start=1):
         if number > count:
@@ -224,7 +248,7 @@ def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
 
 
 def _without_poor(followed: _Followed, damage: Damage) -> _Followed:
-    """Without faces that cannot be used, if there are others."""
+    """Drop the faces that cannot be used, unless there are no others."""
     numbers = range(len(followed.persons))
     good = [n for n in numbers if _refusal(followed, n, damage) is None]
     if not good:
@@ -237,7 +261,7 @@ def _without_poor(followed: _Followed, damage: Damage) -> _Followed:
 
 
 def _refusal(followed: _Followed, number: int, damage: Damage) -> str | None:
-    """Why the mouth of a person cannot be used, and what to do; None if it can."""
+    """Return why the mouth of a person cannot be used, and what to do; None if it can."""
     if followed.persons[number].upside_down:
         return "the face is upside down; turn the video by 180 degrees"
     refusal = _quality(followed, number, damage).refusal
@@ -245,6 +269,7 @@ def _refusal(followed: _Followed, number: int, damage: Damage) -> str | None:
 
 
 def _seen(followed: _Followed, number: int) -> np.ndarray:
+    """Return the frames in which the face of a person was found, bool [T]."""
     seen = np.zeros(followed.frames, bool)
     seen[list(followed.persons[number].points)] = True
     return seen
@@ -267,7 +292,7 @@ def _quality(followed: _Followed, number: int, damage: Damage) -> Quality:
 def _clip(
     followed: _Followed, number: int, damage: Damage, sound: Sound | None, note: str | None
 ) -> MouthClip:
-    """The clip of a person."""
+    """Make the clip of a person."""
     mouth, frames = followed.mouths[number], followed.frames
     pictures = {
         t: outlined(picture, followed.shape[1], mouth.points[t], mouth.transforms[t])
@@ -292,9 +317,9 @@ def _is_ready_made(
     info: MediaInfo,
     landmarks: Path | None,
     landmark_model: Path | None,
-    limits: Limits,
+    limits: MediaLimits,
 ) -> bool:
-    """Whether a video is a mouth region already."""
+    """Return whether a video is already a mouth region."""
     size = info.video.width, info.video.height
     if size == (align.SIZE, align.SIZE):
         return True
@@ -313,13 +338,11 @@ def _ready_made(
 ) -> MouthClip:
     width, height = info.video.width, info.video.height
     if max(width, height) > SQUARE * min(width, height):
-        raise InputError(
-            f"{path}: {width}x{height} pixels, a mouth region is square; cut it around the mouth"
-        )
+        raise InputError(f"{path}: {width}x{height} pixels, but a mouth region is square; crop it")
     crops = Crops()
     numbers = [crops.add(scaled(gray_of(frame))) for frame in frames]
     count = len(numbers)
-    note = f"taken for a mouth region of {width}x{height} pixels, scaled to 96x96"
+    note = f"treated as a mouth region of {width}x{height} pixels, scaled to 96x96"
     quality = Quality(
         count, missing=0, faces=0, scale=1.0, motion=0.0, outside=0.0, damaged=damage.damaged
     )
@@ -335,13 +358,13 @@ def _ready_made(
 
 
 def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
-    """The fields of a `MouthClip` that are about the sound."""
+    """Return the fields of a `MouthClip` that concern the sound."""
     if sound is None:
         return {"audio": None}
     track = beside(sound, start, frames)
     notes = (
         f"{track.before:.1f} s of sound before the first frame and {track.after:.1f} s after the "
-        "last are left out",
+        "last are not used",
     )
     if (track.before + track.after) * FPS <= SLACK:
         notes = ()
@@ -351,10 +374,10 @@ def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
 def _chosen(
     path: Path, followed: _Followed, faces: Faces, sound: Sound | None, start: float
 ) -> tuple[list[int], str | None]:
-    """The numbers of the wanted persons, from 0, and a note where that was a choice."""
+    """Return the numbers of the requested persons, from 0, and a note if there was a choice."""
     persons = followed.persons
     if faces != "speaking":
-        note = f"{len(persons)} faces; the largest is used" if faces == "largest" else None
+        note = f"{len(persons)} faces; using the largest" if faces == "largest" else None
         return _choose(path, len(persons), faces), note if len(persons) > 1 else None
     (first,) = _choose(path, len(persons), "largest")
     if len(persons) == 1:
@@ -364,14 +387,14 @@ def _chosen(
         samples = beside(sound, start, followed.frames).samples
         heard = speaking([person.points for person in persons], samples)
     if heard is None:
-        why = "no sound shows" if sound is None else "it is not clear"
-        return [first], f"{len(persons)} faces; {why} which speaks, the largest is used"
+        why = "there is no sound" if sound is None else "it is not clear who speaks"
+        return [first], f"{len(persons)} faces; {why}, using the largest"
     where = _place(persons, heard)
-    return [heard], f"{len(persons)} faces; face {heard + 1} ({where}) speaks"
+    return [heard], f"{len(persons)} faces; using face {heard + 1} ({where}), which speaks"
 
 
 def _place(persons: list[Person], number: int) -> str:
-    """Where a face is beside the others, in a word."""
+    """Describe the position of a face among the others."""
     centers = [np.median([p.mean(0) for p in q.points.values()], axis=0) for q in persons]
     x = [center[0] for center in centers]
     order = sorted(range(len(x)), key=x.__getitem__).index(number)
@@ -381,14 +404,16 @@ def _place(persons: list[Person], number: int) -> str:
 
 
 def _choose(path: Path, persons: int, faces: Faces) -> list[int]:
-    """The numbers of the wanted persons among so many, from 0."""
+    """Return the numbers of the requested persons, from 0."""
     if not persons:
         raise _no_face(path)
     if faces == "all":
         return list(range(persons))
     number = 1 if faces in ("largest", "speaking") else int(faces)
     if not 1 <= number <= persons:
-        raise InputError(f"{path}: no face {number}, {persons} found; the largest is 1")
+        raise InputError(
+            f"{path}: no face {number}: found {persons}, numbered from 1 (the largest)"
+        )
     return [number - 1]
 
 

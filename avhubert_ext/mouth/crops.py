@@ -1,7 +1,7 @@
-"""Mouth regions cut out while a video is decoded, once, with bounded memory.
+"""Crop mouth regions while a video is decoded, in one pass and with bounded memory.
 
-A frame can be cropped when the landmarks of the frames after it that smoothing needs are known, so
-the last few frames are kept. The crops themselves lie in a temporary file.
+Smoothing needs the landmarks of the next few frames before a frame can be cropped, so the last few
+frames are kept. The crops themselves are stored in a temporary file.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import numpy as np
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.sheet import COLUMNS, small
 
-IN_MEMORY = 64 * 2**20  # bytes of a clip; a longer one stays in a file
-CHUNK = 1000  # frames moved at once
+IN_MEMORY = 64 * 2**20  # bytes; a larger clip stays in a file
+CHUNK = 1000  # frames copied at once
 
 
 class Crops:
-    """Mouth regions uint8 [96, 96], numbered, in a temporary file."""
+    """Numbered mouth regions, uint8 [96, 96], in a temporary file."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as its arrays
         self._count = 0
 
     def add(self, crop: np.ndarray) -> int:
-        """Keep a crop; its number."""
+        """Store a crop and return its number."""
         self._file.write(crop.tobytes())
         self._count += 1
         return self._count - 1
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Crops by their numbers [T]: uint8 [T, 96, 96], of a long clip mapped from a file."""
+        """Return the crops with these numbers [T]: uint8 [T, 96, 96], memory-mapped if large."""
         self._file.flush()
         kept = np.memmap(self._file, np.uint8, "r", shape=(self._count, align.SIZE, align.SIZE))
         shape = (len(numbers), align.SIZE, align.SIZE)
@@ -48,13 +48,14 @@ class Crops:
 
 
 class Recent:
-    """The last frames of a video, gray [H, W], by their numbers."""
+    """The most recent frames of a video, gray [H, W], by number."""
 
     def __init__(self) -> None:
         self._frames: deque[np.ndarray] = deque()
         self.end = 0
 
     def add(self, gray: np.ndarray) -> None:
+        """Add the next frame."""
         self._frames.append(gray)
         self.end += 1
 
@@ -62,16 +63,19 @@ class Recent:
         return self._frames[number - self.end + len(self._frames)]
 
     def forget(self, before: int) -> None:
-        """Those before a number are not needed any more."""
+        """Drop the frames before this number."""
         while self._frames and self.end - len(self._frames) < before:
             self._frames.popleft()
 
 
 class Reel:
-    """The mouth of one face, cropped while the face is followed.
+    """The mouth of one tracked face, cropped as its landmarks arrive.
 
-    first: number of the frame that it begins with. points: smoothed landmarks [K, 2], transforms
-    [2, 3] and numbers of crops, for each frame cropped so far.
+    Attributes:
+        first: The number of its first frame.
+        points: Smoothed landmarks [K, 2] of each frame cropped so far.
+        transforms: Their transforms [2, 3].
+        crops: The numbers of their crops.
     """
 
     def __init__(self, first: int) -> None:
@@ -88,13 +92,13 @@ class Reel:
         return self.first + len(self.crops)
 
     def add(self, number: int, points: np.ndarray) -> None:
-        """The landmarks [K, 2] found in a frame; those since the frame before are interpolated."""
+        """Add the landmarks [K, 2] found in a frame; a gap before it is interpolated."""
         gap = number - self.first - len(self._found) + 1 if self._found else 1
         last = self._found[-1] if self._found else points
         self._found += [last + (points - last) * (step / gap) for step in range(1, gap + 1)]
 
     def crop(self, recent: Recent, crops: Crops, ended: bool) -> None:
-        """Crop the frames that can be smoothed by now; all up to the last one found if `ended`."""
+        """Crop the frames that can be smoothed by now; all of them if the track has `ended`."""
         for t in range(len(self.crops), len(self._found) - (0 if ended else align.HALF_WINDOW)):
             reach = min(t, len(self._found) - 1 - t, align.HALF_WINDOW)
             points = align.smooth(np.stack(self._found[t - reach : t + reach + 1]))[reach]
@@ -108,9 +112,13 @@ class Reel:
 
 
 def shrink_of(scale: float, before: int) -> int:
-    """By how many pixels each way a frame is averaged for a crop of `scale`; 0 before the first.
+    """Return the block size over which a frame is averaged before it is cropped.
 
-    It changes only where the scale has changed by far: a change shows as a flicker.
+    It changes only if the scale has changed a lot, as every change is visible as a flicker.
+
+    Args:
+        scale: Crop pixels per frame pixel.
+        before: The block size of the previous frame, 0 if there is none.
     """
     if before and before - 0.5 < 1 / scale < before + 1.5:
         return before
@@ -118,10 +126,15 @@ def shrink_of(scale: float, before: int) -> int:
 
 
 def sources(known: np.ndarray, owners: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of so many frames the track and the frame number whose crop is shown, both [T].
+    """Choose the crop to show in each frame: between frames of one track its own, else the nearest.
 
-    known, owners: the numbers of the frames with a face, in order, and the track of each, [N].
-    Between two frames of one track that is the frame itself; elsewhere the nearest with a face.
+    Args:
+        known: The numbers of the frames with a face, in order, [N].
+        owners: The track of each of these, [N].
+        frames: T, the number of frames.
+
+    Returns:
+        The track and the frame number of the crop, both [T].
     """
     times = np.arange(frames)
     after = np.searchsorted(known, times).clip(max=len(known) - 1)
@@ -139,6 +152,7 @@ class Thumbnails:
         self._kept: dict[int, np.ndarray] = {}
 
     def see(self, number: int, frame: np.ndarray) -> None:
+        """Keep a small copy of the frame, if it is due."""
         if number % self._every:
             return
         self._kept[number] = small(frame)
@@ -147,12 +161,12 @@ class Thumbnails:
             self._kept = {t: k for t, k in self._kept.items() if t % self._every == 0}
 
     def nearest(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The kept frames nearest to these, each once, with their numbers."""
+        """Yield the kept frames nearest to these numbers, each once, with their numbers."""
         kept = np.array(list(self._kept))
         for t in sorted({int(kept[np.abs(kept - number).argmin()]) for number in numbers}):
             yield t, self._kept[t]
 
 
 def gray_of(frame: np.ndarray) -> np.ndarray:
-    """RGB [H, W, 3] -> gray [H, W]."""
+    """Convert RGB [H, W, 3] to gray [H, W]."""
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)

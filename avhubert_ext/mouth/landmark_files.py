@@ -1,7 +1,7 @@
-"""Landmark files as AV-HuBERT and Auto-AVSR keep them, one a clip.
+"""Read the landmark files of AV-HuBERT and Auto-AVSR, one file per clip.
 
-Nothing in a pickle is run, not even numpy, which a forged state of an array can crash: stand-ins
-take what is said of arrays and types, and arrays are made of that.
+No code in a pickle is executed, not even numpy's, which a forged array state can crash: stand-ins
+collect the state of arrays and types, and the arrays are built from that.
 """
 
 from __future__ import annotations
@@ -17,10 +17,18 @@ from avhubert_ext.mouth.align import SCHEMES
 
 
 def read_landmarks(path: Path, frames: int) -> dict[int, np.ndarray]:
-    """Landmarks [K, 2] by frame number, K 68 or 4, for a clip of so many frames at 25 a second.
+    """Read the landmarks of a clip.
 
-    path: `.pkl`, a list with an array or None a frame; `.npy` or `.npz` with an array [T, K, 2],
-    NaN for a frame without a face. Raises InputError for another form.
+    Args:
+        path: A `.pkl` file with a list of an array or None per frame, or a `.npy` or `.npz` file
+            with an array [T, K, 2], NaN for a frame without a face.
+        frames: T, the number of frames of the clip at 25 frames/s.
+
+    Returns:
+        Landmarks [K, 2] by frame number, K = 68 or 4.
+
+    Raises:
+        InputError: If the file is missing, malformed, or of another length.
     """
     count, found = read_any_landmarks(path)
     check_count(path, count, frames)
@@ -28,23 +36,23 @@ def read_landmarks(path: Path, frames: int) -> dict[int, np.ndarray]:
 
 
 def check_count(path: Path, count: int, frames: int) -> None:
-    """Raise InputError for landmarks of another number of frames than their video has."""
+    """Raise InputError if landmarks and video differ in their number of frames."""
     if count != frames:
         raise InputError(
-            f"{path}: landmarks of {count} frames for a video of {frames} at 25 a second; "
-            "they belong to another file, or to another frame rate"
+            f"{path}: landmarks of {count} frames, but the video has {frames} at 25 frames/s; "
+            "use the landmarks of this video at this frame rate"
         )
 
 
 def read_any_landmarks(path: Path) -> tuple[int, dict[int, np.ndarray]]:
-    """The number of frames in a file, and landmarks as `read_landmarks`."""
+    """Read a landmark file of any length; returns the number of frames and the landmarks."""
     values = _load(path)
     found = {t: _checked(path, t, value) for t, value in enumerate(values) if value is not None}
     found = {t: points for t, points in found.items() if np.isfinite(points).all()}
     if not found:
-        raise InputError(f"{path}: no frame with a face in it; leave this clip out")
+        raise InputError(f"{path}: no frame with a face; leave this clip out")
     if len({len(points) for points in found.values()}) > 1:
-        raise InputError(f"{path}: frames with 68 and with 4 landmarks; make it again")
+        raise InputError(f"{path}: some frames have 68 landmarks, others 4; make the file again")
     return len(values), found
 
 
@@ -62,11 +70,11 @@ def _load(path: Path) -> list:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises almost anything
         raise InputError(
-            f"{path}: not a landmark file that can be read ({type(error).__name__}); copy it again"
+            f"{path}: not a readable landmark file ({type(error).__name__}); copy it again"
         ) from None
     if isinstance(values, list) or (isinstance(values, np.ndarray) and values.ndim):
         return list(values)
-    raise InputError(f"{path}: holds a {type(values).__name__}, expected landmarks by frame")
+    raise InputError(f"{path}: contains a {type(values).__name__}, expected landmarks by frame")
 
 
 def _checked(path: Path, frame: int, value: object) -> np.ndarray:
@@ -76,13 +84,13 @@ def _checked(path: Path, frame: int, value: object) -> np.ndarray:
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) not in SCHEMES:
         raise InputError(
-            f"{path}: frame {frame} holds {list(points.shape)}, expected 68 or 4 landmarks: [K, 2]"
+            f"{path}: frame {frame} has shape {list(points.shape)}, expected [68, 2] or [4, 2]"
         )
     return points
 
 
 class _Type:
-    """What a pickle says of a numpy.dtype."""
+    """Collects the state of a pickled numpy.dtype."""
 
     def __init__(self, code: str, *_: object) -> None:
         self._code, self._order = code, "="
@@ -91,13 +99,14 @@ class _Type:
         self._order = state[1]
 
     def numpy(self) -> np.dtype:
+        """Build the type."""
         if self._code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
-            raise InputError(f"its values are {self._code!r}, expected numbers")
+            raise InputError(f"the values are of type {self._code!r}, expected numbers")
         return np.dtype(self._code).newbyteorder(self._order)
 
 
 class _Array:
-    """What a pickle says of a numpy.ndarray."""
+    """Collects the state of a pickled numpy.ndarray."""
 
     def __init__(self, *_: object) -> None:
         self._state = None
@@ -106,20 +115,21 @@ class _Array:
         self._state = state
 
     def numpy(self) -> np.ndarray:
+        """Build the array."""
         _, shape, kind, by_columns, values = self._state
         flat = np.frombuffer(values, kind.numpy())
         return flat.reshape(shape, order="F" if by_columns else "C")
 
 
 def _from_buffer(values: bytes, kind: _Type, shape: tuple, order: str) -> _Array:
-    """As numpy's function for pickles of protocol 5."""
+    """Stand in for numpy's function in pickles of protocol 5."""
     array = _Array()
     array.__setstate__((1, shape, kind, order == "F", values))
     return array
 
 
 def _encoded(text: str, _encoding: str) -> bytes:
-    """The bytes that pickles of protocol 2 hold as text."""
+    """Return the bytes that pickles of protocol 2 store as text."""
     return text.encode("latin1")
 
 
@@ -132,19 +142,17 @@ _STAND_INS = {
 }
 
 
-# Python's own, in Python: a forged file can end the process in the one that is written in C.
+# The unpickler written in Python: a forged file can crash the one written in C.
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> object:
         full = f"{module}.{name}"
         if full not in _STAND_INS:
-            raise InputError(
-                f"refused, for it names {full!r}, which might be run; save the landmarks as .npy"
-            )
+            raise InputError(f"rejected: {full!r} in it could run code; save the landmarks as .npy")
         return _STAND_INS[full]
 
 
 def _plain(value: object) -> object:
-    """With arrays for their stand-ins, and lists for tuples."""
+    """Replace stand-ins by arrays, and tuples by lists."""
     if isinstance(value, _Array):
         return value.numpy()
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Faces in a picture as 68 landmarks in iBUG's order, found by mediapipe."""
+"""Find faces in an image with mediapipe, as 68 landmarks in iBUG's order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from avhubert_ext.errors import InputError
 
-# Of mediapipe's 468 points of a face those nearest to iBUG's 68: jaw, brows, bridge and foot of the
-# nose, eyes, outer and inner lips. Chosen by measurement beside dlib's landmarks, of which
-# AV-HuBERT's crops are made, on six portraits: the crops' scale is 1.004 +- 0.030 of that of
-# dlib's, their centers lie within 2.3 pixels. (Points 33 and 263 for the outer corners of the eyes
-# lie further out than dlib's: faces come out 3% too small.)
+# The points among mediapipe's 468 nearest to iBUG's 68: jaw, brows, bridge and base of the nose,
+# eyes, outer and inner lips. They were chosen by comparing crops with those of dlib's landmarks,
+# which AV-HuBERT uses, on six portraits: the scale is 1.004 +- 0.030 of dlib's, and the centers lie
+# within 2.3 pixels. (Points 33 and 263, the outer corners of the eyes, lie further out than dlib's:
+# faces would be 3% too small.)
 IBUG_68 = np.array([
     127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,
     70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
@@ -29,59 +29,65 @@ IBUG_68 = np.array([
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
     78, 82, 13, 312, 308, 317, 14, 87,
 ])  # fmt: skip
-MOST_FACES = 8  # in one picture
-LEAST_SCORE = 0.2  # of the detector that is reported; less is 0
-# Read when its libraries are loaded.
+MOST_FACES = 8  # in one image
+LEAST_SCORE = 0.2  # lower scores of the detector are reported as 0
+# Mediapipe reads these when its libraries are loaded.
 QUIET_LOG = {"GLOG_minloglevel": "3", "TF_CPP_MIN_LOG_LEVEL": "3", "ABSL_MIN_LOG_LEVEL": "3"}
 
-_STDERR = threading.RLock()  # two threads that took it away would not both give it back
+_STDERR = threading.RLock()  # two threads must not redirect stderr at once
 
 Detect = Callable[[np.ndarray], Sequence]
 Score = Callable[[np.ndarray], float]
 
 
 class DetectorError(InputError):
-    """No face can be looked for, in this video or in another."""
+    """The face detector is not available, for this video or any other."""
 
 
 class Landmarker:
-    """Finds faces in a picture.
+    """Finds faces in an image.
 
-    detect: RGB uint8 [H, W, 3] -> for each face 468 or more points with x and y in [0, 1].
-    score: RGB uint8 [H, W, 3] -> how sure the detector is that a face is there, 0 to 1.
+    Args:
+        detect: RGB uint8 [H, W, 3] -> per face, 468 or more points with x and y in [0, 1].
+        score: RGB uint8 [H, W, 3] -> confidence of the detector that there is a face, 0 to 1.
     """
 
     def __init__(self, detect: Detect, score: Score | None = None) -> None:
         self._detect = detect
         self._score = score
-        with _quiet():  # all parts have begun, and said so, after a face
-            self._speaks = not detect(_drawn_face())
+        with _quiet():  # every part of it logs at its first face
+            self._logs = not detect(_drawn_face())
             if score is not None:
                 score(_drawn_face())
 
     def faces(self, image: np.ndarray) -> list[np.ndarray]:
-        """RGB uint8 [H, W, 3] -> the landmarks of each face, float64 [68, 2], x and y in pixels.
+        """Find all faces of at least a seventh of the image.
 
-        Faces of at least a seventh of the picture are found.
+        Args:
+            image: RGB uint8 [H, W, 3].
+
+        Returns:
+            The landmarks of each face, float64 [68, 2], x and y in pixels.
         """
-        with _quiet() if self._speaks else nullcontext():
+        with _quiet() if self._logs else nullcontext():
             found = self._detect(image)
-        self._speaks = self._speaks and not found  # the last message comes with the first face
+        self._logs = self._logs and not found  # its last message comes with the first face
         height, width = image.shape[:2]
         return [
             np.array([(face[i].x * width, face[i].y * height) for i in IBUG_68]) for face in found
         ]
 
     def score(self, image: np.ndarray) -> float | None:
-        """How sure the detector is of the face in RGB uint8 [H, W, 3], 0 to 1.
+        """Return the confidence of the detector, 0 to 1; None if this mediapipe has no score.
 
-        The face should fill a third to a half of it. None where this mediapipe does not say.
+        Args:
+            image: RGB uint8 [H, W, 3]. The face should fill a third to a half of it.
         """
         return None if self._score is None else self._score(image)
 
 
 def _drawn_face() -> np.ndarray:
-    """A drawing that the detector takes for a face: RGB uint8 [230, 230, 3]."""
+    """Draw an image in which the detector finds a face: RGB uint8 [230, 230, 3]."""
     image = np.full((230, 230, 3), [183, 98, 194], np.uint8)
     cv2.rectangle(image, (45, 25), (185, 215), [230, 188, 54], -1)
     for x in (80, 150):
@@ -94,9 +100,14 @@ def _drawn_face() -> np.ndarray:
 
 @contextmanager
 def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
-    """mediapipe's face mesh with the models in its wheel, or with `model`, a face_landmarker.task.
+    """Open mediapipe's face landmark detector.
 
-    Raises DetectorError without mediapipe, or if this version has no models and none is named.
+    Args:
+        model: A face_landmarker.task file; None uses the models in mediapipe's wheel.
+
+    Raises:
+        DetectorError: If mediapipe is missing, or if its version includes no models and `model` is
+            None.
     """
     for name, value in QUIET_LOG.items():
         os.environ.setdefault(name, value)
@@ -113,18 +124,18 @@ def open_landmarker(model: Path | None = None) -> Iterator[Landmarker]:
         opened = _face_mesh(mediapipe)
     else:
         raise DetectorError(
-            f"mediapipe {mediapipe.__version__} has no models in it: pip install "
-            "mediapipe==0.10.21, or name a face_landmarker.task with --landmark-model"
+            f"mediapipe {mediapipe.__version__} includes no models: pip install "
+            "mediapipe==0.10.21, or give a face_landmarker.task with --landmark-model"
         )
     with ExitStack() as stack:
-        with _quiet():  # from before its threads begin until they have said what they say
+        with _quiet():  # until all of its threads have logged their start
             landmarker = Landmarker(*stack.enter_context(opened))
         yield landmarker
 
 
 @contextmanager
 def _face_mesh(mediapipe: ModuleType) -> Iterator[tuple[Detect, Score]]:
-    """The older interface of mediapipe."""
+    """Open the older interface of mediapipe."""
     with _quiet():
         mesh = mediapipe.solutions.face_mesh.FaceMesh(
             static_image_mode=True, max_num_faces=MOST_FACES
@@ -145,11 +156,11 @@ def _face_mesh(mediapipe: ModuleType) -> Iterator[tuple[Detect, Score]]:
 
 @contextmanager
 def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[tuple[Detect]]:
-    """The newer one, which does not give the detector's score."""
+    """Open the newer interface, which does not return the score of the detector."""
     from mediapipe.tasks import python as tasks
 
     if not model.is_file():
-        raise DetectorError(f"{model} not found: name a face_landmarker.task of mediapipe")
+        raise DetectorError(f"{model} not found: give a face_landmarker.task file of mediapipe")
     options = tasks.vision.FaceLandmarkerOptions(
         base_options=tasks.BaseOptions(model_asset_buffer=model.read_bytes()),
         num_faces=MOST_FACES,
@@ -160,7 +171,7 @@ def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[tuple[Detec
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise DetectorError(
-            f"{model}: not a face_landmarker.task of mediapipe ({reason}); get it again"
+            f"{model}: not a face_landmarker.task of mediapipe ({reason}); download it again"
         ) from None
     picture = partial(mediapipe.Image, image_format=mediapipe.ImageFormat.SRGB)
     with landmarker:
@@ -169,7 +180,7 @@ def _face_landmarker(mediapipe: ModuleType, model: Path) -> Iterator[tuple[Detec
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what mediapipe's C++ writes to stderr, which no setting of its own can stop."""
+    """Suppress what mediapipe's C++ code writes to stderr, as none of its settings does."""
     with _STDERR:
         sys.stderr.flush()
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Videos that are a mouth region already, of any size: told from small videos of a face."""
+"""Recognize videos that are already a mouth region, unlike small videos of a whole face."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from avhubert_ext.mouth.quality import SCORE
 from avhubert_ext.mouth.tracks import UPRIGHT
 
 SIDES = (80, 200)  # pixels of square videos that may be mouth regions
-LOOKS = 7  # frames in which a whole face is looked for
-SECONDS = 10  # of a video that are looked at
-LIPS = 1.5  # times: so much more the middle of a mouth region moves than its border
-GRID = 24  # squares each way
+LOOKS = 7  # frames that are searched for a whole face
+SECONDS = 10  # length of the part of a video that is searched
+LIPS = 1.5  # least ratio of the motion in the middle of a mouth region to that at its border
+GRID = 24  # squares in each direction
 
 
 def could_be_mouth(size: tuple[int, int]) -> bool:
-    """Whether a video of (width, height) has the shape and size of a mouth region."""
+    """Return whether a video of (width, height) has the shape and size of a mouth region."""
     return size[0] == size[1] and SIDES[0] <= size[0] <= SIDES[1]
 
 
 def is_mouth(frames: Iterable[np.ndarray], landmarker: Landmarker) -> bool:
-    """Whether a small square video shows a mouth, and no whole face.
+    """Return whether a small square video shows a mouth and not a whole face.
 
-    frames: RGB uint8 [H, W, 3]; the first seconds are looked at. Lips that move in the middle are
-    what a mouth region shows: 1.8 to 3.9 times as much as its border in GRID's. Of whole faces the
-    detector is sure: 0.86 or more in small videos of GRID's speakers, 0.67 or less in their mouth
-    regions.
+    In a mouth region the lips move in the middle: 1.8 to 3.9 times as much as the border in GRID.
+    The detector scores whole faces 0.86 or more in small videos of GRID's speakers, but their
+    mouth regions 0.67 or less.
+
+    Args:
+        frames: RGB uint8 [H, W, 3]; only the first seconds are used.
+        landmarker: Detects whole faces.
     """
     looked = list(islice(frames, SECONDS * 25))
     if not lips_move(np.stack([gray_of(frame) for frame in looked])):
@@ -42,7 +45,7 @@ def is_mouth(frames: Iterable[np.ndarray], landmarker: Landmarker) -> bool:
 
 
 def lips_move(video: np.ndarray) -> bool:
-    """Whether the middle of uint8 [T, H, W] moves more than its left, right and upper border."""
+    """Return whether the middle of uint8 [T, H, W] moves more than its sides and upper border."""
     small = [cv2.resize(frame, (GRID, GRID), interpolation=cv2.INTER_AREA) for frame in video]
     if len(small) < 2:
         return False
@@ -59,7 +62,7 @@ def _is_face(frame: np.ndarray, landmarker: Landmarker) -> bool:
 
 
 def scaled(frame: np.ndarray) -> np.ndarray:
-    """A mouth region gray [H, W], nearly square, as uint8 [96, 96]."""
+    """Scale a nearly square mouth region, gray [H, W], to uint8 [96, 96]."""
     if frame.shape == (SIZE, SIZE):
         return frame
     kind = cv2.INTER_AREA if min(frame.shape) > SIZE else cv2.INTER_CUBIC

@@ -1,4 +1,4 @@
-"""A picture to see at a glance whether a clip's crops are right."""
+"""Contact sheets that show at a glance whether the crops of a clip are right."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GREEN, YELLOW = (0, 255, 0), (255, 255, 0)  # RGB
 
 
 def sample_times(frames: int) -> list[int]:
-    """The numbers of the frames that a sheet shows, evenly spaced."""
+    """Return the numbers of the evenly spaced frames that a sheet shows."""
     return sorted({int(t) for t in np.linspace(0, frames - 1, COLUMNS).round()})
 
 
 def small(image: np.ndarray) -> np.ndarray:
-    """A frame RGB [H, W, 3], WIDTH wide."""
+    """Scale a frame, RGB [H, W, 3], to the width WIDTH."""
     height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
     return cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_AREA)
 
@@ -29,7 +29,14 @@ def small(image: np.ndarray) -> np.ndarray:
 def outlined(
     thumbnail: np.ndarray, width: int, points: np.ndarray, transform: np.ndarray
 ) -> np.ndarray:
-    """What `small` made of a frame of that width, with landmarks [K, 2] and crop's outline."""
+    """Draw landmarks and the outline of the crop into a small frame.
+
+    Args:
+        thumbnail: The result of `small`.
+        width: The width of the original frame.
+        points: Landmarks [K, 2] in the original frame.
+        transform: [2, 3], from original to crop pixels.
+    """
     scale = WIDTH / width
     picture = thumbnail.copy()
     corners = np.array([[0, 0], [SIZE, 0], [SIZE, SIZE], [0, SIZE]]) - transform[:, 2]
@@ -42,9 +49,12 @@ def outlined(
 
 
 def write_sheet(path: Path, video: np.ndarray, pictures: dict[int, np.ndarray]) -> None:
-    """Write a JPEG: pictures of `outlined` by frame number, if any, and the crops below them.
+    """Write a JPEG of frames with outlines, if any, and the crops below them.
 
-    video: uint8 [T, 96, 96].
+    Args:
+        path: The file.
+        video: The crops, uint8 [T, 96, 96].
+        pictures: Results of `outlined` by frame number.
     """
     times = list(pictures) or sample_times(len(video))
     crops = [cv2.resize(video[t], (WIDTH, WIDTH), interpolation=cv2.INTER_CUBIC) for t in times]

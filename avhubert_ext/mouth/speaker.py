@@ -1,4 +1,4 @@
-"""Which of several faces speaks: the one whose mouth moves with the sound."""
+"""Find the speaking face among several: its mouth moves with the sound."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.mouth.tracks import box_side
 
 LIPS = ((61, 67), (62, 66), (63, 65))  # of 68 landmarks, the inner lips above and below
-STILL = 0.004  # of a face: the spread of a mouth's opening; 0.008 or more where somebody speaks
-WINDOW = 5  # frames that opening and loudness are averaged over
-RANGE_DB = 40.0  # under the loudest, what counts as loudness
-SHORTEST = 25  # frames; a shorter look at a face does not show whether it speaks
-CLEAR = 0.05  # of correlation between the best and the next
+STILL = 0.004  # deviation of a still mouth's opening, in sides of the face; speech has >= 0.008
+WINDOW = 5  # frames over which opening and loudness are averaged
+RANGE_DB = 40.0  # range of loudness below the loudest frames
+SHORTEST = 25  # frames needed to decide whether a face speaks
+CLEAR = 0.05  # least difference in correlation between the best face and the next
 
 
 def opening(points: np.ndarray) -> np.ndarray:
-    """How far a mouth is open, in sides of the face: landmarks [T, 68, 2] -> [T]."""
+    """Measure how far a mouth is open, in sides of the face: landmarks [T, 68, 2] -> [T]."""
     gaps = [np.linalg.norm(points[:, a] - points[:, b], axis=1) for a, b in LIPS]
     return np.mean(gaps, axis=0) / [box_side(face) for face in points]
 
 
 def speaking(faces: Sequence[dict[int, np.ndarray]], audio: np.ndarray) -> int | None:
-    """The number, from 0, of the face that speaks; None where that is not clear.
+    """Return the number of the speaking face, from 0; None if that is not clear.
 
-    faces: of each its landmarks [68, 2] by frame number; audio: int16 [N] at 16 kHz, from frame 0.
-    A mouth that keeps still does not speak. Of others the one whose opening changes most as the
-    loudness does: measured on pairs of GRID's sentences, with the sound of one, that is right for
-    89%, though both speak at the same time for 3 s.
+    A mouth that does not move does not speak. Among the others, it is the one whose opening
+    correlates best with the loudness. On pairs of GRID sentences of 3 s with the sound of one of
+    them, where both people speak all the time, 89% of the decisions are right.
+
+    Args:
+        faces: Landmarks [68, 2] of each face by frame number.
+        audio: int16 [N] at 16 kHz, starting at frame 0.
     """
     loud = _loudness(audio)
     scores = {}
@@ -47,7 +50,7 @@ def speaking(faces: Sequence[dict[int, np.ndarray]], audio: np.ndarray) -> int |
 
 
 def _loudness(audio: np.ndarray) -> np.ndarray:
-    """dB of each whole frame, without what is far below the loudest, [T]."""
+    """Return the level of each whole frame in dB, limited to RANGE_DB below the loudest, [T]."""
     frames = audio[: len(audio) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME]
     power = np.square(frames.astype(np.float32).reshape(-1, SAMPLES_PER_FRAME)).mean(axis=1)
     level = 10 * np.log10(np.maximum(power, 1.0))

@@ -1,8 +1,8 @@
-"""Faces followed through a video, by place.
+"""Track faces through a video by their position.
 
-A known face is looked for in a square around where it was; the whole frame is searched, in
-overlapping squares, only now and then. So a small face in a large frame is found and its landmarks
-are as fine as those of a large one.
+A known face is searched for in a square around its last position. The whole frame is searched, in
+overlapping squares, only occasionally. Thus small faces in large frames are found, too, with
+landmarks as precise as those of large faces.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from avhubert_ext.mouth.align import misfit
 from avhubert_ext.mouth.landmarks import Landmarker
 from avhubert_ext.mouth.quality import SCORE, jumps
 
-SEARCH_EVERY = 12  # frames, for more faces; while none is seen, every frame
-FINE_SEARCH_EVERY = 25  # frames, for small faces, only while no face is seen
-FINE = 3  # squares of that fraction of the frame's short side
-SMALLEST = 128  # pixels, the side of a square; a face in it has at least 18
-REGION = 2  # sides of a face: the square it is looked for in, and a side more each frame it is lost
-WIDEST = 6
-STEADY = 0.1  # of a face: so far it may move in the square, or grow, before the square moves
-GIVE_UP = 25  # frames without a face in its place
-FEWEST = 5  # frames; a shorter track is a mistake of the detector
-SHARED = 0.1  # of the frames of the shorter of two tracks; with more they are there together
-ON = 0.5  # of the side of the larger face: nearer to one another, two faces are one
-BESIDE = 1.0  # of it: so far a face may move while it is lost
-TRY_EVERY = 12  # frames of a face, to try whether it is upside down, and a face at all
-TURN_REGION = 3  # sides of a face: the square for that
-UPRIGHT = 6.0  # pixels of misfit: 5 of a face from the front, mostly over 7 of one upside down.
-# With it none of 98 upright faces of LFW, at 25x25 pixels, is said to be upside down.
+SEARCH_EVERY = 12  # frames between searches for more faces; every frame while there is no face
+FINE_SEARCH_EVERY = 25  # frames between searches for small faces, only while there is no face
+FINE = 3  # the short side of the frame in squares of the fine search
+SMALLEST = 128  # smallest side of a square in pixels; a face in it has at least 18
+REGION = 2  # search square of a known face in sides of the face, plus one per frame that it is lost
+WIDEST = 6  # largest search square in sides of the face
+STEADY = 0.1  # a square is kept while the face moves or grows by less than this fraction of a side
+GIVE_UP = 25  # frames without the face after which a track ends
+FEWEST = 5  # frames; a shorter track is an error of the detector
+SHARED = 0.1  # two tracks with more common frames (of the shorter one) are visible at once
+ON = 0.5  # faces closer than this fraction of the larger one's side are the same
+BESIDE = 1.0  # a lost face moves by at most this fraction of its side
+TRY_EVERY = 12  # frames between tests whether a face is upside down, and a face at all
+TURN_REGION = 3  # square for the test, in sides of the face
+UPRIGHT = (
+    6.0  # misfit in pixels: 5 for a frontal face, mostly above 7 for one upside down. With it,
+)
+# none of 98 upright faces of LFW, at 25x25 pixels, is classified as upside down.
 
 
 @dataclass
@@ -51,9 +53,11 @@ class Square:
 class Track:
     """A face in one place.
 
-    points: landmarks [K, 2] by frame number, in order; square: where it was looked for; turned:
-    whether it seemed upside down, and scores: how sure the detector was, each time that it was
-    tried.
+    Attributes:
+        points: Landmarks [K, 2] by frame number, in order.
+        square: The last search square.
+        turned: Results of the tests whether it is upside down.
+        scores: Scores of the detector in these tests.
     """
 
     points: dict[int, np.ndarray]
@@ -71,13 +75,13 @@ class Track:
 
     @property
     def size(self) -> float:
-        """Summed height of the face, in pixels: large for a large face that is long there."""
+        """Sum of the face's sides over all frames: large if it is large and long visible."""
         return float(sum(box_side(points) for points in self.points.values()))
 
 
 @dataclass
 class Person:
-    """Tracks of one face, the largest first; at a cut, say, a face goes on in another place."""
+    """The tracks of one face, the largest first. After a cut, a face may continue elsewhere."""
 
     tracks: list[Track]
 
@@ -97,12 +101,12 @@ class Person:
 
     @property
     def frames(self) -> int:
-        """How many frames the face was found in."""
+        """The number of frames in which the face was found."""
         return len(set().union(*(track.points for track in self.tracks)))
 
     @property
     def jumping(self) -> float:
-        """The share of the frames to which the landmarks jump within a track."""
+        """The share of frames where the landmarks jump within a track."""
         jumped = steps = 0
         for track in self.tracks:
             found = jumps(np.stack(list(track.points.values())))
@@ -112,30 +116,35 @@ class Person:
 
     @property
     def upside_down(self) -> bool:
-        """Whether the face mostly seemed so, and the landmarks are wrong."""
+        """Whether most tests found the face upside down, so that its landmarks are wrong."""
         turned = [seemed for track in self.tracks for seemed in track.turned]
         return 2 * sum(turned) > len(turned)
 
     def free(self, track: Track) -> bool:
-        """Whether the face is in no other place during a track."""
+        """Return whether the face has no other track at the time of this one."""
         return all(track.first > t.last or track.last < t.first for t in self.tracks)
 
     def continues(self, track: Track) -> bool:
-        """Whether a track is this face by place, size and time: alternating with it, or on it."""
+        """Return whether a track shows this face, judging by position, size, and time."""
         return any(_one_face(track, own) for own in self.tracks)
 
 
 class Follower:
-    """Follows faces through a video, frame by frame."""
+    """Tracks faces through a video, frame by frame.
+
+    Attributes:
+        known: Tracks of faces that are visible now.
+        gone: Tracks that have ended.
+    """
 
     def __init__(self, landmarker: Landmarker) -> None:
         self._landmarker = landmarker
         self._number = -1
-        self.known: list[Track] = []  # in the picture
+        self.known: list[Track] = []
         self.gone: list[Track] = []
 
     def see(self, frame: np.ndarray) -> list[Track]:
-        """The next frame, RGB uint8 [H, W, 3] -> the tracks of the faces found in it."""
+        """Process the next frame, RGB uint8 [H, W, 3]; returns the tracks of the faces in it."""
         self._number += 1
         number, landmarker = self._number, self._landmarker
         seen: list[Track] = []
@@ -159,16 +168,24 @@ class Follower:
         return seen
 
     def persons(self) -> list[Person]:
-        """The persons seen so far, the largest first.
+        """Return the persons seen so far, the largest first.
 
-        A face that goes on elsewhere, after a cut for one, goes on in the largest person that is
-        not in the picture at that time.
+        A track that starts elsewhere, for example after a cut, is assigned to the largest person
+        who is not visible at that time.
         """
         return _persons(self.gone + self.known)
 
 
 def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Person]:
-    """The persons in a video, the largest first; frames: RGB uint8 [H, W, 3] each."""
+    """Track the persons in a video.
+
+    Args:
+        frames: RGB uint8 [H, W, 3] each.
+        landmarker: Finds faces in a frame.
+
+    Returns:
+        The persons, the largest first.
+    """
     follower = Follower(landmarker)
     for frame in frames:
         follower.see(frame)
@@ -176,14 +193,14 @@ def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[P
 
 
 def box_side(points: np.ndarray) -> float:
-    """The larger side of the box around landmarks [K, 2]."""
+    """Return the larger side of the box around landmarks [K, 2]."""
     return float(np.ptp(points, axis=0).max())
 
 
 def _look_again(
     frame: np.ndarray, track: Track, ago: int, landmarker: Landmarker
 ) -> np.ndarray | None:
-    """The face [68, 2] near where it was some frames ago."""
+    """Find a face [68, 2] near its position of some frames ago; None if it is lost."""
     before = track.points[track.last]
     region = min(REGION + ago - 1, WIDEST)
     track.square = _steady(track.square, before, box_side(before) * region)
@@ -193,9 +210,9 @@ def _look_again(
 
 
 def _is_turned(frame: np.ndarray, face: np.ndarray, landmarker: Landmarker) -> bool:
-    """Whether a face is upside down: its landmarks are hardly a face's, turned by half they are.
+    """Return whether a face is upside down: its landmarks only fit a face if the frame is turned.
 
-    The detector finds such a face, but often with the eyes about where its mouth is.
+    The detector finds such faces, but often places the eyes near the mouth.
     """
     if misfit(face) < UPRIGHT:
         return False
@@ -207,10 +224,10 @@ def _is_turned(frame: np.ndarray, face: np.ndarray, landmarker: Landmarker) -> b
 
 
 def _steady(square: Square | None, face: np.ndarray, side: float) -> Square:
-    """A square of about that side around a face; the one before, if that will do.
+    """Return a square of about this side around a face, the previous one if it still fits.
 
-    Landmarks depend a little on the square that they were found in: a face that keeps still keeps
-    still in the landmarks, too, only in the same square (measured: a tenth of the jitter).
+    Landmarks depend slightly on the square in which they are found. With a constant square, those
+    of a still face have a tenth of the jitter.
     """
     middle = (face.min(0) + face.max(0)) / 2
     if (
@@ -223,9 +240,9 @@ def _steady(square: Square | None, face: np.ndarray, side: float) -> Square:
 
 
 def _search(frame: np.ndarray, landmarker: Landmarker, fine: bool) -> list[np.ndarray]:
-    """Faces [68, 2] anywhere: from those that fill the frame to those a seventh of its height.
+    """Find faces [68, 2] in the whole frame, down to a seventh of its height.
 
-    fine: if there are none, down to a twentieth.
+    With `fine`, if there are none, down to a twentieth.
     """
     height, width = frame.shape[:2]
     found = _search_squares(frame, {max(height, width), min(height, width)}, landmarker)
@@ -247,7 +264,7 @@ def _search_squares(
 
 
 def _squares(shape: tuple[int, ...], side: float) -> Iterator[Square]:
-    """Squares that cover a frame and overlap by half or more."""
+    """Yield squares that cover a frame and overlap by half or more."""
     height, width = shape[:2]
     for y in _steps(height, side):
         for x in _steps(width, side):
@@ -255,7 +272,7 @@ def _squares(shape: tuple[int, ...], side: float) -> Iterator[Square]:
 
 
 def _steps(length: float, side: float) -> np.ndarray:
-    """Where squares begin along a side of the frame; the only one lies in its middle."""
+    """Return where squares begin along one side of the frame; a single one is centered."""
     rest = length - side
     if rest <= 0:
         return np.array([rest / 2])
@@ -263,13 +280,16 @@ def _steps(length: float, side: float) -> np.ndarray:
 
 
 def _faces_in(frame: np.ndarray, square: Square, landmarker: Landmarker) -> list[np.ndarray]:
-    """Faces [68, 2] in a square of a frame."""
+    """Find faces [68, 2] in a square of a frame."""
     image, corner = _part(frame, square)
     return [points + corner for points in landmarker.faces(image)] if image.size else []
 
 
 def _part(frame: np.ndarray, square: Square) -> tuple[np.ndarray, np.ndarray]:
-    """A square of a frame, black where the frame ends, and its corner; empty if it is outside."""
+    """Cut a square from a frame, black outside of it; also returns its corner.
+
+    The square is empty if it is entirely outside.
+    """
     left, top = np.round(square.corner).astype(int)
     side = round(square.side)
     part = frame[max(top, 0) : top + side, max(left, 0) : left + side]
@@ -285,17 +305,17 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _same(a: np.ndarray, b: np.ndarray, reach: float = 0.5) -> bool:
-    """Whether two faces are one by size and by place: less than `reach` of its sides apart."""
+    """Return whether two faces are the same: of similar size, less than `reach` sides apart."""
     sides = sorted((box_side(a), box_side(b)))
     return _distance(a, b) < reach * sides[1] and sides[0] > 0.5 * sides[1]
 
 
 def _one_face(track: Track, other: Track) -> bool:
-    """Whether two tracks are one face: in frames of both on one another, else near by.
+    """Return whether two tracks show the same face.
 
-    Where both were found in more than a few frames, they are two faces unless one lies on the
-    other; the detector takes a part of a face, or more than it, for another one. Where they
-    alternate, the face was lost and found in about the same place.
+    Tracks with more than a few common frames show two faces, unless one lies on the other: then
+    the detector has found a part of the face, or more than the face, as another one. Tracks that
+    alternate show one face that was lost and found again in about the same place.
     """
     shared = [t for t in track.points if t in other.points]
     if len(shared) > SHARED * min(len(track.points), len(other.points)):
@@ -312,12 +332,12 @@ def _one_face(track: Track, other: Track) -> bool:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """The distance of two faces in sides of the larger."""
+    """Return the distance of two faces in sides of the larger one."""
     return _distance(a, b) / max(box_side(a), box_side(b))
 
 
 def _persons(tracks: list[Track]) -> list[Person]:
-    """The largest first."""
+    """Assign tracks to persons, the largest first."""
     persons: list[Person] = []
     for track in sorted(tracks, key=lambda t: t.size, reverse=True):
         if persons and (len(track.points) < FEWEST or _is_no_face(track)):

@@ -1,1 +1,1 @@
-"""From raw corpora to manifests, mouth regions and noise."""
+"""Turn raw corpora into mouth regions, manifests, subwords, and noise."""

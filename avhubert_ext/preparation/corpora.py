@@ -1,8 +1,8 @@
-"""Where raw corpora keep their videos and transcripts, and where those go in LRS3's layout.
+"""Layouts of raw corpora: where videos and transcripts are, and their names in LRS3's layout.
 
-Each layout is a function from a corpus' folder to its sources; each form of transcript a function
-from a file to pieces of text. Nothing is read before a source's turn, so that one bad file among
-thousands is one failure.
+Each layout is a function from the folder of a corpus to its sources. Each transcript format is a
+function from a file to excerpts. Files are read only when a source is processed, so that one bad
+file among thousands is one failure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from avhubert_ext.preparation.manifests import read_transcript
 
 logger = logging.getLogger(__name__)
 
-# Of files that may hold a moving picture in a format that can be read (see `mouth.media`).
+# Of files that may contain a video in a readable format (see `data.media`).
 SUFFIXES = {
     *(".264", ".265", ".266", ".3g2", ".3gp", ".amv", ".asf", ".avc", ".avi", ".divx", ".drc"),
     *(".dv", ".f4v", ".flv", ".gxf", ".h261", ".h263", ".h264", ".h265", ".h266", ".hevc", ".ivf"),
@@ -36,17 +36,21 @@ GRID_TEST = ("s1", "s2", "s20", "s22")  # LipNet's unseen speakers
 GRID_SILENCES = ("sil", "sp")
 SPLITS = ("train", "valid", "test")
 _OF_CORPUS = "it belongs to the corpus; correct the path"
-TEST_SHARE = 0.1  # of the speakers of a plain folder
-LONGEST_PIECE = 24.0  # seconds of a pretrain clip, as Auto-AVSR cuts them
+TEST_SHARE = 0.1  # share of the speakers of a plain folder
+LONGEST_EXCERPT = 24.0  # seconds of a pretrain clip, as in Auto-AVSR
 
 
 @dataclass(frozen=True)
 class Source:
     """A video of a corpus.
 
-    key: its path in the corpus, without the ending; name: that of what is made of it, in LRS3's
-    layout where it has a transcript (`trainval/`, `valid/` or `test/`, speaker, clip); form: of the
-    transcript, a key of TRANSCRIPTS.
+    Attributes:
+        video: The video file.
+        key: Its path in the corpus, without the suffix.
+        name: The name of its output. With a transcript, it follows LRS3's layout: `trainval/`,
+            `valid/` or `test/`, speaker, clip.
+        transcript: The transcript file, or None.
+        form: The format of the transcript, a key of TRANSCRIPTS.
     """
 
     video: Path
@@ -57,10 +61,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What is said from `start` to `end`, in seconds; None is the end of the video.
+class Excerpt:
+    """A part of a video and its words.
 
-    suffix: for the names of the pieces of one video.
+    Attributes:
+        text: The words; None without a transcript.
+        start: Start in seconds.
+        end: End in seconds; None is the end of the video.
+        suffix: Distinguishes the names of the excerpts of one video.
     """
 
     text: str | None
@@ -70,9 +78,14 @@ class Piece:
 
 
 def plain_videos(inputs: Iterable[Path]) -> list[Source]:
-    """Videos without transcripts: files as named, folders with all videos below them.
+    """Find videos without transcripts.
 
-    What else is in a folder is counted in a warning.
+    Args:
+        inputs: Video files, and folders with videos at any depth. Other files in a folder are
+            counted in a warning.
+
+    Raises:
+        InputError: If an input is missing, or if there are no videos.
     """
     sources = []
     for given in inputs:
@@ -85,16 +98,16 @@ def plain_videos(inputs: Iterable[Path]) -> list[Source]:
             sources.append(Source(given, given.stem, given.stem))
     if not sources:
         raise InputError(
-            f"{', '.join(map(str, inputs))}: no video in it; known endings are "
+            f"{', '.join(map(str, inputs))}: no video found; known suffixes are "
             f"{' '.join(sorted(SUFFIXES))}"
         )
     return sources
 
 
 def lrs3(corpus: Path) -> list[Source]:
-    """`{trainval,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut between words.
+    """`{trainval,valid,test}/SPEAKER/CLIP.mp4` with `CLIP.txt`, and `pretrain/`, cut between words.
 
-    So is `valid/`, if there is one.
+    `valid/` is optional.
     """
     return [
         Source(video, key, key, video.with_suffix(".txt"))
@@ -106,20 +119,20 @@ def lrs3(corpus: Path) -> list[Source]:
 def lrs2(corpus: Path) -> list[Source]:
     """`main/ID/CLIP.mp4` with `CLIP.txt`, `train.txt`, `val.txt`, `test.txt`; and `pretrain/`.
 
-    Its validation set stays one. Raises InputError for a clip that is in two of the lists.
+    The validation set of the corpus is kept. Raises InputError if a clip is in two of the lists.
     """
     split_of: dict[str, str] = {}
     for listed, split in (("train", "trainval"), ("val", "valid"), ("test", "test")):
         path = corpus / f"{listed}.txt"
         for clip in (line.split()[0] for line in read_lines(path, _OF_CORPUS) if line.strip()):
             if split_of.setdefault(clip, split) != split:
-                raise InputError(f"{path}: {clip} is in another list too; copy the lists again")
+                raise InputError(f"{path}: {clip} is also in another list; copy the lists again")
     found = {key.removeprefix("main/"): video for video, key in _videos(corpus, "main/*/*")}
     absent, unlisted = sorted(split_of.keys() - found), sorted(found.keys() - split_of)
     if found and absent:
-        logger.warning(f"{corpus}: {len(absent)} clips of its lists are not there: {absent[0]!r} …")
+        logger.warning(f"{corpus}: {len(absent)} clips in the lists are missing: {absent[0]!r} …")
     if unlisted:
-        logger.warning(f"{corpus}: {len(unlisted)} clips skipped, in no list: {unlisted[0]!r} …")
+        logger.warning(f"{corpus}: {len(unlisted)} clips skipped, not in a list: {unlisted[0]!r} …")
     return [
         Source(video, f"main/{clip}", f"{split_of[clip]}/{clip}", video.with_suffix(".txt"))
         for clip, video in found.items()
@@ -128,16 +141,16 @@ def lrs2(corpus: Path) -> list[Source]:
 
 
 def grid(corpus: Path) -> list[Source]:
-    """`CLIP.mpg` and `CLIP.align` somewhere below folders named s1 ... s34.
+    """`CLIP.mpg` and `CLIP.align` at any depth below folders named s1 ... s34.
 
-    s1, s2, s20 and s22 are for the test. Clips of different speakers share names.
+    The test speakers are s1, s2, s20, and s22. Clips of different speakers may share a name.
     """
     alignments = {(_grid_speaker(a), a.stem): a for a in sorted(corpus.rglob("*.align"))}
     sources = []
     for video, key in _videos(corpus, "**/*"):
         speaker = _grid_speaker(video)
         if speaker is None:
-            logger.warning(f"{video}: skipped, not below a folder of a speaker, s1 to s34")
+            logger.warning(f"{video}: skipped, not below the folder of a speaker, s1 to s34")
             continue
         split = "test" if speaker in GRID_TEST else "trainval"
         transcript = alignments.get((speaker, video.stem), video.with_suffix(".align"))
@@ -146,17 +159,17 @@ def grid(corpus: Path) -> list[Source]:
 
 
 def folder(corpus: Path) -> list[Source]:
-    """`[SPEAKER/]CLIP.*` with `CLIP.txt`, plain text; a tenth of the speakers for the test.
+    """`[SPEAKER/]CLIP.*` with `CLIP.txt`, plain text; a tenth of the speakers are for testing.
 
-    Videos right in the folder count as a speaker each. Raises InputError for fewer speakers than
-    there are splits.
+    Every video directly in the folder counts as a speaker. Raises InputError if there are fewer
+    speakers than splits.
     """
     videos = [(video, key) for video, key in _videos(corpus, "**/*")]
     speakers = sorted({key.split("/")[0] for _, key in videos}, key=_hash)
     if 0 < len(speakers) < len(SPLITS):
         raise InputError(
-            f"{corpus}: speakers: {len(speakers)}; {', '.join(SPLITS)} take at least one each. "
-            "Clips that lie right in the folder count as a speaker each"
+            f"{corpus}: speakers: {len(speakers)}; {', '.join(SPLITS)} need at least one each. "
+            "Every clip directly in the folder counts as a speaker"
         )
     test = set(speakers[: max(1, round(TEST_SHARE * len(speakers)))])
     sources = []
@@ -177,32 +190,44 @@ LAYOUTS: dict[str, Callable[[Path], list[Source]]] = {
 
 
 def corpus_sources(layout: str, corpus: Path) -> list[Source]:
-    """The videos of a corpus with their transcripts."""
+    """Find the videos of a corpus and their transcripts.
+
+    Args:
+        layout: A key of LAYOUTS.
+        corpus: The folder of the corpus.
+
+    Raises:
+        InputError: If the folder is missing, or has another layout.
+    """
     if not corpus.is_dir():
         raise InputError(f"{corpus}: not a folder; give the folder of the corpus")
     sources = LAYOUTS[layout](corpus)
     _report_skipped(corpus, SUFFIXES | TRANSCRIPT_SUFFIXES)
     if not sources:
         form = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
-        raise InputError(f"{corpus}: not laid out as {layout}: {form}")
+        raise InputError(f"{corpus}: not in the layout of {layout}: {form}")
     return sources
 
 
-def pieces(source: Source) -> list[Piece]:
-    """What is said in a video, in pieces; one without text if there is no transcript."""
+def excerpts(source: Source) -> list[Excerpt]:
+    """Read the transcript of a video; without one, the whole video is one excerpt without text.
+
+    Raises:
+        InputError: If the transcript is missing or malformed.
+    """
     if source.transcript is None:
-        return [Piece(None)]
+        return [Excerpt(None)]
     if not source.transcript.is_file():
-        raise InputError(f"{source.video}: no transcript; {source.transcript} should be there")
+        raise InputError(f"{source.video}: no transcript; expected {source.transcript}")
     return TRANSCRIPTS[source.form](source.transcript)
 
 
-def _whole(path: Path) -> list[Piece]:
-    return [Piece(read_transcript(path))]
+def _whole(path: Path) -> list[Excerpt]:
+    return [Excerpt(read_transcript(path))]
 
 
-def _grid_words(path: Path) -> list[Piece]:
-    """Lines `START END WORD`."""
+def _grid_words(path: Path) -> list[Excerpt]:
+    """Read lines `START END WORD`."""
     words = []
     for number, line in enumerate(read_lines(path), start=1):
         match line.split():
@@ -215,14 +240,23 @@ def _grid_words(path: Path) -> list[Piece]:
     return [_spoken(path, [w for w in words if w not in GRID_SILENCES])]
 
 
-def _plain_text(path: Path) -> list[Piece]:
+def _plain_text(path: Path) -> list[Excerpt]:
     return [_spoken(path, " ".join(read_lines(path)).split())]
 
 
 def timed_words(path: Path) -> list[tuple[str, float, float]]:
-    """(word, start, end) in seconds, of an LRS3 transcript, in the order of time.
+    """Read the word times of an LRS3 transcript.
 
-    Those are the lines `WORD START END SCORE` below the line with these titles.
+    They are in the lines `WORD START END SCORE` below the line with these titles.
+
+    Args:
+        path: The transcript.
+
+    Returns:
+        (word, start, end) in seconds, in order of time.
+
+    Raises:
+        InputError: If there are no such lines, or they are malformed or not in order.
     """
     lines = read_lines(path)
     begin = next((n for n, line in enumerate(lines) if line.split()[:1] == ["WORD"]), len(lines))
@@ -236,40 +270,40 @@ def timed_words(path: Path) -> list[tuple[str, float, float]]:
             case _:
                 raise InputError(_wrong_line(path, number, line, "WORD START END SCORE"))
         if words[-1][2] < words[-1][1] or words[-1][1] < max(w[1] for w in words[-2:]):
-            raise InputError(f"{path} line {number}: its times go back; leave the clip out")
+            raise InputError(f"{path} line {number}: the times go backwards; leave the clip out")
     if not words:
-        raise InputError(f"{path}: no lines `WORD START END SCORE` in it; name another corpus")
+        raise InputError(f"{path}: no lines `WORD START END SCORE`; choose another corpus")
     return words
 
 
-def _timed_pieces(path: Path) -> list[Piece]:
-    """Its timed words, cut evenly."""
+def _timed_excerpts(path: Path) -> list[Excerpt]:
+    """Cut the timed words of a long video evenly."""
     words = timed_words(path)
     begin, duration = words[0][1], max(words[-1][2] - words[0][1], 1.0)
-    count = math.ceil(duration / (LONGEST_PIECE - 1))  # a word may reach beyond its piece's share
+    count = math.ceil(duration / (LONGEST_EXCERPT - 1))  # a word may extend beyond its excerpt
     shares = groupby(words, lambda w: int(((w[1] + w[2]) / 2 - begin) * count / duration))
     return [
-        Piece(" ".join(w for w, *_ in said), said[0][1], said[-1][2], f"_{number:02d}")
+        Excerpt(" ".join(w for w, *_ in said), said[0][1], said[-1][2], f"_{number:02d}")
         for number, said in enumerate(list(share) for _, share in shares)
     ]
 
 
-TRANSCRIPTS: dict[str, Callable[[Path], list[Piece]]] = {
+TRANSCRIPTS: dict[str, Callable[[Path], list[Excerpt]]] = {
     "lrs": _whole,
     "grid": _grid_words,
     "plain": _plain_text,
-    "timed": _timed_pieces,
+    "timed": _timed_excerpts,
 }
 
 
-def _spoken(path: Path, words: list[str]) -> Piece:
+def _spoken(path: Path, words: list[str]) -> Excerpt:
     if not words:
-        raise InputError(f"{path}: no words in it; leave the clip out, or correct its transcript")
-    return Piece(" ".join(words))
+        raise InputError(f"{path}: no words; leave the clip out, or correct its transcript")
+    return Excerpt(" ".join(words))
 
 
 def _is_time(text: str) -> bool:
-    """Whether it is a number of at most nine digits, with or without a decimal point."""
+    """Return whether a text is a number of at most nine digits, with or without a decimal point."""
     whole, _, part = text.partition(".")
     return text.isascii() and (whole + part).isdigit() and len(whole) < 10
 
@@ -279,7 +313,7 @@ def _wrong_line(path: Path, number: int, line: str, form: str) -> str:
 
 
 def _pretrain(corpus: Path) -> list[Source]:
-    # With the other clips of their speaker, so that no validation speaker is trained on.
+    # With the other clips of their speaker, so that no validation speaker is in the training set.
     return [
         Source(
             video,
@@ -293,22 +327,22 @@ def _pretrain(corpus: Path) -> list[Source]:
 
 
 def _videos(folder: Path, pattern: str) -> list[tuple[Path, str]]:
-    """Videos below a folder with their paths in it, without the ending."""
+    """Find videos below a folder; also returns their relative paths without the suffix."""
     found = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file())
     return [(p, p.relative_to(folder).with_suffix("").as_posix()) for p in sorted(found)]
 
 
 def _report_skipped(folder: Path, known: set[str]) -> None:
-    """Warn of the files below a folder that are not used, by their ending."""
+    """Warn about unused files below a folder, counted by suffix."""
     endings = Counter(p.suffix.lower() for p in folder.rglob("*") if p.is_file())
-    others = {e or "no ending": n for e, n in endings.most_common() if e not in known}
+    others = {e or "no suffix": n for e, n in endings.most_common() if e not in known}
     if others:
         counts = ", ".join(f"{number} {ending}" for ending, number in others.items())
         logger.warning(f"{folder}: {sum(others.values())} files skipped, not videos: {counts}")
 
 
 def _grid_speaker(path: Path) -> str | None:
-    """The nearest folder named s1 ... s34."""
+    """Return the nearest parent folder named s1 ... s34."""
     for part in reversed(path.parts[:-1]):
         if part[:1] == "s" and part[1:].isdigit():
             return part

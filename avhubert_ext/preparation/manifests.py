@@ -1,10 +1,10 @@
-"""An LRS3-layout folder in, AV-HuBERT's manifest folder out.
+"""Make AV-HuBERT's manifest folder from a corpus in LRS3's layout.
 
-In: `trainval/SPEAKER/CLIP.mp4` with `CLIP.txt` (first line `Text:  WORDS`), the same under `test/`,
-and under `valid/` where the corpus has a validation set of its own; `CLIP.wav` beside the video is
-used if it is there, else the audio track is extracted.
-Out: `{train,valid,test}.{tsv,wrd}`, `spm_unigramN.model` (or bpe), `dict.wrd.txt`, and `text.json`,
-how the labels were normalized.
+Input: `trainval/SPEAKER/CLIP.mp4` with `CLIP.txt` (first line `Text:  WORDS`), the same under
+`test/`, and under `valid/` if the corpus has its own validation set. `CLIP.wav` beside the video is
+used if it exists; otherwise the audio track is extracted.
+Output: `{train,valid,test}.{tsv,wrd}`, `spm_unigramN.model` (or bpe), `dict.wrd.txt`, and
+`text.json` with the settings of the text normalization.
 """
 
 from __future__ import annotations
@@ -31,19 +31,29 @@ from avhubert_ext.data.normalization import (
     normalize,
     write_text_config,
 )
-from avhubert_ext.data.text import SubwordConfig, make_subwords
 from avhubert_ext.data.video import check_in_step, load_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.preparation.subwords import SubwordConfig, make_subwords
 from avhubert_ext.workers import in_workers
 
-MOUTH_REGION = (96, 96)  # pixels
-PROGRESS = "utterances.jsonl"  # one line an utterance already read, so that a rerun continues
+MOUTH_REGION = (96, 96)  # height and width in pixels
+PROGRESS = "utterances.jsonl"  # one line per utterance already read, so that a rerun continues
 FOLDERS = ("trainval", "valid", "test")
 
 
 @dataclass(frozen=True)
-class Clip:
-    """An utterance of the corpus with its transcript as found, as strings that fit into JSON."""
+class ClipRecord:
+    """An utterance of the corpus as a JSON record.
+
+    Attributes:
+        id: The name of the utterance.
+        video: Absolute path of the video.
+        audio: Absolute path of the audio.
+        frames: Video frames at 25 frames/s.
+        samples: Audio samples at 16 kHz.
+        transcript: The transcript, not normalized.
+        fingerprint: See `fingerprint`.
+    """
 
     id: str
     video: str
@@ -56,10 +66,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written: utterances of each split; what normalization changed.
+    """The result of `prepare`.
 
-    failures: why each clip that is left out cannot be used; official: the validation set is the
-    corpus' own.
+    Attributes:
+        counts: The number of utterances in each split.
+        text: What text normalization changed.
+        failures: Why each omitted clip cannot be used.
+        official: Whether the validation set is that of the corpus.
     """
 
     counts: dict[str, int]
@@ -79,18 +92,29 @@ def prepare(
 ) -> Prepared:
     """Write the manifest folder.
 
-    The validation set is the corpus' `valid/`. Without one, speakers are held out of `trainval`:
-    whole speakers, chosen by a hash of the name.
-    Each clip that cannot be used is named on stderr, and the others are read. Raises InputError,
-    and writes no manifest, if those are more than 1% of all (unless `allow_unreadable`).
+    The validation set is `valid/` of the corpus. Without it, whole speakers of `trainval` are held
+    out, chosen by a hash of their names. Unusable clips are reported on stderr and omitted.
+
+    Args:
+        corpus: The folder of the corpus.
+        out: The manifest folder.
+        subwords: How text is split into subwords.
+        valid_fraction: The fraction of speakers to hold out.
+        workers: The number of worker processes.
+        text: The settings of the text normalization.
+        allow_unreadable: Whether to accept more than 1% of unusable clips.
+
+    Raises:
+        InputError: If the corpus has no clips, a split is empty, or more than 1% of the clips are
+            unusable. In the last case no manifest is written.
     """
     if workers < 1:
         raise InputError(f"--workers {workers}: must be at least 1")
     found = [v for folder in FOLDERS for v in sorted(corpus.glob(f"{folder}/*/*.mp4"))]
     if not found:
         raise InputError(
-            f"{corpus}: no trainval/SPEAKER/CLIP.mp4 and no test/SPEAKER/CLIP.mp4 in it; give an "
-            "LRS3-layout folder, or make one with `avhubert-ext synth`"
+            f"{corpus}: neither trainval/SPEAKER/CLIP.mp4 nor test/SPEAKER/CLIP.mp4 found; give an "
+            "LRS3-layout folder, or make one with `avhubert-ext data synth`"
         )
     make_folder(out)
     with one_at_a_time(out / PROGRESS):
@@ -102,8 +126,8 @@ def prepare(
         for name, members in splits.items():
             if not members:
                 raise InputError(
-                    f"{corpus}: no utterance for {name}; it needs test/, and valid/ or 2 trainval "
-                    "speakers"
+                    f"{corpus}: no utterance for {name}; a corpus needs test/, and valid/ or 2 "
+                    "trainval speakers"
                 )
             labels = [normalize(c.transcript, text) for c in members]
             write_text(out / f"{name}.wrd", "".join(f"{label}\n" for label in labels))
@@ -119,17 +143,21 @@ def prepare(
 
 
 def check_failures(failures: list[str], total: int) -> None:
-    """Raise an InputError if more than 1% of so many inputs failed."""
+    """Raise an InputError if more than 1% of `total` inputs failed."""
     if len(failures) > TOLERATED * total:
         raise InputError(
             f"{len(failures)} of {total} inputs failed, more than {TOLERATED:.0%}: no list was "
-            f"written; the first is {failures[0]}; correct them and run the same command "
-            "again, or leave them out with --allow-unreadable"
+            f"written; the first is {failures[0]}; fix them and run the same command again, or "
+            "leave them out with --allow-unreadable"
         )
 
 
 def read_transcript(path: Path) -> str:
-    """The words after `Text:` in an LRS3 transcript, as they stand there."""
+    """Read the words after `Text:` in an LRS3 transcript, without normalization.
+
+    Raises:
+        InputError: If the file is missing, malformed, or has no words.
+    """
     lines = read_lines(path, "every clip needs a transcript, `Text:  WORDS`")
     first = lines[0] if lines else ""
     label, _, words = first.partition(":")
@@ -140,14 +168,14 @@ def read_transcript(path: Path) -> str:
     return " ".join(words.split())
 
 
-def _utterance(c: Clip) -> Utterance:
+def _utterance(c: ClipRecord) -> Utterance:
     return Utterance(c.id, Path(c.video), Path(c.audio), c.frames, c.samples)
 
 
 def _read_clips(
     corpus: Path, videos: list[Path], out: Path, workers: int, text: TextConfig
-) -> tuple[list[Clip], list[str]]:
-    from tqdm import tqdm
+) -> tuple[list[ClipRecord], list[str]]:
+    from avhubert_ext.progress import Progress
 
     jobs = {str(v.relative_to(corpus).with_suffix("")): v for v in videos}
     progress = out / PROGRESS
@@ -156,63 +184,63 @@ def _read_clips(
         for c in _read_progress(progress)
         if c.id in jobs and c.fingerprint == fingerprint(jobs[c.id]) and Path(c.audio).is_file()
     }
-    # Written again: without lines that are torn, or about files that have changed since.
+    # Rewritten without truncated lines, and without files that have changed since.
     write_text(progress, "".join(map(_as_line, known.values())))
     failures: dict[str, str] = {}
 
     def failed(clip_id: str, reason: str) -> None:
         failures[clip_id] = reason
-        tqdm.write(f"failed: {reason}", file=sys.stderr)
+        Progress.write(f"failed: {reason}", file=sys.stderr)
 
     todo = [(clip_id, video, out) for clip_id, video in jobs.items() if clip_id not in known]
     with (
         progress.open("a", encoding="utf-8", buffering=1) as log,
-        tqdm(total=len(jobs), initial=len(known), desc="prepare", unit="clip") as bar,
+        Progress(total=len(jobs), initial=len(known), desc="prepare", unit="clip") as bar,
     ):
         for (clip_id, video, _), read in in_workers(_read_clip, todo, workers):
-            if isinstance(read, Clip):
+            if isinstance(read, ClipRecord):
                 known[clip_id] = read
                 log.write(_as_line(read))
             else:
-                failed(clip_id, read or f"{video}: the process that read it died; leave it out")
+                failed(clip_id, read or f"{video}: its worker process died; leave the clip out")
             bar.update()
     for clip_id, clip in known.items():
         if not normalize(clip.transcript, text):
             path = jobs[clip_id].with_suffix(".txt")
             failed(clip_id, f"{path}: no words in {clip.transcript[:80]!r}; leave the clip out")
-    # In the order of the clips, whatever the order in which they were read.
+    # In the order of the clips, regardless of the order in which they were read.
     write_text(progress, "".join(_as_line(known[clip_id]) for clip_id in jobs if clip_id in known))
     good = [known[clip_id] for clip_id in jobs if clip_id in known and clip_id not in failures]
     return good, [failures[clip_id] for clip_id in jobs if clip_id in failures]
 
 
 def fingerprint(video: Path) -> str:
-    """Path, size and modification time of a clip's files: another value, another clip."""
+    """Return path, size, and modification time of a clip's files, to detect changes."""
     files = [video, video.with_suffix(".txt"), video.with_suffix(".wav")]
     status = [f.stat() for f in files if f.is_file()]
     return f"{video.absolute()} " + " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in status)
 
 
-def _as_line(clip: Clip) -> str:
+def _as_line(clip: ClipRecord) -> str:
     return json.dumps(asdict(clip)) + "\n"
 
 
-def _read_progress(path: Path) -> Iterable[Clip]:
+def _read_progress(path: Path) -> Iterable[ClipRecord]:
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            clip = Clip(**json.loads(line))
+            clip = ClipRecord(**json.loads(line))
         except (ValueError, TypeError, RecursionError):
-            continue  # a line cut short by a kill, or of another version: read that clip again
+            continue  # truncated by a kill, or of another version: read that clip again
         counts = (clip.frames, clip.samples)
         texts = (clip.id, clip.video, clip.audio, clip.transcript, clip.fingerprint)
         if all(isinstance(n, int) for n in counts) and all(isinstance(t, str) for t in texts):
             yield clip
 
 
-def _read_clip(job: tuple[str, Path, Path]) -> Clip | str:
-    """The clip, or why it cannot be used."""
+def _read_clip(job: tuple[str, Path, Path]) -> ClipRecord | str:
+    """Read a clip; returns its record, or why it cannot be used."""
     clip_id, video, out = job
     try:
         check_name(video)
@@ -222,37 +250,40 @@ def _read_clip(job: tuple[str, Path, Path]) -> Clip | str:
         if not audio.is_file():
             audio = out / "audio" / f"{clip_id}.wav"
             extract_audio(video, audio)
-        # Decoded, not read from the header: a manifest must not name a video that does not play.
+        # Decoded completely: a manifest must not contain damaged videos.
         pixels = load_video(video)
         frames, samples = len(pixels), len(load_audio(audio))
-        check_clip(video, pixels, samples)
+        check_mouth_clip(video, pixels, samples)
     except InputError as error:
         return str(error)
     paths = (str(video.absolute()), str(audio.absolute()))
-    return Clip(clip_id, *paths, frames, samples, transcript, before)
+    return ClipRecord(clip_id, *paths, frames, samples, transcript, before)
 
 
-def check_clip(video: Path, pixels: np.ndarray, samples: int) -> None:
-    """Refuse a clip that is no mouth region, or as long as its audio is not.
+def check_mouth_clip(video: Path, pixels: np.ndarray, samples: int) -> None:
+    """Raise an InputError unless a clip is a mouth region as long as its audio.
 
-    pixels: [T, H, W]; samples: of the audio at 16 kHz.
+    Args:
+        video: The video, for the error message.
+        pixels: [T, H, W].
+        samples: Audio samples at 16 kHz.
     """
     if pixels.shape[1:] != MOUTH_REGION:
         height, width = pixels.shape[1:]
         raise InputError(
             f"{video}: frames are {width}x{height}, expected the mouth region in 96x96; run "
-            "`avhubert-ext prepare-video` first"
+            "`avhubert-ext data video` first"
         )
     check_in_step(video, len(pixels), samples)
 
 
 def extract_audio(video: Path, wav: Path) -> None:
-    """The audio track of a video as a 16 kHz mono wav file."""
+    """Extract the audio track of a video to a 16 kHz mono wav file."""
     write_wav(wav, read_audio(video))
 
 
-def _split(clips: list[Clip], valid_fraction: float | None) -> dict[str, list[Clip]]:
-    """Clips by split; no speaker of `trainval` is held out if the fraction is None."""
+def _split(clips: list[ClipRecord], valid_fraction: float | None) -> dict[str, list[ClipRecord]]:
+    """Assign clips to splits; None as the fraction holds out no speaker of `trainval`."""
     training = _below("trainval", clips)
     speakers = sorted({_speaker(c) for c in training}, key=_hash)
     held = 0 if valid_fraction is None else max(1, round(valid_fraction * len(speakers)))
@@ -264,11 +295,11 @@ def _split(clips: list[Clip], valid_fraction: float | None) -> dict[str, list[Cl
     }
 
 
-def _below(folder: str, clips: list[Clip]) -> list[Clip]:
+def _below(folder: str, clips: list[ClipRecord]) -> list[ClipRecord]:
     return [c for c in clips if c.id.startswith(f"{folder}/")]
 
 
-def _speaker(clip: Clip) -> str:
+def _speaker(clip: ClipRecord) -> str:
     return clip.id.split("/")[1]
 
 

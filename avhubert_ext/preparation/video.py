@@ -1,8 +1,8 @@
-"""Many videos -> mouth regions, in parallel; killed and started again it continues.
+"""Extract the mouth regions of many videos in parallel. An interrupted run can be resumed.
 
-For each clip in the output folder: NAME.mp4 (96x96, gray, 25 frames a second), NAME.wav (16 kHz),
-NAME.txt where there is a transcript, and sheets/NAME.jpg to look at. For the folder, report.jsonl
-with a line a video, of this call and of earlier ones: quality, or what went wrong.
+The output folder contains for each clip NAME.mp4 (96x96, gray, 25 frames/s), NAME.wav (16 kHz),
+NAME.txt if there is a transcript, and the contact sheet sheets/NAME.jpg; and report.jsonl with one
+line per video of this run and earlier ones: its quality, or what went wrong.
 """
 
 from __future__ import annotations
@@ -22,42 +22,54 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import make_folder, one_at_a_time, whole_file, write_text
-from avhubert_ext.data.media import LIMITS, Limits
+from avhubert_ext.data.media import MEDIA_LIMITS, MediaLimits
 from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
 from avhubert_ext.mouth.landmarks import DetectorError
 from avhubert_ext.mouth.sheet import write_sheet
-from avhubert_ext.preparation.corpora import Piece, Source, pieces
+from avhubert_ext.preparation.corpora import Excerpt, Source, excerpts
 from avhubert_ext.workers import in_workers
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
-CRF = 10  # x264's: no difference to be seen, and a third of the size of a lossless file
+CRF = 10  # of x264: no visible loss at a third of the size of a lossless file
 LANDMARK_SUFFIXES = (".pkl", ".npy", ".npz")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How mouth regions are made.
+    """How mouth regions are extracted.
 
-    mouth: the videos are mouth regions already, of any size; landmarks: a folder with a file for
-    each video under the video's path, or, for one video, the file; landmark_model: see
-    `open_landmarker`; sheets: whether each gets a picture to look at.
+    Attributes:
+        faces: Which faces to extract, see `mouth_clips`.
+        mouth: Whether the videos are already mouth regions, of any size.
+        landmarks: A folder with one landmark file per video under the same relative path, or the
+            file of a single video.
+        landmark_model: See `open_landmarker`.
+        limits: The longest video and the largest frame to accept.
+        sheets: Whether to write contact sheets.
     """
 
     faces: Faces = "largest"
     mouth: bool = False
     landmarks: Path | None = None
     landmark_model: Path | None = None
-    limits: Limits = LIMITS
+    limits: MediaLimits = MEDIA_LIMITS
     sheets: bool = True
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of a run: videos done by it or before it, and those with warnings among them."""
+    """Counts of a run, including videos done by earlier runs.
+
+    Attributes:
+        videos: The number of videos.
+        failed: Videos that failed.
+        warned: Videos with warnings.
+        seconds: Total length of the clips.
+    """
 
     videos: int
     failed: int
@@ -72,13 +84,22 @@ def prepare_video(
     workers: int = 1,
     shard: tuple[int, int] = (1, 1),
 ) -> Summary:
-    """Write the clips of all sources, or of every N-th with shard (I, N), and the report.
+    """Write the clips of all sources and the report.
 
-    A video that fails is named, and the others are done. Clips that are there already, made of the
-    same files with the same settings, are not made again. Raises InputError where nothing can be
-    written, and where no face can be looked for.
+    A failing video is reported, and the others are processed. Existing clips from the same files
+    with the same settings are not made again.
+
+    Args:
+        sources: The videos.
+        out: The output folder.
+        settings: How to extract mouth regions.
+        workers: The number of worker processes.
+        shard: (I, N) processes only the I-th of N parts, I from 1.
+
+    Raises:
+        InputError: If the folder cannot be written to, or the face detector is not available.
     """
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     number, shards = shard
     make_folder(out)
@@ -95,7 +116,7 @@ def prepare_video(
             for s in named
             if s.name in known and _is_done(known[s.name], s, out, settings)
         }
-        # Written again: without lines that are torn, failed, or about files that have changed.
+        # Rewritten without lines that are truncated, of failures, or about changed files.
         earlier = [line for name, line in own.items() if name not in names and _still_true(line)]
         write_text(report, "".join(map(_as_line, [*earlier, *lines.values()])))
         todo = [s for s in named if s.name not in lines]
@@ -104,9 +125,9 @@ def prepare_video(
                 lines[line["name"]] = line
                 _remove_others(known.get(line["name"], {}), line, out)
                 if "error" in line:
-                    tqdm.write(f"failed: {line['error']}", file=sys.stderr)
+                    Progress.write(f"failed: {line['error']}", file=sys.stderr)
                 for warning in line.get("warnings", ()):
-                    tqdm.write(f"warning: {line['video']}: {warning}", file=sys.stderr)
+                    Progress.write(f"warning: {line['video']}: {warning}", file=sys.stderr)
                 log.write(_as_line(line))
     return _summary(lines.values())
 
@@ -114,24 +135,25 @@ def prepare_video(
 def _work(
     todo: list[Source], total: int, out: Path, settings: Settings, workers: int
 ) -> Iterator[dict]:
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     if len(todo) == 1:
-        with tqdm(desc=todo[0].name, unit="frame") as bar:
+        with Progress(desc=todo[0].name, unit="frame") as bar:
             yield _prepare_one(todo[0], out, settings, bar)
         return
     prepare_one = partial(_prepare_one, out=out, settings=settings)
-    with tqdm(total=total, initial=total - len(todo), desc="prepare-video", unit="video") as bar:
+    count = {"total": total, "initial": total - len(todo)}
+    with Progress(**count, desc="video", unit="video") as bar:
         for source, line in in_workers(prepare_one, todo, workers):
             bar.update()
             yield line or _line(source, settings) | {
-                "error": f"{source.video}: the process that read it died (out of memory?); try it "
-                "again with fewer --workers, or leave it out"
+                "error": f"{source.video}: its worker process died (out of memory?); try again "
+                "with fewer --workers, or leave the video out"
             }
 
 
 def _line(source: Source, settings: Settings) -> dict[str, Any]:
-    """A video's line of the report, without what became of it."""
+    """Return the first fields of a video's line in the report, without its result."""
     return {
         "name": source.name,
         "video": str(source.video.absolute()),
@@ -140,12 +162,12 @@ def _line(source: Source, settings: Settings) -> dict[str, Any]:
 
 
 def _prepare_one(
-    source: Source, out: Path, settings: Settings, bar: tqdm | None = None
+    source: Source, out: Path, settings: Settings, bar: Progress | None = None
 ) -> dict[str, Any]:
-    """Write the clips of one video; returns its line of the report."""
+    """Write the clips of one video, and return its line in the report."""
     line = _line(source, settings)
     try:
-        said = pieces(source)
+        parts = excerpts(source)
         clips = mouth_clips(
             source.video,
             settings.faces,
@@ -156,7 +178,7 @@ def _prepare_one(
             progress=None if bar is None else partial(_show_progress, bar),
         )
         line["clips"] = [
-            name for clip in clips for name in _write(source, clip, said, out, settings)
+            name for clip in clips for name in _write(source, clip, parts, out, settings)
         ]
         line["audio"] = any(clip.audio is not None for clip in clips)
         line["quality"] = [asdict(clip.quality) for clip in clips]
@@ -166,66 +188,69 @@ def _prepare_one(
     except InputError as error:
         line["error"] = str(error)
     except UnicodeError:
-        line["error"] = f"{str(source.video)!r}: its name is not UTF-8; rename it"
+        line["error"] = f"{str(source.video)!r}: the name is not UTF-8; rename the file"
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # a full disk, say, is the end of the run
+        if error.errno != errno.ENAMETOOLONG:  # for example a full disk, which ends the run
             raise
-        line["error"] = f"{source.video}: its name is too long for a file system; shorten it"
+        line["error"] = f"{source.video}: the name is too long for the file system; shorten it"
     return line
 
 
-def _show_progress(bar: tqdm, done: int, total: int) -> None:
+def _show_progress(bar: Progress, done: int, total: int) -> None:
     bar.total = total or None
     bar.update(done - bar.n)
 
 
 def _write(
-    source: Source, clip: MouthClip, said: list[Piece], out: Path, settings: Settings
+    source: Source, clip: MouthClip, parts: list[Excerpt], out: Path, settings: Settings
 ) -> list[str]:
-    """Write the files of one face; returns the names of its clips."""
+    """Write the files of one face, and return the names of its clips."""
     if source.transcript is not None and clip.audio is None:
-        raise InputError(f"{source.video}: no audio track, which a clip with a transcript needs")
+        raise InputError(f"{source.video}: no audio track, but a clip with a transcript needs one")
     name = source.name
     if settings.faces == "all":
         name += f"_face{clip.face}"
-    for piece in said:
-        video, audio = _cut(source, clip, piece)
-        base = f"{out / name}{piece.suffix}"
+    for part in parts:
+        video, audio = _cut(source, clip, part)
+        base = f"{out / name}{part.suffix}"
         if audio is not None:
             write_wav(Path(f"{base}.wav"), audio)
-        if piece.text is not None:
-            write_text(Path(f"{base}.txt"), f"Text:  {piece.text}\n")
+        if part.text is not None:
+            write_text(Path(f"{base}.txt"), f"Text:  {part.text}\n")
         with whole_file(Path(f"{base}.mp4")) as temporary:
             write_video(temporary, video, FPS, crf=CRF)
     if settings.sheets:
         write_sheet(Path(f"{out / 'sheets' / name}.jpg"), clip.video, clip.pictures)
-    return [name + piece.suffix for piece in said]
+    return [name + part.suffix for part in parts]
 
 
-def _cut(source: Source, clip: MouthClip, piece: Piece) -> tuple[np.ndarray, np.ndarray | None]:
-    """Video and audio of a piece."""
+def _cut(source: Source, clip: MouthClip, part: Excerpt) -> tuple[np.ndarray, np.ndarray | None]:
+    """Cut the video and audio of an excerpt."""
     frames = len(clip.video)
-    first = math.floor(piece.start * FPS)
-    last = frames if piece.end is None else math.ceil(piece.end * FPS)
+    first = math.floor(part.start * FPS)
+    last = frames if part.end is None else math.ceil(part.end * FPS)
     if not 0 <= first < min(last, frames):
         raise InputError(
-            f"{source.transcript}: words at {piece.start:g} s, but {source.video} ends at "
-            f"{frames / FPS:g} s; they belong to another video"
+            f"{source.transcript}: words at {part.start:g} s, but {source.video} ends at "
+            f"{frames / FPS:g} s; use the transcript of this video"
         )
     samples = slice(first * SAMPLES_PER_FRAME, last * SAMPLES_PER_FRAME)
     return clip.video[first:last], None if clip.audio is None else clip.audio[samples]
 
 
 def _named(sources: list[Source], out: Path, known: dict[str, dict]) -> list[Source]:
-    """The sources that do not lie in the output folder themselves, each with a name of its own.
+    """Give every source outside the output folder a unique name.
 
-    known: lines of earlier calls, whose videos keep their names.
+    Args:
+        sources: The videos.
+        out: The output folder.
+        known: Lines of earlier runs, whose videos keep their names.
     """
-    from tqdm import tqdm
+    from avhubert_ext.progress import Progress
 
     apart = [s for s in sources if out.resolve() not in s.video.resolve().parents]
     if not apart:
-        raise InputError(f"{out}: the videos lie in the folder to write; choose another")
+        raise InputError(f"{out}: the videos are in the output folder; choose another one")
     taken = {
         name: Path(line["video"]).resolve()
         for name, line in known.items()
@@ -239,20 +264,22 @@ def _named(sources: list[Source], out: Path, known: dict[str, dict]) -> list[Sou
                 break
         if name != source.name:
             other = taken[source.name]
-            tqdm.write(f"{source.video} becomes {name}.mp4: {other} has its name", file=sys.stderr)
+            Progress.write(
+                f"{source.video} becomes {name}.mp4, as {other} has the same name", file=sys.stderr
+            )
         named[name] = replace(source, name=name)
     return list(named.values())
 
 
 def _names(source: Source) -> Iterator[str]:
-    """The name of a source, and others for it should that be taken."""
+    """Yield the name of a source, and alternatives in case it is taken."""
     yield source.name
     yield source.name + source.video.suffix.replace(".", "_")
     yield from (f"{source.name}_{number}" for number in count(2))
 
 
 def _landmark_file(source: Source, landmarks: Path | None) -> Path | None:
-    """The landmarks of a video; a file that is not there if there are none."""
+    """Return the landmark file of a video; a missing file if there is none."""
     if landmarks is None or landmarks.is_file():
         return landmarks
     files = [Path(f"{landmarks / source.key}{suffix}") for suffix in LANDMARK_SUFFIXES]
@@ -260,7 +287,7 @@ def _landmark_file(source: Source, landmarks: Path | None) -> Path | None:
 
 
 def _fingerprint(source: Source, settings: Settings) -> str:
-    """What a clip was made from: another value, another clip."""
+    """Describe files and settings of a clip, to detect changes."""
     files = [source.video, source.transcript, _landmark_file(source, settings.landmarks)]
     status = [f.stat() for f in files if f is not None and f.is_file()]
     stamps = " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in status)
@@ -269,7 +296,7 @@ def _fingerprint(source: Source, settings: Settings) -> str:
 
 
 def _is_done(line: dict, source: Source, out: Path, settings: Settings) -> bool:
-    """Whether all that would be made of a source is there already."""
+    """Return whether all output of a source exists."""
     if "error" in line or line.get("fingerprint") != _fingerprint(source, settings):
         return False
     suffixes = [".mp4", ".wav"] if line.get("audio") else [".mp4"]
@@ -285,14 +312,14 @@ def _is_done(line: dict, source: Source, out: Path, settings: Settings) -> bool:
 
 
 def _remove_others(before: dict, line: dict, out: Path) -> None:
-    """Remove the clips that an earlier call made of a video, and this one did not."""
+    """Remove clips of a video that an earlier run wrote, but not this one."""
     for name in set(before.get("clips", ())) - set(line.get("clips", ())):
         for suffix in (".mp4", ".wav", ".txt"):
             Path(f"{out / name}{suffix}").unlink(missing_ok=True)
 
 
 def _still_true(line: dict) -> bool:
-    """Whether a line of an earlier call is worth keeping: not of a failed video that is gone."""
+    """Return whether to keep the line of an earlier run: not that of a failed, deleted video."""
     return "error" not in line or Path(line["video"]).is_file()
 
 
@@ -301,7 +328,7 @@ def _as_line(line: dict) -> str:
 
 
 def _read_report(path: Path) -> dict[str, dict]:
-    """The lines of a report by name, without those that are none."""
+    """Read the valid lines of a report by name."""
     if not path.is_file():
         return {}
     lines = {}
@@ -309,7 +336,7 @@ def _read_report(path: Path) -> dict[str, dict]:
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
-            continue  # cut short by a kill: that video again
+            continue  # truncated by a kill: process that video again
         if _is_line(line):
             lines[line["name"]] = line
     return lines

@@ -73,7 +73,7 @@ def make_reader(
 def _read(
     upload: Upload, seconds: int, landmark_model: Path | None, report: Report
 ) -> UploadedClip:
-    from avhubert_ext.data.media import Limits as MediaLimits
+    from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription.streams import read_streams
 
     streams = read_streams(

@@ -1,1 +1,1 @@
-"""The embedded synthetic corpus: espeak-ng speech, drawn lips and a noise tree."""
+"""Generate the synthetic corpus: espeak-ng speech, drawn lips, and noise."""

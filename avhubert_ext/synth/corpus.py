@@ -1,12 +1,12 @@
-"""The synthetic corpus on disk: LRS3's layout, made in parallel, the same for the same seed.
+"""Write the synthetic corpus in LRS3's layout, in parallel and reproducibly.
 
     OUT/corpus.json                               parameters
     OUT/trainval/spk0000/00001.{mp4,wav,txt}      one utterance
     OUT/test/spk0004/...                          speakers never seen in trainval
     OUT/musan/{speech,music,noise}/*.wav          noise tree
 
-Every file is written under a temporary name and then renamed, the transcript last, so that a run
-can be killed at any time and continues when started again.
+Every file is written under a temporary name and then renamed, the transcript last. Thus a run can
+be killed at any time, and continues when it is started again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from avhubert_ext.data.files import whole_file, write_text
 from avhubert_ext.data.video import FPS, write_video
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Progress
 from avhubert_ext.synth import noise
 from avhubert_ext.synth.grammar import DOMAINS, Sentence
 from avhubert_ext.synth.mouth import render
@@ -33,15 +33,15 @@ from avhubert_ext.synth.speech import Speech, speak
 from avhubert_ext.synth.visemes import mouth_trajectory
 from avhubert_ext.workers import WORKER_DIED, in_workers
 
-SILENCE = (0.10, 0.20)  # seconds before and after the speech: least and most
+SILENCE = (0.10, 0.20)  # shortest and longest silence before and after the speech, in seconds
 TEST_EVERY = 5  # speakers 4, 9, 14, ... are test speakers
-VERSION = 1  # of the recipe; another version makes other files
-SCORE = "9.9"  # of every word: LRS3 gives the confidence of its alignment
+VERSION = 1  # of the recipe; other versions make other files
+SCORE = "9.9"  # of every word; in LRS3, the confidence of the alignment
 
 
 @dataclass(frozen=True, eq=False)
-class Utterance:
-    """One utterance before it is written; words have (word, start, end) in seconds."""
+class SpokenUtterance:
+    """One utterance before it is written. Words are (word, start, end) in seconds."""
 
     samples: np.ndarray  # int16 [T * SAMPLES_PER_FRAME]
     frames: np.ndarray  # uint8 [T, 96, 96]
@@ -56,9 +56,21 @@ def synthesize(
     domain: str = "commands",
     workers: int | None = None,
 ) -> None:
-    """Write a corpus of `speakers` x `utterances` under `out`; what is there already stays.
+    """Write a corpus of `speakers` x `utterances`. Existing files are kept.
 
-    The same arguments give the same files, whatever the number of workers (None: one a core).
+    The same arguments give the same files, regardless of the number of workers.
+
+    Args:
+        out: The folder of the corpus.
+        speakers: The number of speakers, at least 2.
+        utterances: The number of utterances per speaker.
+        seed: Seed of the corpus.
+        domain: A key of DOMAINS.
+        workers: The number of processes; None uses one per core.
+
+    Raises:
+        InputError: If an argument is invalid, the folder contains another corpus, or it cannot be
+            written to.
     """
     out = Path(out)
     workers = (os.cpu_count() or 1) if workers is None else workers
@@ -84,12 +96,14 @@ def synthesize(
 
 
 def held_out_speakers(speakers: int) -> frozenset[int]:
-    """Numbers of the speakers that appear in test only: every fifth, at least one."""
+    """Return the numbers of the test speakers: every fifth, at least one."""
     return frozenset(range(TEST_EVERY - 1, speakers, TEST_EVERY)) or frozenset({speakers - 1})
 
 
-def make_utterance(speaker: Speaker, sentence: Sentence, rng: np.random.Generator) -> Utterance:
-    """Let a speaker say a sentence; `rng` draws silences, head motion and sensor noise."""
+def make_utterance(
+    speaker: Speaker, sentence: Sentence, rng: np.random.Generator
+) -> SpokenUtterance:
+    """Synthesize a sentence. `rng` draws silences, head motion, and sensor noise."""
     speech = speak(sentence.spoken, speaker.voice)
     lead, tail = rng.uniform(*SILENCE, 2)
     n_frames = round((lead + len(speech.samples) / SAMPLE_RATE + tail) * FPS)
@@ -98,11 +112,11 @@ def make_utterance(speaker: Speaker, sentence: Sentence, rng: np.random.Generato
     samples[first : first + len(speech.samples)] = speech.samples
     phonemes = _later(speech.phonemes, lead)
     frames = render(mouth_trajectory(phonemes, n_frames, FPS), speaker.face, rng)
-    return Utterance(samples, frames, _later(_as_written(speech, sentence), lead))
+    return SpokenUtterance(samples, frames, _later(_as_written(speech, sentence), lead))
 
 
 def transcript(words: Sequence[tuple[str, float, float]]) -> str:
-    """Text file of LRS3's form for (word, start, end) in seconds."""
+    """Return a transcript in LRS3's format for (word, start, end) in seconds."""
     lines = [f"Text:  {' '.join(word for word, _, _ in words)}", "Conf:  4", ""]
     lines.append("WORD START END ASDSCORE")
     lines += [f"{word} {start:.2f} {end:.2f} {SCORE}" for word, start, end in words]
@@ -116,7 +130,7 @@ def _later(
 
 
 def _as_written(speech: Speech, sentence: Sentence) -> tuple[tuple[str, float, float], ...]:
-    """Word times under the transcript's words instead of the spoken spelling."""
+    """Return word times with the words of the transcript instead of their spoken spelling."""
     return tuple(
         (word, start, end)
         for word, (_, start, end) in zip(sentence.words, speech.words, strict=True)
@@ -125,9 +139,7 @@ def _as_written(speech: Speech, sentence: Sentence) -> tuple[tuple[str, float, f
 
 def _check_arguments(speakers: int, utterances: int, seed: int, domain: str, workers: int) -> None:
     if speakers < 2:
-        raise InputError(
-            f"--speakers {speakers}: needs at least 2, one to train and one to test on"
-        )
+        raise InputError(f"--speakers {speakers}: needs at least 2, one to train and one to test")
     for option, value, least in (
         ("--utterances", utterances, 1),
         ("--seed", seed, 0),
@@ -140,14 +152,14 @@ def _check_arguments(speakers: int, utterances: int, seed: int, domain: str, wor
 
 
 def _claim_folder(out: Path, parameters: dict[str, int | str]) -> None:
-    """Record the parameters in a new folder; refuse one that holds another corpus."""
+    """Record the parameters in a new folder; reject one that contains another corpus."""
     record = out / "corpus.json"
     out.mkdir(parents=True, exist_ok=True)
     if not record.exists():
         taken = [name for name in ("trainval", "test", "musan") if (out / name).exists()]
         if taken:
             raise InputError(
-                f"{out}: holds {', '.join(taken)} of some other corpus (no corpus.json); "
+                f"{out}: contains {', '.join(taken)} of another corpus (no corpus.json); "
                 "choose another --out folder"
             )
         text = json.dumps(parameters, indent=2) + "\n"
@@ -161,7 +173,7 @@ def _claim_folder(out: Path, parameters: dict[str, int | str]) -> None:
         ) from error
     if found != parameters:
         raise InputError(
-            f"{out}: holds a corpus made with {_show(found)}, not {_show(parameters)}; "
+            f"{out}: contains a corpus made with {_show(found)}, not {_show(parameters)}; "
             "choose another --out folder or delete this one"
         )
 
@@ -175,7 +187,7 @@ def _show(parameters: object) -> str:
 def _missing_jobs(
     out: Path, speakers: int, utterances: int, seed: int, domain: str
 ) -> list[Callable[[], None]]:
-    """Work that is left: utterances with a file missing or empty, then noises."""
+    """Return the remaining work: utterances with missing or empty files, then noise files."""
     tests = held_out_speakers(speakers)
     jobs: list[Callable[[], None]] = []
     for index in range(speakers):
@@ -225,7 +237,7 @@ def _run(jobs: Sequence[Callable[[], None]], workers: int) -> None:
     if not jobs:
         return
     workers = min(workers, len(jobs))
-    with tqdm(total=len(jobs), unit="file", desc="synth") as bar:
+    with Progress(total=len(jobs), unit="file", desc="synth") as bar:
         if workers == 1:
             for job in jobs:
                 job()

@@ -1,4 +1,4 @@
-"""Sentences to say: a GRID-like command grammar and templates over an open word list."""
+"""Sentences to synthesize: a GRID-like command grammar, and templates with common words."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ COMMAND_SLOTS: tuple[tuple[str, ...], ...] = (
 )
 LETTER_SLOT = 3
 
-# espeak-ng reads a lone A as the article; in brackets stands the phoneme to say instead.
+# espeak-ng reads a single A as the article; the brackets contain the phoneme to say instead.
 LETTER_A = "[['eI]]"
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words as written in the transcript, and each as espeak-ng should read it."""
+    """The words of the transcript, and the spelling of each for espeak-ng."""
 
     words: tuple[str, ...]
     spoken: tuple[str, ...]
 
 
 def command_sentence(rng: np.random.Generator) -> Sentence:
-    """One of the 64 000 commands, such as PLACE BLUE AT F TWO NOW."""
+    """Draw one of the 64,000 commands, for example PLACE BLUE AT F TWO NOW."""
     words = tuple(str(rng.choice(slot)) for slot in COMMAND_SLOTS)
     spoken = [word.lower() for word in words]
     letter = words[LETTER_SLOT]
@@ -41,7 +41,7 @@ def command_sentence(rng: np.random.Generator) -> Sentence:
 
 
 def open_sentence(rng: np.random.Generator) -> Sentence:
-    """A sentence of 4 to 10 common words; roughly English, not always sense."""
+    """Draw a sentence of 4 to 10 common words: roughly English, not always meaningful."""
     template = str(rng.choice(TEMPLATES))
     text = re.sub(r"<(\w+)>", lambda slot: str(rng.choice(WORDS[slot[1]])), template)
     text = re.sub(r"\ba (?=[aeiou])", "an ", text)

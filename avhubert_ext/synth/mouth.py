@@ -1,8 +1,8 @@
-"""Drawing of the mouth region: a trajectory of lip parameters to 96x96 grayscale frames.
+"""Draw the mouth region: from a trajectory of lip parameters to 96x96 gray frames.
 
 The lips are bands between contours that are functions of the column, so a whole clip is drawn with
-a few array operations per contour: `_below` tells how much of each pixel lies below a contour,
-which anti-aliases the edge, and the layers are laid over each other from skin to teeth.
+a few array operations per contour: `_below` computes how much of each pixel lies below a contour,
+which anti-aliases the edge, and the layers are drawn over each other from skin to teeth.
 """
 
 from __future__ import annotations
@@ -15,49 +15,55 @@ from scipy.ndimage import zoom
 
 from avhubert_ext.synth.visemes import PARAMETERS
 
-SIZE = 96  # pixels, both ways
-MARGIN = 8  # pixels of skin beyond the frame, for the head to move
+SIZE = 96  # pixels in both directions
+MARGIN = 8  # pixels of skin outside the frame, for head motion
 
 
 @dataclass(frozen=True)
 class Face:
-    """How a speaker looks. Lengths in pixels of a 96x96 frame, grays 0..255."""
+    """How a speaker looks. Lengths are in pixels of a 96x96 frame, gray values 0 to 255."""
 
     half_width: float = 23.0  # of the mouth at rest
     upper_lip: float = 5.5  # thickness
     lower_lip: float = 7.5
     cupid: float = 0.25  # depth of the notch in the upper lip, share of its thickness
     corner_drop: float = 0.5  # corners below (above if negative) the middle of the lip line
-    opening: float = 21.0  # distance of the lips at trajectory opening 1
-    articulation: float = 1.0  # 1 as the trajectory says, less for a mumbler
+    opening: float = 21.0  # distance of the lips if the trajectory's opening is 1
+    articulation: float = 1.0  # 1 follows the trajectory; less mumbles
     nose_height: float = 25.0  # from the lip line up to the base of the nose
     chin_height: float = 27.0  # from the lip line down to the chin's fold
     skin: float = 160.0
-    lip_darkness: float = 40.0  # lips darker than the skin by this
+    lip_darkness: float = 40.0  # difference between skin and lips
     gloss: float = 18.0  # highlight on the lower lip
     teeth: float = 205.0
     teeth_height: float = 7.0
     cavity: float = 28.0
     folds: float = 10.0  # depth of the folds from nose to mouth
     stubble: float = 6.0  # darkening around the mouth
-    light_x: float = 10.0  # brighter at the right border than in the middle by this
-    light_y: float = -8.0  # the same at the lower border
-    motion: float = 1.5  # drift of the head
+    light_x: float = 10.0  # difference in brightness of the right border from the middle
+    light_y: float = -8.0  # the same for the lower border
+    motion: float = 1.5  # amplitude of the head's drift
     noise: float = 2.0  # standard deviation of the sensor's noise
     texture_seed: int = 0  # of the skin's blotches
 
 
 def render(trajectory: np.ndarray, face: Face, rng: np.random.Generator) -> np.ndarray:
-    """Frames uint8 [T, SIZE, SIZE] for a trajectory float [T, len(PARAMETERS)] at 25 per second.
+    """Draw the frames of a clip.
 
-    `rng` draws the head's drift and the sensor's noise.
+    Args:
+        trajectory: float [T, len(PARAMETERS)] at 25 frames/s.
+        face: How the speaker looks.
+        rng: Draws head motion and sensor noise.
+
+    Returns:
+        uint8 [T, SIZE, SIZE].
     """
     n_frames = len(trajectory)
     p = {name: trajectory[:, i, None] for i, name in enumerate(PARAMETERS)}  # each [T, 1]
     drift = _head_drift(n_frames, rng)[..., None].astype(np.float32)  # [3, T, 1]
     columns = np.arange(SIZE, dtype=np.float32)
     x = columns[None] - (SIZE - 1) / 2 - face.motion * drift[0]  # [T, SIZE] from the middle
-    # Row of the lip line in each column: drift plus a small roll of the head.
+    # The row of the lip line in each column: drift plus a small roll of the head.
     middle = 0.5 * SIZE + 1.0 + face.motion * drift[1] + 0.03 * face.motion * drift[2] * x
 
     frames = _shifted(_skin(face), face.motion * drift[1, :, 0], face.motion * drift[0, :, 0])
@@ -70,7 +76,7 @@ def render(trajectory: np.ndarray, face: Face, rng: np.random.Generator) -> np.n
 
 
 def _head_drift(n_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Slow wandering of position (x, y) and roll, about -1..1: [3, T]."""
+    """Draw a slow drift of position (x, y) and roll, about -1 to 1: [3, T]."""
     seconds = np.arange(n_frames) / 25
     hertz = rng.uniform(0.1, 0.7, (3, 3, 1))
     phase = rng.uniform(0, 2 * np.pi, (3, 3, 1))
@@ -79,9 +85,9 @@ def _head_drift(n_frames: int, rng: np.random.Generator) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _skin(face: Face) -> np.ndarray:
-    """The still part of the face, MARGIN wider than a frame on each side: float32 [H, W].
+    """Draw the static part of the face, MARGIN wider than a frame on each side: float32 [H, W].
 
-    Nose, groove and folds from nose to mouth, stubble and blotches.
+    It consists of nose, groove, folds from nose to mouth, stubble, and blotches.
     """
     side = SIZE + 2 * MARGIN
     y, x = np.mgrid[:side, :side].astype(np.float32) - (side - 1) / 2
@@ -110,7 +116,7 @@ def _skin(face: Face) -> np.ndarray:
 
 
 def _shifted(canvas: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Frames [T, SIZE, SIZE] cut from the canvas, moved by (fractions of) pixels [T]."""
+    """Cut frames [T, SIZE, SIZE] from the canvas, shifted by (fractions of) pixels [T]."""
     frames = np.empty((len(down), SIZE, SIZE), np.float32)
     for frame, dy, dx in zip(frames, MARGIN - down, MARGIN - right, strict=True):
         row, column = int(dy), int(dx)
@@ -124,7 +130,7 @@ def _shifted(canvas: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndar
 def _draw_chin(
     frames: np.ndarray, x: np.ndarray, middle: np.ndarray, jaw: np.ndarray, face: Face
 ) -> None:
-    """Shade fold, chin and neck, which go down with the jaw [T, 1]; in place."""
+    """Shade fold, chin, and neck, which move down with the jaw [T, 1], in place."""
     down = middle + (0.5 * face.opening) * jaw
     frames -= 20 * _blob(x, 13.0, down + 0.58 * face.chin_height, 3.5)
     frames += 10 * _blob(x, 11.0, down + 0.95 * face.chin_height, 6.0)
@@ -133,13 +139,13 @@ def _draw_chin(
 
 
 def _light(face: Face) -> np.ndarray:
-    """Brightness of each pixel relative to even light: float32 [SIZE, SIZE]."""
+    """Return the brightness of each pixel relative to uniform light: float32 [SIZE, SIZE]."""
     across = np.linspace(-1, 1, SIZE, dtype=np.float32)
     return 1 + (face.light_x * across + face.light_y * across[:, None]) / face.skin
 
 
 def _blur(frames: np.ndarray) -> np.ndarray:
-    """Frames softened across by a quarter pixel on either side, as by a lens."""
+    """Blur frames horizontally by a fraction of a pixel, as a lens does."""
     soft = 0.6 * frames
     soft[..., 1:] += 0.2 * frames[..., :-1]
     soft[..., :-1] += 0.2 * frames[..., 1:]
@@ -150,9 +156,10 @@ def _blur(frames: np.ndarray) -> np.ndarray:
 def _draw_mouth(
     frames: np.ndarray, x: np.ndarray, middle: np.ndarray, p: dict[str, np.ndarray], face: Face
 ) -> None:
-    """Lay lips and what is between them over `frames` [T, SIZE, SIZE], in place.
+    """Draw the lips and what is between them into `frames` [T, SIZE, SIZE], in place.
 
-    `x` and `middle` [T, SIZE]: column from the middle, row of the lip line; `p`: parameters [T, 1].
+    `x` and `middle` [T, SIZE] are the column from the middle and the row of the lip line; `p`
+    contains the parameters [T, 1].
     """
     spread = 1 + 0.30 * (p["width"] - 0.5) * face.articulation - 0.26 * p["rounding"]
     half_width = face.half_width * spread
@@ -186,7 +193,7 @@ def _draw_mouth(
     shadow = _below(lower_edge + lower + 2.5 * inside)
     frames *= 1 - 0.12 * (bottom_lip - shadow)
     lip = face.skin - face.lip_darkness
-    # Upper lip faces down and is darker; both are darker at the corners.
+    # The upper lip faces down and is darker; both are darker at the corners.
     side = (1 - 0.12 * (1 - inside))[:, None]
     _lay(frames, top_lip - cavity_top, lip * 0.92 * side)
     gloss = _blob(x, 0.45 * half_width, lower_edge + 0.45 * lower, 0.30 * lower + 0.8)
@@ -199,15 +206,15 @@ def _draw_mouth(
     _lay(frames, tongue, (0.42 + 0.28 * p["tongue"])[..., None] * face.skin)
     shade = (1 - 0.35 * u**2) * (1 - 0.10 * np.cos(2 * np.pi * x / 5.5) ** 8)
     teeth = np.clip(between - _below(teeth_tip), 0, 1)
-    # A dental's tongue tip comes between the teeth and covers them.
+    # In dentals, the tip of the tongue comes between the teeth and covers them.
     covered = np.clip((p["tongue"] - 0.7) / 0.3, 0, 1)[..., None] * tongue
     _lay(frames, teeth * (1 - 0.8 * covered), (face.teeth * shade)[:, None])
 
 
 def _below(contour: np.ndarray) -> np.ndarray:
-    """Share of each pixel below a contour, rows as a function of the column: [T, W] -> [T, H, W].
+    """Return the share of each pixel below a contour (a row per column): [T, W] -> [T, H, W].
 
-    The edge is 1.4 pixels wide, as a camera's would be.
+    The edge is 1.4 pixels wide, as in a camera image.
     """
     rows = np.arange(SIZE, dtype=np.float32)[:, None] / 1.4
     share = rows - (contour.astype(np.float32) / 1.4 - 0.5)[:, None]
@@ -215,14 +222,14 @@ def _below(contour: np.ndarray) -> np.ndarray:
 
 
 def _lay(frames: np.ndarray, cover: np.ndarray, gray: np.ndarray) -> None:
-    """Lay paint of shade `gray` over `frames` where `cover` (0..1) says, in place."""
+    """Blend a gray value into `frames` with the opacity `cover` (0 to 1), in place."""
     frames += cover * (gray - frames)
 
 
 def _blob(
     x: np.ndarray, width: np.ndarray | float, row: np.ndarray, height: np.ndarray | float
 ) -> np.ndarray:
-    """Soft spots, 1 in the middle: `x` and `row` [T, W], sizes in pixels -> [T, H, W]."""
+    """Draw soft spots, 1 in the middle: `x` and `row` [T, W], sizes in pixels -> [T, H, W]."""
     across = np.exp(-((x / width) ** 2)).astype(np.float32)
     row = row[:, SIZE // 2, None]  # flat, so that the spot is an outer product
     height = height[:, SIZE // 2, None] if isinstance(height, np.ndarray) else height

@@ -1,4 +1,4 @@
-"""A noise tree like MUSAN's: talkers, music and noises, all made here."""
+"""Synthesize a noise corpus in the layout of MUSAN: talkers, music, and noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from avhubert_ext.synth.grammar import open_sentence
 from avhubert_ext.synth.speakers import make_talker, seeded
 from avhubert_ext.synth.speech import speak
 
-# Files of each kind; talkers for a babble of 30 in each of three splits.
+# Files of each kind. The talkers suffice for a babble of 30 in each of three splits.
 COUNTS = {"speech": 90, "music": 6, "noise": 8}
 SECONDS = (10.0, 20.0)  # shortest and longest file
 PEAK = 0.5  # of full scale
@@ -37,7 +37,7 @@ def make_noise(
 
 
 def _talker(seed: int, index: int, n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """One voice saying open sentences with short pauses: float [n_samples]."""
+    """Make one voice that says open sentences with short pauses: float [n_samples]."""
     voice = make_talker(seed, index)
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < n_samples:
@@ -47,7 +47,7 @@ def _talker(seed: int, index: int, n_samples: int, rng: np.random.Generator) -> 
 
 
 def _music(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Chords, bass and a melody in one key: float [n_samples]."""
+    """Make chords, bass, and a melody in one key: float [n_samples]."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11] if rng.random() < 0.6 else [0, 2, 3, 5, 7, 8, 10])
     key = rng.uniform(110, 196)  # Hz
     beat = 60 / rng.uniform(80, 140)  # s
@@ -92,14 +92,14 @@ def _add_note(
 
 
 def _colored(n_samples: int, rng: np.random.Generator, slope: float) -> np.ndarray:
-    """Noise whose amplitude falls with frequency to the power `slope`: float [n_samples]."""
+    """Make noise with amplitude ~ frequency^-slope: float [n_samples]."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     hertz = np.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE)
     return np.fft.irfft(spectrum / np.maximum(hertz, 20.0) ** slope, n_samples)
 
 
 def _band(n_samples: int, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Noise between two frequencies in Hz: float [n_samples]."""
+    """Make noise between two frequencies in Hz: float [n_samples]."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     hertz = np.fft.rfftfreq(n_samples, 1 / SAMPLE_RATE)
     spectrum[(hertz < low) | (hertz > high)] = 0
@@ -119,7 +119,7 @@ def _white(n_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _hum(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A machine: mains hum with harmonics over soft noise."""
+    """Make the sound of a machine: mains hum with harmonics over soft noise."""
     time = np.arange(n_samples) / SAMPLE_RATE
     base = rng.choice([50.0, 60.0])
     tones = sum(
@@ -131,7 +131,7 @@ def _hum(n_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _clicks(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Knocks and clicks at random times, each a short ringing."""
+    """Make knocks and clicks at random times, each with a short ringing."""
     hits = np.zeros(n_samples)
     count = int(n_samples / SAMPLE_RATE * rng.uniform(3, 8))
     hits[rng.integers(0, n_samples, count)] = rng.uniform(0.3, 1, count)
@@ -141,7 +141,7 @@ def _clicks(n_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _wind(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Low noise that swells and fades over seconds."""
+    """Make low-frequency noise that swells and fades over seconds."""
     time = np.arange(n_samples) / SAMPLE_RATE
     swell = sum(
         np.sin(2 * np.pi * rng.uniform(0.05, 0.4) * time + rng.uniform(0, 6)) for _ in "abc"
@@ -150,13 +150,13 @@ def _wind(n_samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _babbling_band(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of the speech band, modulated at the rate of syllables."""
+    """Make noise in the speech band, modulated at the rate of syllables."""
     envelope = np.abs(_band(n_samples, rng, 0.5, rng.uniform(4, 8)))
     return _band(n_samples, rng, 250, 3800) * envelope
 
 
 def _engine(n_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Pulses whose rate drifts, as of a motor."""
+    """Make pulses with a drifting rate, like those of a motor."""
     time = np.arange(n_samples) / SAMPLE_RATE
     rate = rng.uniform(25, 60) * (1 + 0.2 * np.sin(2 * np.pi * rng.uniform(0.05, 0.2) * time))
     pulse = np.cos(np.pi * np.cumsum(rate) / SAMPLE_RATE) ** 8

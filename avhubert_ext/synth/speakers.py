@@ -1,4 +1,4 @@
-"""Who speaks: voice and face of each speaker, drawn from corpus seed and speaker number."""
+"""Speakers: voice and face, drawn from the seed of the corpus and the speaker number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avhubert_ext.synth.speech import Voice
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-us-nyc", "en-gb-scotland", "en-gb-x-gbclan")
 MALE_VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8")
 FEMALE_VARIANTS = ("f1", "f2", "f3", "f4", "f5")
-# Voices of the noise tree's talkers: none of them is a speaker's.
+# Voices of the talkers in the noise corpus, none of which is used by a speaker.
 NOISE_VARIANTS = (
     "Alex", "Alicia", "Andrea", "Andy", "Annie", "Gene", "Lee", "Michael", "adam", "belinda",
     "david", "edward", "linda", "steph",
@@ -22,18 +22,20 @@ NOISE_VARIANTS = (
 
 @dataclass(frozen=True)
 class Speaker:
-    name: str  # of the speaker's folder
+    """A speaker. The name is that of the folder."""
+
+    name: str
     voice: Voice
     face: Face
 
 
 def seeded(seed: int, *labels: str | int) -> np.random.Generator:
-    """A generator of its own for each (seed, labels)."""
+    """Return an independent generator for each (seed, labels)."""
     return np.random.default_rng([seed, *(crc32(str(label).encode()) for label in labels)])
 
 
 def make_speaker(seed: int, index: int) -> Speaker:
-    """Speaker number `index` of the corpus with this seed; independent of how many there are."""
+    """Make speaker number `index` of a corpus, independent of the number of speakers."""
     rng = seeded(seed, "speaker", index)
     variants = seeded(seed, "variants").permutation(MALE_VARIANTS + FEMALE_VARIANTS)
     variant = str(variants[index % len(variants)])
@@ -48,7 +50,7 @@ def make_speaker(seed: int, index: int) -> Speaker:
 
 
 def make_talker(seed: int, index: int) -> Voice:
-    """Voice number `index` of the noise tree; the first len(NOISE_VARIANTS) all differ."""
+    """Make voice number `index` of the noise corpus; the first len(NOISE_VARIANTS) differ."""
     rng = seeded(seed, "talker", index)
     return Voice(
         name=f"{rng.choice(ACCENTS)}+{NOISE_VARIANTS[index % len(NOISE_VARIANTS)]}",
@@ -60,7 +62,7 @@ def make_talker(seed: int, index: int) -> Voice:
 
 
 def _make_face(rng: np.random.Generator, beard: bool) -> Face:
-    """Geometry, color and light of one face; `beard` allows stubble."""
+    """Draw geometry, color, and light of one face; `beard` allows stubble."""
     skin = rng.uniform(105, 190)
     return Face(
         half_width=rng.uniform(20.5, 25.5),

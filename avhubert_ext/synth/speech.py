@@ -1,8 +1,8 @@
-"""Speech with phoneme and word times from espeak-ng, called through ctypes.
+"""Synthesize speech with phoneme and word times by espeak-ng, called through ctypes.
 
-espeak-ng keeps state that outlives an utterance (such as the phase of a voice's flutter), and even
-espeak_Terminate does not clear it, so the same text spoken twice differs. To make an utterance
-depend on its own arguments only, `speak` loads the library afresh and unloads it after (3 ms).
+espeak-ng keeps state between utterances (for example the phase of a voice's flutter), which even
+espeak_Terminate does not clear, so the same text spoken twice differs. To make an utterance depend
+on its arguments only, `speak` loads the library every time and unloads it afterwards (3 ms).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 from avhubert_ext.errors import InputError
 
-ESPEAK_RATE = 22_050  # what espeak_Initialize answers; the wheel's data knows no other
+ESPEAK_RATE = 22_050  # returned by espeak_Initialize; the only rate of the wheel's data
 
-# A voiceless stop's event comes at its release; its closure is the silence before it.
+# The event of a voiceless stop marks its release; its closure is the silence before.
 CLOSURE_SECONDS = 0.04
 VOICELESS_STOPS = frozenset({"p", "t", "k", "tS"})
 
@@ -34,7 +34,7 @@ _PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "pitch_range": 4}
 
 @dataclass(frozen=True)
 class Voice:
-    """How a speaker sounds, in espeak-ng's own terms."""
+    """How a speaker sounds, in the units of espeak-ng."""
 
     name: str  # accent and variant, e.g. "en-us+m3"
     pitch: int = 50  # 0..99
@@ -45,7 +45,7 @@ class Voice:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """One spoken utterance; times in seconds from the first sample."""
+    """One spoken utterance. Times are in seconds from the first sample."""
 
     samples: np.ndarray  # int16 [N] at SAMPLE_RATE
     phonemes: tuple[tuple[str, float, float], ...]  # (espeak name, start, end), pauses included
@@ -79,9 +79,16 @@ _SynthCallback = ctypes.CFUNCTYPE(
 
 
 def speak(words: Sequence[str], voice: Voice) -> Speech:
-    """Say `words` (each as espeak-ng should read it) and tell when each word and phoneme sounds.
+    """Synthesize words, and record the times of words and phonemes.
 
-    The same arguments give the same samples, whatever was spoken before.
+    The same arguments give the same samples, regardless of earlier calls.
+
+    Args:
+        words: The words as espeak-ng should read them.
+        voice: The voice.
+
+    Raises:
+        InputError: If espeak-ng is missing, or does not know the voice or the words.
     """
     text = " ".join(words)
     chunks: list[bytes] = []
@@ -103,7 +110,9 @@ def speak(words: Sequence[str], voice: Voice) -> Speech:
     with _fresh_espeak() as espeak:
         _set_voice(espeak, voice)
         espeak.espeak_SetSynthCallback(callback)
-        espeak.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of breath noise; seeded by the clock else
+        espeak.espeak_ng_SetRandSeed(
+            ctypes.c_long(1)
+        )  # of breath noise; otherwise seeded by the clock
         encoded = text.encode() + b"\0"
         flags = _CHARS_UTF8 | _BRACKETED_PHONEMES
         espeak.espeak_Synth(encoded, len(encoded), 0, 1, 0, flags, None, None)
@@ -124,13 +133,13 @@ def _until_terminated(events: ctypes._Pointer) -> Iterator[_Event]:
 
 
 def _short_string(raw: ctypes.Array) -> str:
-    """Text of espeak's 8-byte field, which has no terminator when it is full."""
+    """Return the text of espeak's 8-byte field, which has no terminator if it is full."""
     return bytes(raw).split(b"\0")[0].decode(errors="replace")
 
 
 @contextmanager
 def _fresh_espeak() -> Iterator[ctypes.CDLL]:
-    """A newly loaded and initialized espeak-ng, unloaded at the end."""
+    """Load and initialize espeak-ng, and unload it at the end."""
     import _ctypes
 
     try:
@@ -145,8 +154,8 @@ def _fresh_espeak() -> Iterator[ctypes.CDLL]:
         rate = espeak.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, str(data_path).encode(), options)
         if rate != ESPEAK_RATE:
             raise InputError(
-                f"{data_path}: espeak-ng cannot start from here (answer {rate}); "
-                "pip install --force-reinstall espeakng-loader, in a folder with a short path"
+                f"{data_path}: espeak-ng cannot start from here (it returned {rate}); "
+                "pip install --force-reinstall espeakng-loader in a folder with a short path"
             )
         yield espeak
         espeak.espeak_Terminate()
@@ -162,7 +171,7 @@ def _set_voice(espeak: ctypes.CDLL, voice: Voice) -> None:
 
 
 def _to_16khz(wave: np.ndarray) -> np.ndarray:
-    """int16 [N] at 22.05 kHz -> int16 [M] at 16 kHz."""
+    """Resample int16 [N] at 22.05 kHz to int16 [M] at 16 kHz."""
     from scipy.signal import resample_poly
 
     resampled = resample_poly(wave.astype(np.float32), 320, 441)
@@ -170,9 +179,9 @@ def _to_16khz(wave: np.ndarray) -> np.ndarray:
 
 
 def _spans(marks: Sequence[tuple[str, float]], end: float) -> tuple[tuple[str, float, float], ...]:
-    """(name, start) -> (name, start, end), each ending where the next begins.
+    """Turn (name, start) into (name, start, end), where each ends at the start of the next.
 
-    Voiceless stops are moved back so that they cover their closure.
+    Voiceless stops are moved back to include their closure.
     """
     starts = [start for _, start in marks]
     for index, (name, start) in enumerate(marks):
@@ -188,10 +197,10 @@ def _word_times(
     marks: Sequence[tuple[int, float]],
     phonemes: Sequence[tuple[str, float, float]],
 ) -> tuple[tuple[str, float, float], ...]:
-    """When each word sounds: from its own mark to the next word's or to the end of the speech.
+    """Return the times of words: from their mark to the next word's mark or the end of the speech.
 
-    espeak-ng reads some word pairs ("of the") as one and marks only the first: the words without
-    a mark share that word's time evenly.
+    espeak-ng reads some word pairs ("of the") as one, and marks only the first one. Words without a
+    mark share its time evenly.
     """
     offsets = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
     marked: dict[int, float] = {}

@@ -1,12 +1,12 @@
-"""From phonemes to the motion of the mouth.
+"""Compute the motion of the mouth from phonemes.
 
-Each phoneme belongs to a viseme: a target for the mouth's parameters, and how firmly it insists on
-them. The motion is a blend of the targets around each moment, weighted by how firm and how near
-each is: dominance functions after Cohen and Massaro, "Modeling coarticulation in synthetic visual
-speech" (1993), here with a Gaussian fall-off outside the phoneme.
+Each phoneme belongs to a viseme: a target for the parameters of the mouth, and its firmness. The
+motion blends the targets around each moment, weighted by their firmness and proximity: dominance
+functions after Cohen and Massaro, "Modeling coarticulation in synthetic visual speech" (1993), here
+with a Gaussian fall-off outside the phoneme.
 
-Phonemes of one viseme look the same (/p b m/, /f v/, /t d s z n l/), and those made behind the
-teeth (/k g h/) take the shape of their neighbors: lips tell much but not all.
+Phonemes of one viseme look the same (/p b m/, /f v/, /t d s z n l/), and those formed behind the
+teeth (/k g h/) take the shape of their neighbors, so the lips are ambiguous.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 PARAMETERS = ("opening", "width", "rounding", "teeth", "tongue", "jaw", "tuck", "press")
-"""Columns of a trajectory, each 0..1: opening between the lips; corners drawn in .. spread;
-rounding and protrusion; how far the upper teeth show; how high the tongue is; how far the chin is
-down; lower lip under the upper teeth; lips pressed together."""
+"""The columns of a trajectory, each 0 to 1: opening between the lips; width, from narrow to spread;
+rounding and protrusion; visibility of the upper teeth; height of the tongue; how far the chin is
+lowered; lower lip under the upper teeth; lips pressed together."""
 
 
 @dataclass(frozen=True)
 class Viseme:
-    """Target of the mouth, and the firmness of its three groups of parameters."""
+    """A target of the mouth, and the firmness of its three groups of parameters."""
 
     opening: float
     width: float
@@ -37,7 +37,7 @@ class Viseme:
     firm_lips: float = 1.0  # opening, jaw, tuck, press
     firm_shape: float = 1.0  # width, rounding
     firm_inside: float = 1.0  # teeth, tongue
-    reach: float = 0.045  # seconds over which the hold falls off on either side
+    reach: float = 0.045  # seconds over which the influence decreases on either side
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -76,7 +76,7 @@ VISEMES = {
     "er": Viseme(0.38, 0.38, 0.40, 0.35, 0.20, 0.32, 0.0, 0.0, 0.9, 1.0, 0.7),
 }
 
-# espeak-ng's names of the phonemes of its English voices, without stress and variant marks; a
+# espeak-ng's names of the phonemes of its English voices, without marks of stress and variants. A
 # diphthong passes through several visemes in equal parts.
 PHONEMES: dict[str, tuple[str, ...]] = {
     "_": ("rest",),
@@ -118,10 +118,10 @@ PHONEMES: dict[str, tuple[str, ...]] = {
 
 
 def visemes_of(phoneme: str) -> tuple[str, ...]:
-    """Visemes of an espeak-ng phoneme name such as "p", "'aI3" or "t#".
+    """Return the visemes of an espeak-ng phoneme, for example "p", "'aI3" or "t#".
 
-    Marks of stress go first, then marks of variants from the end until the name is known; a name
-    that stays unknown looks like a schwa.
+    Marks of stress are removed first, then marks of variants from the end until the name is known.
+    An unknown phoneme looks like a schwa.
     """
     name = phoneme.lstrip("',%=")
     while name and name not in PHONEMES:
@@ -132,9 +132,16 @@ def visemes_of(phoneme: str) -> tuple[str, ...]:
 def mouth_trajectory(
     phonemes: Sequence[tuple[str, float, float]], n_frames: int, fps: float
 ) -> np.ndarray:
-    """Parameters of the mouth in the middle of each frame: float32 [n_frames, len(PARAMETERS)].
+    """Compute the parameters of the mouth in the middle of each frame.
 
-    `phonemes` are (name, start, end) in seconds; before the first and after the last is rest.
+    Args:
+        phonemes: (name, start, end) in seconds. The mouth rests before the first and after the
+            last one.
+        n_frames: The number of frames.
+        fps: Frames per second.
+
+    Returns:
+        float32 [n_frames, len(PARAMETERS)].
     """
     first, last = phonemes[0][1], phonemes[-1][2]
     segments = [(VISEMES["rest"], first - 1.0, first)]
@@ -150,7 +157,7 @@ def mouth_trajectory(
     firmness = np.array([viseme.firmness for viseme, _, _ in segments])  # [N, P]
     reach = np.array([viseme.reach for viseme, _, _ in segments])  # [N] s
     starts, ends = np.array([(start, end) for _, start, end in segments]).T
-    # The hold begins to fall a little inside the phoneme, so that long ones glide too.
+    # The influence decreases slightly inside the phoneme, so that long ones glide, too.
     margin = np.minimum(0.25 * (ends - starts), reach)
     times = (np.arange(n_frames)[:, None] + 0.5) / fps
     away = np.maximum(starts + margin - times, times - (ends - margin)).clip(0)  # [T, N] s

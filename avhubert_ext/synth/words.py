@@ -1,6 +1,7 @@
-"""Common English words by kind, and sentence templates that draw from them.
+"""Common English words by kind, and sentence templates that use them.
 
-A slot <kind> is filled with a word of that kind; "a" becomes "an" where the word asks for it.
+A slot <kind> is filled with a word of that kind; "a" becomes "an" before a vowel. The lists define
+the corpus: changing the spelling of a word would change its transcripts and models.
 """
 
 from __future__ import annotations

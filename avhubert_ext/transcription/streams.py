@@ -10,9 +10,9 @@ import numpy as np
 
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from avhubert_ext.data.media import (
-    LIMITS,
-    Limits,
+    MEDIA_LIMITS,
     MediaInfo,
+    MediaLimits,
     PictureError,
     Sound,
     check_duration,
@@ -57,7 +57,7 @@ def read_streams(
     mouth: bool = False,
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
-    limits: Limits = LIMITS,
+    limits: MediaLimits = MEDIA_LIMITS,
     progress: Progress | None = None,
 ) -> Streams:
     """Read the streams of a file.
@@ -119,7 +119,7 @@ def read_streams(
     return _on_one_clock(sound, clip, notes)
 
 
-def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> None:
+def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: MediaLimits) -> None:
     """Raise an InputError if sound and picture together span more than the limit of seconds."""
     ends = sound.start + len(sound.samples) / SAMPLE_RATE, clip.start + len(clip.video) / FPS
     seconds = max(ends) - min(sound.start, clip.start)
@@ -128,7 +128,7 @@ def _check_span(path: Path, sound: Sound, clip: MouthClip, limits: Limits) -> No
 
 
 def _sound(
-    path: Path, info: MediaInfo, limits: Limits, optional: bool
+    path: Path, info: MediaInfo, limits: MediaLimits, optional: bool
 ) -> tuple[Sound | None, tuple[str, ...]]:
     """Read the sound of a file, or the one beside it, with notes; None if there is none.
 

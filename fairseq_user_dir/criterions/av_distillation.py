@@ -14,15 +14,22 @@ COUNTS = ("ntokens", "nsentences", "sample_size")
 
 @register_criterion("av_distillation", dataclass=FairseqDataclass)
 class AVDistillationCriterion(FairseqCriterion):
-    """The task owns settings and teacher; here they meet the student."""
+    """The distillation loss, with the settings and the teacher of the task."""
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any]
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """The loss summed over the valid frames, their number, and what is logged.
+        """Compute the loss of one batch.
 
-        The trainer divides the gradient by the frames of all processes and accumulated batches:
-        what is minimized is the mean over the frames of the global batch, however it is spread.
+        The trainer divides the gradient by the frames of all processes and accumulated batches.
+        What is minimized is the mean over all frames, however they are distributed.
+
+        Args:
+            model: The student.
+            sample: The batch.
+
+        Returns:
+            The loss summed over the valid frames, their number, and the metrics.
         """
         device = next(model.parameters()).device
         config, teacher = self.task.distillation, self.task.teacher.to(device)
@@ -36,7 +43,7 @@ class AVDistillationCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the means over the frames of all batches."""
+        """Log the means over all frames of the batches."""
         frames = sum(float(log["sample_size"]) for log in logging_outputs)
         for name in (name for name in logging_outputs[0] if name not in COUNTS):
             total = sum(float(log[name]) for log in logging_outputs)

@@ -1,4 +1,4 @@
-"""`--criterion ctc_attention`: paper B's loss, the mean over the utterances of a batch."""
+"""`--criterion ctc_attention`: the loss of paper B, averaged over utterances."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,20 +15,26 @@ from avhubert_ext.training.losses import IGNORED, ctc_attention_loss
 
 @dataclass
 class CTCAttentionConfig(FairseqDataclass):
+    """The options of the loss."""
+
     ctc_weight: float = field(
         default=0.1,
-        metadata={"help": "of CTC in the loss and in the beam search; the rest is the decoder's"},
+        metadata={
+            "help": "The weight of CTC in the loss and in the beam search, from 0 to 1. The "
+            "attention decoder has the rest."
+        },
     )
     label_smoothing: float = field(
-        default=0.1, metadata={"help": "probability that the target gives to all other outputs"}
+        default=0.1,
+        metadata={"help": "The probability that a target gives to all other outputs together."},
     )
 
 
 @register_criterion("ctc_attention", dataclass=CTCAttentionConfig)
 class CTCAttentionCriterion(FairseqCriterion):
-    """The trainer divides the gradient by the utterances of all processes and batches."""
+    """Paper B's loss, which the trainer divides by the utterances of all processes and batches."""
 
-    logged = ("loss", "loss_ctc", "loss_attention")  # sums, each shown per utterance
+    logged = ("loss", "loss_ctc", "loss_attention")  # sums over utterances, logged as means
 
     def __init__(self, task: FairseqTask, ctc_weight: float, label_smoothing: float) -> None:
         super().__init__(task)
@@ -41,7 +47,15 @@ class CTCAttentionCriterion(FairseqCriterion):
     def forward(
         self, model: nn.Module, sample: dict[str, Any]
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """The loss summed over the utterances, their number, and what is logged."""
+        """Compute the loss of one batch.
+
+        Args:
+            model: The recognizer.
+            sample: The batch.
+
+        Returns:
+            The loss summed over the utterances, their number, and the metrics.
+        """
         padding = self.task.target_dictionary.pad()
         targets = sample["target"].masked_fill(sample["target"] == padding, IGNORED)
         loss, terms = self.losses(model, sample["net_input"], targets)
@@ -52,7 +66,16 @@ class CTCAttentionCriterion(FairseqCriterion):
     def losses(
         self, model: nn.Module, inputs: dict[str, Any], targets: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms, as `ctc_attention_loss`; inputs: the model's."""
+        """The loss and its terms, as from `ctc_attention_loss`.
+
+        Args:
+            model: The recognizer.
+            inputs: Its inputs.
+            targets: Indices of outputs, int64 [B, L], with `IGNORED` at padding.
+
+        Returns:
+            The loss summed over the utterances, and its terms by name.
+        """
         return ctc_attention_loss(
             *model(**inputs),
             inputs["padding_mask"],
@@ -63,7 +86,7 @@ class CTCAttentionCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the losses per utterance, and the share of tokens that the decoder gets right."""
+        """Log the losses per utterance, and the fraction of tokens that the decoder gets right."""
 
         def total(name: str) -> float:
             return sum(float(log[name]) for log in logging_outputs)

@@ -1,6 +1,7 @@
 """`--criterion ctc_attention_distillation`: a small lip reader learns from a large one (paper B).
 
-The paper tells neither weight nor temperature of the teacher's posteriors: 0.5 and 1 are ours.
+The paper gives neither the weight nor the temperature of the teacher's posteriors. The defaults,
+0.5 and 1, are ours.
 """
 
 from dataclasses import dataclass, field
@@ -28,46 +29,82 @@ NAME = "ctc_attention_distillation"
 
 @dataclass
 class CTCAttentionDistillationConfig(CTCAttentionConfig):
+    """The options of the loss and of the teacher."""
+
     teacher: Optional[str] = field(
-        default=None, metadata={"help": "checkpoint of the teacher, any that load_auto_avsr reads"}
+        default=None,
+        metadata={"help": "The file of the teacher: a lip reader for the same subwords."},
     )
     distillation_weight: float = field(
         default=0.5,
-        metadata={"help": "of the teacher's posteriors in the loss; the rest is the labels'"},
+        metadata={
+            "help": "The weight of the teacher's posteriors in the loss, from 0 to 1. The labels "
+            "have the rest."
+        },
     )
     temperature: float = field(
-        default=1.0, metadata={"help": "softens the posteriors of both; 1 leaves them as they are"}
+        default=1.0,
+        metadata={
+            "help": "Divide the logits of teacher and student by this before the comparison. 1 "
+            "changes nothing."
+        },
     )
 
 
 class LipReadingTeacher:
-    """A frozen lip reader, which no checkpoint, optimizer or DDP must see: so it is no nn.Module.
+    """A frozen lip reader.
 
-    Raises InputError where the file is missing, holds no lip reader, or one that reads other
-    streams or writes other subwords than the task's.
+    It is not a module, so that it stays out of checkpoints, optimizers and DDP.
     """
 
     def __init__(self, path: Path, task: FairseqTask) -> None:
+        """Load the teacher.
+
+        Args:
+            path: The model file.
+            task: The task of the student.
+
+        Raises:
+            InputError: The file is missing or has no lip reader, or that one has other input
+                streams or other subwords than the task.
+        """
         recognizer = load_auto_avsr(path)
         check_teacher(path, recognizer, task)
         self.model = VSRCTCAttention(recognizer.fuse()).eval()
 
     @torch.no_grad()
     def __call__(self, inputs: dict[str, Any], precision: Precision) -> tuple[Tensor, Tensor]:
-        """What the model gives for the student's inputs, on their device, in its precision."""
+        """Run the teacher.
+
+        Args:
+            inputs: The inputs of the student.
+            precision: The precision of the student.
+
+        Returns:
+            What `VSRCTCAttention.forward` returns, on the device of the inputs.
+        """
         self.model.precision = precision
         return self.model.to(inputs["padding_mask"].device)(**inputs)
 
 
 def check_teacher(path: Path, teacher: CTCAttentionRecognizer, task: FairseqTask) -> None:
-    """Raise an InputError if the teacher in a file does not fit what the task's models do."""
+    """Check that a teacher fits the models of a task.
+
+    Args:
+        path: The file of the teacher.
+        teacher: Its network.
+        task: The task of the student.
+
+    Raises:
+        InputError: The task is no lip reading, or the teacher has other input streams or subwords.
+    """
     if not isinstance(task.target_dictionary, CTCDictionary):
         raise InputError(f"--criterion {NAME} is for lip readers: set --task vsr or vsr_sparse")
     modality, wanted = teacher.encoder.config.modality, task.cfg.modalities
     if modality != wanted:
         raise InputError(
             f"teacher {path} reads {modality}, its student {wanted}: name another teacher, or set "
-            f"--modalities {modality}"
+            f"--modalities {modality} for the student"
         )
     outputs, digest = teacher.decoder.config.vocabulary, read_origin(path).get("dictionary")
     try:
@@ -78,7 +115,7 @@ def check_teacher(path: Path, teacher: CTCAttentionRecognizer, task: FairseqTask
 
 @register_criterion(NAME, dataclass=CTCAttentionDistillationConfig)
 class CTCAttentionDistillationCriterion(CTCAttentionCriterion):
-    """Labels and the teacher's posteriors, on the same batch in training and validation."""
+    """The loss on the labels and on the teacher's posteriors, in training and validation."""
 
     logged = (*CTCAttentionCriterion.logged, "kl_ctc", "kl_attention")
 
@@ -97,7 +134,7 @@ class CTCAttentionDistillationCriterion(CTCAttentionCriterion):
         if not 0 < temperature < float("inf"):
             raise InputError(f"temperature {temperature}: expected a number above 0")
         if not teacher:
-            raise InputError(f"--criterion {NAME}: teacher missing; name its checkpoint: --teacher")
+            raise InputError(f"--criterion {NAME}: teacher missing; name its file with --teacher")
         self.distillation_weight = distillation_weight
         self.temperature = temperature
         self.teacher = LipReadingTeacher(Path(teacher), task)
@@ -105,7 +142,7 @@ class CTCAttentionDistillationCriterion(CTCAttentionCriterion):
     def losses(
         self, model: nn.Module, inputs: dict[str, Any], targets: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms, as `ctc_attention_distillation_loss`; inputs: the model's."""
+        """The loss and its terms, as from `ctc_attention_distillation_loss`."""
         return ctc_attention_distillation_loss(
             model(**inputs),
             self.teacher(inputs, model.precision),

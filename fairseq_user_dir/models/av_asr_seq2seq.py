@@ -1,4 +1,4 @@
-"""`--arch av_asr_seq2seq`: any encoder of the library with its transformer decoder."""
+"""`--arch av_asr_seq2seq`: an encoder of the library and its transformer decoder."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -34,38 +34,46 @@ FROZEN_MODES = ("train", "eval")
 
 @dataclass
 class AVASRSeq2SeqConfig(RecognizerConfig):
+    """The options of the network and of its training."""
+
     encoder: str = field(
         default="student-7",
-        metadata={"help": "preset of a new encoder: teacher-NAME or student-NAME"},
+        metadata={"help": "The preset of a new encoder, for example teacher-base or student-7."},
     )
     encoder_checkpoint: Optional[str] = field(
-        default=None, metadata={"help": "start from this trained encoder instead of a preset"}
+        default=None,
+        metadata={"help": "Start from the trained encoder in this file instead of a preset."},
     )
-    decoder: str = field(default="base", metadata={"help": "preset of the decoder"})
+    decoder: str = field(
+        default="base", metadata={"help": "The preset of the decoder: `base` or `tiny`."}
+    )
     encoder_changes: Optional[str] = field(
         default=None,
         metadata={
-            "help": "changes to the encoder's configuration as JSON, other dropouts for one: "
-            '{"dropout": 0.0, "activation_dropout": 0.1, "layerdrop": 0.1}'
+            "help": "Changes to the configuration of the encoder as JSON, for example "
+            '{"dropout": 0.0, "activation_dropout": 0.1, "layerdrop": 0.1}.'
         },
     )
     freeze_encoder_updates: int = field(
-        default=0, metadata={"help": "updates during which the encoder's weights stay as they are"}
+        default=0, metadata={"help": "Freeze the encoder for this many updates."}
     )
     frozen_encoder: str = field(
         default="train",
         metadata={
-            "help": "mode of a frozen encoder: train, as AV-HuBERT's (dropout is on, batch norm's "
-            "running statistics move), or eval (no dropout, statistics stay)"
+            "help": "The mode of a frozen encoder: `train`, with dropout and changing statistics "
+            "of batch norm as in AV-HuBERT, or `eval`, with neither."
         },
     )
     modality_dropout: float = field(
-        default=0.0, metadata={"help": "probability that a batch loses its audio or its video"}
+        default=0.0, metadata={"help": "The probability that one stream of a batch is dropped."}
     )
 
 
 class Encoder(FairseqEncoder):
-    """The library's encoder and the bridge to the decoder's width, which always learns."""
+    """The library's encoder, and a projection to the width of the decoder.
+
+    The projection, `bridge`, is trained while the encoder is frozen.
+    """
 
     def __init__(
         self,
@@ -80,7 +88,7 @@ class Encoder(FairseqEncoder):
             raise InputError(
                 f"frozen_encoder '{frozen_mode}': expected one of {', '.join(FROZEN_MODES)}"
             )
-        self.w2v_model = encoder  # the name of the encoder in AV-HuBERT's finetuned checkpoints
+        self.w2v_model = encoder  # its name in AV-HuBERT's finetuned checkpoints
         self.bridge = bridge
         self.freeze_updates = freeze_updates
         self.frozen_mode = frozen_mode
@@ -92,7 +100,7 @@ class Encoder(FairseqEncoder):
 
     @property
     def frozen(self) -> bool:
-        """Whether the update in progress leaves the encoder, not the bridge, as it is."""
+        """Whether the current update must not change the encoder."""
         return self.num_updates < self.freeze_updates
 
     def forward(
@@ -102,7 +110,17 @@ class Encoder(FairseqEncoder):
         video: Tensor | None,
         padding_mask: Tensor,
     ) -> dict[str, Tensor]:
-        """Shapes as in AVHubertEncoder.forward; `source` is there for fairseq's beam search."""
+        """Encode a batch. Shapes are as in `AVHubertEncoder.forward`.
+
+        Args:
+            source: Ignored. fairseq's beam search needs it.
+            audio: The audio features, or None.
+            video: The frames, or None.
+            padding_mask: True at padding.
+
+        Returns:
+            `memory` for the decoder, and the padding mask.
+        """
         frozen = self.frozen
         self.w2v_model.train(self.training and not (frozen and self.frozen_mode == "eval"))
         with self.precision.autocast(padding_mask.device):
@@ -117,7 +135,7 @@ class Encoder(FairseqEncoder):
 
 
 class Decoder(FairseqIncrementalDecoder):
-    """The library's decoder; its cache travels in fairseq's incremental state."""
+    """The library's decoder. Its cache is in fairseq's incremental state."""
 
     def __init__(
         self, dictionary: Dictionary, decoder: TransformerDecoder, precision: Precision
@@ -150,7 +168,7 @@ class Decoder(FairseqIncrementalDecoder):
 
 @register_model("av_asr_seq2seq", dataclass=AVASRSeq2SeqConfig)
 class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
-    """An AVRecognizer in fairseq's clothes."""
+    """The library's AVRecognizer as a fairseq model."""
 
     def __init__(
         self,
@@ -201,7 +219,18 @@ class AVASRSeq2Seq(Float32Weights, FairseqEncoderDecoderModel):
 
 
 def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
-    """A recognizer with a fresh decoder, its encoder fresh or from a checkpoint."""
+    """Build a recognizer with a new decoder.
+
+    Args:
+        cfg: The options.
+        vocabulary: The number of outputs.
+
+    Returns:
+        The recognizer with random weights, or with the trained encoder of `encoder_checkpoint`.
+
+    Raises:
+        InputError: A preset or a change is unknown, or the checkpoint cannot be used.
+    """
     trained = load_avhubert(Path(cfg.encoder_checkpoint)) if cfg.encoder_checkpoint else None
     encoder = trained.config if trained is not None else encoder_preset(cfg.encoder)
     changes = parse_json(cfg.encoder_changes, "encoder_changes") if cfg.encoder_changes else {}
@@ -216,11 +245,20 @@ def new_recognizer(cfg: AVASRSeq2SeqConfig, vocabulary: int) -> AVRecognizer:
 
 
 def load_trained(encoder: AVHubertEncoder, trained: AVHubertEncoder, source: str) -> None:
-    """Copy the weights; an InputError if the changed encoder has others."""
+    """Copy the weights of a trained encoder.
+
+    Args:
+        encoder: The encoder to fill.
+        trained: The trained one.
+        source: The file of the trained one, for messages.
+
+    Raises:
+        InputError: The encoders have different weights.
+    """
     shapes = [{n: t.shape for n, t in e.state_dict().items()} for e in (encoder, trained)]
     if shapes[0] != shapes[1]:
         raise InputError(
-            f"encoder_changes: another network than that of {source}; with --encoder-checkpoint "
-            "change dropouts only"
+            f"encoder_changes: another network than that in {source}; with --encoder-checkpoint "
+            "change only dropouts"
         )
     encoder.load_state_dict(trained.state_dict())

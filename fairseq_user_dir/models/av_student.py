@@ -18,14 +18,16 @@ from ..precision import Float32Weights, Precision
 
 @dataclass
 class AVStudentConfig(FairseqDataclass):
+    """What the checkpoint of a student stores about it."""
+
     description: Optional[str] = field(
-        default=None, metadata={"help": "set by the task: the network in full, for checkpoints"}
+        default=None, metadata={"help": "The network as JSON. The task sets it, for checkpoints."}
     )
 
 
 @register_model(FAIRSEQ_STUDENT, dataclass=AVStudentConfig)
 class AVStudent(Float32Weights, BaseFairseqModel):
-    """The library's Student; its network and targets are the task's options."""
+    """The library's Student as a fairseq model. Its options are those of the task."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`--arch vsr_ctc_attention`: SparseVSR's recognizers (paper B), of lips, audio or both."""
+"""`--arch vsr_ctc_attention`: SparseVSR's recognizers (paper B) of lips, audio or both."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,20 +24,25 @@ from ..precision import Float32Weights, Precision
 
 @dataclass
 class VSRModelConfig(RecognizerConfig):
-    network: str = field(default="base-s", metadata={"help": "base-s, base-l, tiny, tiny-s"})
+    """The options of the network."""
+
+    network: str = field(
+        default="base-s",
+        metadata={"help": "The preset of the network: `base-s`, `base-l`, `tiny` or `tiny-s`."},
+    )
     frontend_checkpoint: Optional[str] = field(
         default=None,
-        metadata={"help": "start the visual frontend from an LRW or Auto-AVSR checkpoint"},
+        metadata={"help": "Start the visual frontend from this LRW or Auto-AVSR checkpoint."},
     )
     unmasked_padding: bool = field(
         default=False,
-        metadata={"help": "let padding leak into the clips of a batch, as Auto-AVSR's own code"},
+        metadata={"help": "Let padding affect the other clips of a batch, as in Auto-AVSR's code."},
     )
 
 
 @register_model(FAIRSEQ_VSR, dataclass=VSRModelConfig)
 class VSRCTCAttention(Float32Weights, BaseFairseqModel):
-    """A CTCAttentionRecognizer in fairseq's clothes."""
+    """The library's CTCAttentionRecognizer as a fairseq model."""
 
     def __init__(self, recognizer: CTCAttentionRecognizer) -> None:
         super().__init__()
@@ -48,7 +53,7 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: VSRModelConfig, task: FairseqTask) -> "VSRCTCAttention":
         if not isinstance(task.target_dictionary, CTCDictionary):
-            raise InputError(f"--arch {FAIRSEQ_VSR}: its outputs are those of --task vsr: set that")
+            raise InputError(f"--arch {FAIRSEQ_VSR} has the outputs of --task vsr: set --task vsr")
         outputs = task.outputs
         recognizer = new_recognizer(cfg, task.cfg.modalities, len(outputs))
         check_dictionary(
@@ -67,16 +72,16 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
         padding_mask: Tensor,
         prev_output_tokens: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """As `CTCAttentionRecognizer.forward`; `source` is there for fairseq."""
+        """As `CTCAttentionRecognizer.forward`. fairseq passes `source`, which is ignored."""
         end = self.recognizer.eos
-        # Padding is no output: what is decoded from it, an end of a sentence, is not looked at.
+        # Padding is no output. The end of a sentence stands in; its predictions are ignored.
         tokens = prev_output_tokens.clamp(max=end)
         with self.precision.autocast(padding_mask.device):
             return self.recognizer(video, padding_mask, tokens, audio)
 
     def get_normalized_probs(self, *args: Any, **kwargs: Any) -> Tensor:
         raise InputError(
-            f"--arch {FAIRSEQ_VSR} is trained with --criterion ctc_attention: set that"
+            f"--arch {FAIRSEQ_VSR} is trained with another loss: set --criterion ctc_attention"
         )
 
     def max_positions(self) -> None:
@@ -84,7 +89,19 @@ class VSRCTCAttention(Float32Weights, BaseFairseqModel):
 
 
 def new_recognizer(cfg: VSRModelConfig, modality: str, vocabulary: int) -> CTCAttentionRecognizer:
-    """From a checkpoint's description, or fresh, its visual frontend perhaps trained."""
+    """Build a recognizer.
+
+    Args:
+        cfg: The options. With a `description`, from a checkpoint, only this counts.
+        modality: The input: `video`, `audio` or `both`.
+        vocabulary: The number of outputs.
+
+    Returns:
+        The recognizer with random weights, except those of `frontend_checkpoint`.
+
+    Raises:
+        InputError: The preset is unknown, or the frontend's file cannot be used.
+    """
     if cfg.description:
         return build(json.loads(cfg.description))
     recognizer = build_vsr(cfg.network, modality, vocabulary, not cfg.unmasked_padding)

@@ -1,6 +1,7 @@
-"""`--task av_distillation`: a student learns a teacher's blocks, on one machine or many (paper A).
+"""`--task av_distillation`: a student learns to predict blocks of a teacher (paper A).
 
-The settings are the library's, under the names that they have in s3prl's YAML files.
+This is for training on several GPUs or machines. The settings are those of the library and have the
+same names as in the YAML files for s3prl.
 """
 
 from collections.abc import Mapping
@@ -27,64 +28,88 @@ from ..options import parse_json
 
 @dataclass
 class AVDistillationConfig(AVTaskConfig):
+    """The options of a distillation."""
+
     teacher: Optional[str] = field(
-        default=None, metadata={"help": "checkpoint of the teacher, any that load_avhubert reads"}
+        default=None,
+        metadata={"help": "The file of the teacher: AV-HuBERT, an encoder or a recognizer."},
     )
     student: str = field(
         default=DistillationConfig.student,
         metadata={
-            "help": "preset, or changes to one as JSON: "
-            '{"preset": "7", "targets": [12], "encoder": {"ffn": 1024}}'
+            "help": "The preset of the student, for example 7, or changes to one as JSON: "
+            '{"preset": "7", "targets": [12], "encoder": {"ffn": 1024}}.'
         },
     )
     targets: Optional[str] = field(
         default=DistillationConfig.targets,
-        metadata={"help": "teacher blocks to predict: 4,8,12 (default: the student's)"},
+        metadata={
+            "help": "The blocks of the teacher to predict, for example 4,8,12. The default depends "
+            "on the student."
+        },
     )
     final_norm: bool = field(
         default=DistillationConfig.final_norm,
-        metadata={"help": "teacher's final layer norm on the target from its last block"},
+        metadata={
+            "help": "Apply the teacher's final layer norm to the target from its last block."
+        },
     )
     cosine_weight: float = field(
-        default=DistillationConfig.cosine_weight, metadata={"help": "lambda of the loss"}
+        default=DistillationConfig.cosine_weight,
+        metadata={"help": "The weight of the cosine term in the loss (lambda in equation 2)."},
     )
     teacher_precision: str = field(
         default=DistillationConfig.teacher_precision,
-        metadata={"help": "bfloat16, float16, float32; auto: bfloat16 where the hardware has it"},
+        metadata={
+            "help": "The precision of the teacher: `bfloat16`, `float16`, `float32`, or `auto`, "
+            "which is bfloat16 if the hardware supports it."
+        },
     )
     modality_dropout: float = field(
         default=DistillationConfig.modality_dropout,
-        metadata={"help": "probability that a batch loses its audio or its video"},
+        metadata={"help": "The probability that one stream of a batch is dropped."},
     )
     audio_dropout: float = field(
         default=DistillationConfig.audio_dropout,
-        metadata={"help": "probability that it is the audio"},
+        metadata={"help": "The probability that the dropped stream is the audio."},
     )
     modality_dropout_for: str = field(
         default=DistillationConfig.modality_dropout_for,
-        metadata={"help": "who loses it: both networks, or the student alone"},
+        metadata={"help": "Drop the stream for `both` networks or for the `student` only."},
     )
     imagenet: Optional[str] = field(
         default=DistillationConfig.imagenet,
-        metadata={"help": "torchvision's weights for a ShuffleNetV2 frontend"},
+        metadata={"help": "A file with torchvision's weights for a ShuffleNetV2 frontend."},
     )
     max_frames: int = field(
-        default=500, metadata={"help": "longer utterances are cut to a random window of so many"}
+        default=500,
+        metadata={"help": "Cut longer utterances to a random window of this many frames."},
     )
     noise_for: str = field(
-        default="both", metadata={"help": "who hears the noise: both, or the student alone"}
+        default="both",
+        metadata={"help": "Add the noise for `both` networks or for the `student` only."},
     )
 
 
 def distillation_config(cfg: AVDistillationConfig) -> DistillationConfig:
-    """The library's settings in fairseq's; InputError where a value makes no sense."""
+    """Translate fairseq's options to the library's settings.
+
+    Args:
+        cfg: The options of the task.
+
+    Returns:
+        The settings of the distillation.
+
+    Raises:
+        InputError: A value is invalid, or there is no teacher.
+    """
     values = {f.name: getattr(cfg, f.name) for f in fields(DistillationConfig)}
     values["student"] = parse_student(cfg.student)
     return DistillationConfig.from_mapping(values, "--task av_distillation")
 
 
 def parse_student(text: str) -> str | Mapping[str, Any]:
-    """A preset's name, or the JSON object of a change to one."""
+    """The name of a preset, or the changes to one, which are a JSON object."""
     if not text.lstrip().startswith("{"):
         return text
     return parse_json(text, "student")
@@ -92,7 +117,7 @@ def parse_student(text: str) -> str | Mapping[str, Any]:
 
 @register_task("av_distillation", dataclass=AVDistillationConfig)
 class AVDistillationTask(AVTask):
-    """Loads utterances and owns the teacher, which no checkpoint, optimizer or DDP must see."""
+    """Distillation. The task has the teacher, out of reach of checkpoints, optimizers and DDP."""
 
     def __init__(self, cfg: AVDistillationConfig) -> None:
         super().__init__(cfg)
@@ -115,7 +140,7 @@ class AVDistillationTask(AVTask):
         self.datasets[split] = DistillationUtterances(dataset, split)
 
     def new_student(self) -> Student:
-        """The student at the start of its training."""
+        """Build a student as it is before its training."""
         return self.distillation.new_student(load_avhubert(self.distillation.teacher))
 
     def build_criterion(
@@ -127,9 +152,9 @@ class AVDistillationTask(AVTask):
     def optimizer_step(
         self, optimizer: FairseqOptimizer, model: torch.nn.Module, update_num: int
     ) -> None:
-        # A modality that every batch of the update lost leaves its frontend without a gradient: in
-        # one process the optimizer would pass it over, in several (and in half precision, where
-        # fairseq fills in zeros) its momentum would still move it.
+        # Where all batches of an update dropped the same stream, its frontend has no gradient. In
+        # one process the optimizer would skip it. In several, and in half precision, where fairseq
+        # fills in zeros, its momentum would still change it. With zeros all of them agree.
         for parameter in model.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

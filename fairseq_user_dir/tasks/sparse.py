@@ -1,6 +1,6 @@
-"""`--task av_asr_sparse`, `vsr_sparse`, `av_distillation_sparse`: those tasks on a pruned model.
+"""`--task av_asr_sparse`, `vsr_sparse`, `av_distillation_sparse`: the same for a pruned model.
 
-Checkpoints know the masks by the names of these classes: `SPARSE_TASKS` of the library.
+Checkpoints store the masks under the names of these classes (`SPARSE_TASKS` of the library).
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from .vsr import VSRTask, VSRTaskConfig
 
 @dataclass
 class SparseASRConfig(SparseMaskConfig, AVASRConfig):
-    pass
+    """The options of `av_asr` and of pruning."""
 
 
 @register_task("av_asr_sparse", dataclass=SparseASRConfig)
 class SparseASRTask(SparseMask, AVASRTask):
-    """Recognition with a pruned model; start it with `--finetune-from-model`."""
+    """Speech recognition with a pruned model; `--finetune-from-model` names the model to prune."""
 
 
 @dataclass
 class SparseVSRConfig(SparseMaskConfig, VSRTaskConfig):
-    pass
+    """The options of `vsr` and of pruning."""
 
 
 @register_task("vsr_sparse", dataclass=SparseVSRConfig)
@@ -35,7 +35,7 @@ class SparseVSRTask(SparseMask, VSRTask):
 
 @dataclass
 class SparseDistillationConfig(SparseMaskConfig, AVDistillationConfig):
-    pass
+    """The options of `av_distillation` and of pruning."""
 
 
 @register_task("av_distillation_sparse", dataclass=SparseDistillationConfig)

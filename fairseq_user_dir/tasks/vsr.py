@@ -1,4 +1,4 @@
-"""`--task vsr`: lip reading with CTC and attention (paper B); audio, or both, as well."""
+"""`--task vsr`: lip reading with CTC and attention (paper B). Audio and both streams work, too."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,16 +20,23 @@ from .av_asr import AVASRConfig, AVASRTask
 
 @dataclass
 class VSRTaskConfig(AVASRConfig):
-    modalities: str = field(default="video", metadata={"help": "video, audio or both"})
+    """The options of lip reading."""
+
+    modalities: str = field(
+        default="video", metadata={"help": "The input: `video`, `audio` or `both`."}
+    )
     ctc_weight: float = field(
         default=0.1,
-        metadata={"help": "of CTC in the loss and in the beam search; the rest is the decoder's"},
+        metadata={
+            "help": "The weight of CTC in the loss and in the beam search, from 0 to 1. The "
+            "attention decoder has the rest."
+        },
     )
 
 
 @register_task("vsr", dataclass=VSRTaskConfig)
 class VSRTask(AVASRTask):
-    """As `av_asr`, with the outputs of a CTC/attention recognizer and its own beam search."""
+    """As `av_asr`, but with the outputs and the beam search of a CTC/attention recognizer."""
 
     @classmethod
     def setup_task(cls, cfg: VSRTaskConfig, **kwargs: Any) -> "VSRTask":
@@ -47,7 +54,7 @@ class VSRTask(AVASRTask):
         if name != FAIRSEQ_VSR:
             raise InputError(
                 f"--task vsr is for models of --arch {FAIRSEQ_VSR}, this is one of {name}: "
-                "set that, or --task av_asr"
+                f"set --arch {FAIRSEQ_VSR} or --task av_asr"
             )
         return super().build_model(cfg, from_checkpoint)
 
@@ -57,5 +64,5 @@ class VSRTask(AVASRTask):
     def new_generator(
         self, models: list[torch.nn.Module], args: Any, *rest: Any, **kwargs: Any
     ) -> JointGenerator:
-        """The joint beam search; of fairseq's options it knows `--beam`."""
+        """Make the joint beam search. It ignores fairseq's search options except `--beam`."""
         return JointGenerator(self.dictionary.eos(), JointConfig(args.beam, self.cfg.ctc_weight))

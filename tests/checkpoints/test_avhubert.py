@@ -1,4 +1,4 @@
-"""Official AV-HuBERT checkpoints: names and counts, exact weights, refusals, and no code run."""
+"""Official AV-HuBERT checkpoints: names, counts, exact weights, errors, and no code executed."""
 
 import argparse
 import importlib
@@ -141,7 +141,7 @@ def parameters(shapes: Shapes) -> int:
     ],
 )
 def test_names_shapes_and_counts_of_the_official_files(config, decoder, count):
-    """Ours and the listed unused tensors are an official file, nothing more and nothing less."""
+    """The library's tensors and the unused ones are exactly those of an official file."""
     kind = avhubert.FINETUNED if decoder else avhubert.PRETRAINED
     official = official_finetuned(config, decoder) if decoder else official_pretrained(config)
     assert parameters(official) == count
@@ -230,18 +230,18 @@ def checkpoint(
 
 
 def zeros(shapes: Shapes) -> dict[str, torch.Tensor]:
-    """Zeros that take no room, in memory and in the file."""
+    """Zeros that take no memory and no space in the file."""
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
 
 
 def pretrained(**changes: Any) -> dict[str, Any]:
-    """A tiny pretrained file of zeros; with these fields of its configuration changed."""
+    """A tiny pretrained file of zeros, with changes to its configuration."""
     config = pretrained_config(TINY) | changes
     return checkpoint(config, zeros(official_pretrained(TINY)))
 
 
 def finetuned(**changes: Any) -> dict[str, Any]:
-    """A tiny finetuned file of zeros; with these fields of its configuration changed."""
+    """A tiny finetuned file of zeros, with changes to its configuration."""
     config = finetuned_config(TINY, TINY_DECODER) | changes
     return checkpoint(config, zeros(official_finetuned(TINY, TINY_DECODER)))
 
@@ -262,7 +262,7 @@ def test_configuration_of_the_released_files(config, decoder):
 
 
 def test_missing_fields_take_the_official_defaults_and_unknown_ones_are_ignored():
-    """Those of AVHubertConfig and AVHubertSeq2SeqConfig; some of the dropouts are not ours."""
+    """The defaults of AVHubertConfig and AVHubertSeq2SeqConfig, which are not all the library's."""
     given = {"_name": "av_hubert", "layer_norm_first": True, "color": "blue", "wav_input": False}
     found = avhubert.description(Path("x.pt"), given, {})
     assert EncoderConfig(**found["encoder"]) == EncoderConfig(dropout_input=0.0)
@@ -278,7 +278,7 @@ def test_missing_fields_take_the_official_defaults_and_unknown_ones_are_ignored(
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict]]:
-    """Tiny official files with what the real ones hold: kind -> path, float16 tensors."""
+    """Tiny official files with the content of real ones: kind -> path, float16 tensors."""
     import sentencepiece
     from fairseq.data import Dictionary, encoders
     from omegaconf import OmegaConf
@@ -330,7 +330,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
 def assert_exact(
     found: dict[str, torch.Tensor], kind: str, official: dict[str, torch.Tensor]
 ) -> None:
-    """All of the official tensors but the unused ones, under our names, in float32."""
+    """All official tensors except the unused ones, by the library's names, in float32."""
     kept = {our_name(kind, n): t for n, t in official.items() if n not in avhubert.UNUSED[kind]}
     assert found.keys() == kept.keys()
     for name, tensor in found.items():
@@ -409,11 +409,11 @@ def test_an_official_file_has_no_masks(real):
 
 
 def test_the_subwords_of_a_finetuned_file(real, tmp_path):
-    """As files: the same pieces for a text, and the dictionary in the order of the embeddings."""
+    """They are written as files: a text has the same pieces, and the dictionary the same order."""
     import sentencepiece
 
     path = real[avhubert.FINETUNED][0]
-    assert main(["subwords", str(path), str(tmp_path)]) == 0
+    assert main(["data", "subwords", str(path), str(tmp_path)]) == 0
     assert (tmp_path / "dict.wrd.txt").read_text() == "one 1\n"
     expected = sentencepiece.SentencePieceProcessor(model_file=str(path.parent / "spm.model"))
     found = Subwords(tmp_path / "spm_unigram5.model")
@@ -424,7 +424,7 @@ def test_the_subwords_of_a_finetuned_file(real, tmp_path):
 
 def test_no_subwords_in_a_file(tmp_path, capsys):
     path = saved(finetuned(), tmp_path)
-    assert main(["subwords", str(path), str(tmp_path / "out")]) == 1
+    assert main(["data", "subwords", str(path), str(tmp_path / "out")]) == 1
     assert f"{path}: no subwords in it" in capsys.readouterr().err
 
 
@@ -452,7 +452,7 @@ def saved(content: Any, folder: Path) -> Path:
 
 @pytest.mark.parametrize("content", [pretrained, finetuned])
 def test_the_tiny_files_of_zeros_load(tmp_path, content):
-    """What the tests of refusals below change is a good file."""
+    """The file that the tests below damage is valid."""
     load_avhubert(saved(content(), tmp_path))
 
 
@@ -463,7 +463,7 @@ def test_asr_of_an_encoder_only(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "encoder.w2v_model."])
 def test_every_tensor_is_accounted_for(tmp_path, prefix):
-    """All names, and as they are in the file."""
+    """The message lists all of them, by their names in the file."""
     content = finetuned() if prefix else pretrained()
     given = dict(content["model"])
     for name in ("zebra", "final_proj.scale", "encoder.layers.2.fc1.bias"):
@@ -482,7 +482,7 @@ def test_every_tensor_is_accounted_for(tmp_path, prefix):
 
 
 def test_our_own_names_are_unknown_in_a_finetuned_file(tmp_path):
-    """Else a tensor could be there twice, and one of the two would be lost."""
+    """Otherwise a tensor could be in a file twice, and one of the two would be lost."""
     content = finetuned()
     bias = content["model"]["encoder.w2v_model.layer_norm.bias"]
     content["model"]["encoder.layer_norm.bias"] = bias
@@ -662,7 +662,7 @@ def with_call(path: Path, module: str, name: str, argument: str) -> Path:
 @pytest.mark.parametrize("inside", ["", ".deep"])
 @pytest.mark.parametrize("package", sorted(FOREIGN_PACKAGES))
 def test_a_call_below_an_allowed_package_does_not_run(tmp_path, monkeypatch, package, inside):
-    """Neither the call nor the import; the same file is dangerous to plain unpickling."""
+    """There is neither a call nor an import; plain unpickling of the same file does both."""
     module = sys.modules.get(package) or types.ModuleType(package)
     monkeypatch.setitem(sys.modules, package, module)
     if inside:

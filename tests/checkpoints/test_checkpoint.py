@@ -1,4 +1,4 @@
-"""Model files: exact round trips, refusals that name the file, and no code run from pickles."""
+"""Model files: exact round trips, errors that name the file, and no code executed from pickles."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_exact_zeros_of_pruning_survive_half(tmp_path):
 
 
 def every_kind(folder: Path) -> dict[str, AVHubertEncoder | AVRecognizer]:
-    """A file of each kind that this project writes, and what it holds."""
+    """Writes a file of each kind; returns the models in them by name."""
     encoder, recognizer = make("encoder"), make("recognizer")
     student = Student(CONFIG, HeadsConfig((1,), 8)).eval()
     save_model(folder / "encoder.safetensors", encoder)
@@ -168,7 +168,7 @@ def test_truncated_file(tmp_path, suffix, kept):
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_damaged_file_is_refused_in_one_line_or_loads(tmp_path, suffix, zipped):
-    """Random bytes changed near the start, where the structure is."""
+    """Random bytes change near the start, where the structure is."""
     path = tmp_path / f"m.{suffix}"
     if suffix == "safetensors":
         save_model(path, make("encoder"))
@@ -194,7 +194,7 @@ def test_a_damaged_file_is_refused_in_one_line_or_loads(tmp_path, suffix, zipped
 def stored(
     model: AVHubertEncoder | AVRecognizer, path: Path, **changes: torch.Tensor | None
 ) -> Path:
-    """Save with some tensors exchanged, added, or (None) left out."""
+    """Save a model with some tensors replaced, added, or (None) left out."""
     tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
     for name, tensor in changes.items():
         tensors.pop(name, None)
@@ -216,7 +216,7 @@ def test_unknown_missing_and_misshapen_tensors_are_named(model, tmp_path):
     ("name", "prefix"), [("recognizer.pt", "encoder.w2v_model."), ("states-1.ckpt", "encoder.")]
 )
 def test_every_tensor_of_a_training_checkpoint_is_accounted_for(tmp_path, name, prefix):
-    """Under the file's own names; our name of a tensor is unknown there, so none is there twice."""
+    """The library's name of a tensor is unknown in such a file, so no tensor can be in it twice."""
     every_kind(tmp_path)
     path = tmp_path / name
     content = torch.load(path, weights_only=True)
@@ -351,7 +351,7 @@ def test_convert_refuses_an_encoder_as_fairseq_file_and_unknown_endings(tmp_path
 
 
 def test_the_encoder_of_a_distilled_student(tmp_path):
-    """Of the states in an experiment folder that of the last step is taken."""
+    """`convert` takes the last state in an experiment folder."""
     torch.manual_seed(0)
     students = [Student(CONFIG, HeadsConfig((8, 12), 10)).eval() for _ in range(3)]
     steps = zip(("states-90", "states-100", "states-epoch-2"), students, (10, 20, 30), strict=True)

@@ -183,7 +183,7 @@ PICKLES = (
 
 
 def read_every_part(path: Path) -> None:
-    """As the commands do, one reader after another, for the first may refuse the file."""
+    """Call all readers one after another, because the first may refuse the file."""
     for reader in (load_model, read_origin, read_description, read_masks, find_subwords):
         attempt(reader, path)
     attempt(load_frontend, small(), path)
@@ -206,7 +206,7 @@ def read_subwords(path: Path) -> None:
 
 
 def read_cached(path: Path) -> None:
-    """`path` takes the place of an entry."""
+    """Put the file in place of an entry of the cache."""
     wave = path.with_name("wave.wav")
     soundfile.write(wave, np.zeros(6400, np.int16), 16000)
     cache = path.with_name("cache")

@@ -1,4 +1,4 @@
-"""Files of pruned and 8-bit models: what is stored comes back, bit for bit, and takes little."""
+"""Files of pruned and 8-bit models: exact to the bit, and small."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "encoder.video.layers.0.ffn1.fc1.weight"  # one of the larger tensors
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A dense model and the same at a sparsity of 80%, each as it is and in 8 bits."""
+    """A dense model and the same at 80% sparsity, each in float32 and in 8 bits."""
     folder = tmp_path_factory.mktemp("files")
     paths = {name: folder / f"{name}.safetensors" for name in ("dense", "sparse", "dense8", "both")}
     torch.manual_seed(0)
@@ -80,9 +80,9 @@ def test_on_codebooks_only_what_has_more_values_changes(files: dict[str, Path]) 
 def test_a_model_on_codebooks_comes_back_bit_for_bit(
     files: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    """By way of a file that knows nothing of them."""
+    """Through a file without codebooks."""
     plain, again = tmp_path / "plain.pt", tmp_path / "again.safetensors"
-    assert main(["convert", str(files[name]), str(plain)]) == 0
+    assert main(["model", "convert", str(files[name]), str(plain)]) == 0
     export_sparse(plain, again, codebook=True)
     assert f"{NAME}.codebook" in load_file(again)
     assert different(load_model(again), load_model(files[name])) == []
@@ -143,7 +143,7 @@ def test_the_same_model_is_the_same_bytes(files: dict[str, Path], tmp_path: Path
 
 
 def test_sizes(files: dict[str, Path]) -> None:
-    """In bytes a weight: 4 dense, 1 in 8 bits; a bit more, and a fifth of either, when pruned."""
+    """Bytes per weight: 4 dense, 1 in 8 bits; when pruned, a fifth of that and one bit more."""
     model = load_model(files["dense"])
     weights = sum(w.numel() for w in quantizable_weights(model).values())
     tensors = len(quantizable_weights(model))
@@ -169,7 +169,7 @@ def test_the_command_tells_size_and_ratio(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "small.safetensors"
-    assert main(["export-sparse", str(files["pruned"]), str(target), "--codebook"]) == 0
+    assert main(["model", "compress", str(files["pruned"]), str(target), "--codebook"]) == 0
     printed = capsys.readouterr().out
     assert f"{target}: {target.stat().st_size / 1e6:.1f} MB" in printed
     ratio = target.stat().st_size / files["dense"].stat().st_size
@@ -183,7 +183,7 @@ def test_what_cannot_be_exported_is_refused(
         ("dense", "small.safetensors", "a dense model, without zeros to leave out; prune it first"),
         ("sparse", "small.pt", "small.pt: expected .safetensors"),
     ):
-        assert main(["export-sparse", str(files[source]), str(tmp_path / target)]) == 1
+        assert main(["model", "compress", str(files[source]), str(tmp_path / target)]) == 1
         printed = capsys.readouterr().err
         assert said in printed and printed.count("\n") == 1
         assert not (tmp_path / target).exists()
@@ -255,7 +255,7 @@ def test_damaged_metadata_is_refused(files: dict[str, Path], tmp_path: Path, tex
 def refused(
     source: Path, folder: Path, damage: Callable, metadata: dict[str, str] | None = None
 ) -> None:
-    """What was damaged gives one line with the file's name."""
+    """A damaged file gives one line with its name."""
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata() | (metadata or {})
     tensors = load_file(source)

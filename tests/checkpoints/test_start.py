@@ -1,4 +1,4 @@
-"""`avhubert-ext init`: the file that a lip reader's training starts from."""
+"""`avhubert-ext model init`: the weights from which a lip reader's training starts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_fresh_weights_for_the_subwords_there_are(data: Path) -> None:
+def test_fresh_weights_for_the_given_subwords(data: Path) -> None:
     path = data / "start.safetensors"
-    assert main(["init", "tiny", str(path), "--data", str(data), "--seed", "3"]) == 0
+    assert main(["model", "init", "tiny", str(path), "--data", str(data), "--seed", "3"]) == 0
     torch.manual_seed(3)
     expected = build_vsr("tiny", vocabulary=6).state_dict()  # blank, unknown, three, end
     found = load_model(path).state_dict()
@@ -30,12 +30,12 @@ def test_fresh_weights_for_the_subwords_there_are(data: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_another_recognizer_gives_all_but_what_belongs_to_its_subwords(data: Path) -> None:
+def test_another_recognizer_gives_all_but_the_layers_of_its_subwords(data: Path) -> None:
     torch.manual_seed(0)
     other = build_vsr("tiny", vocabulary=9)
     for buffer in other.buffers():
         if buffer.is_floating_point():
-            buffer.fill_(0.5)  # running statistics come along, too
+            buffer.fill_(0.5)  # running statistics are copied as well
     save_model(data / "other.safetensors", other)
     start_file("tiny", data / "start.safetensors", data, recognizer=data / "other.safetensors")
     found, given = load_model(data / "start.safetensors").state_dict(), other.state_dict()
@@ -64,7 +64,7 @@ def test_missing_files_are_named(data: Path) -> None:
         start_file("tiny", data / "start.safetensors", data / "nowhere")
 
 
-def test_an_ending_or_a_pair_that_makes_no_sense_is_refused(data: Path) -> None:
+def test_an_invalid_ending_or_pair_is_refused(data: Path) -> None:
     with pytest.raises(InputError, match=r"start\.pth: expected \.safetensors"):
         start_file("tiny", data / "start.pth", data)
     with pytest.raises(InputError, match="name one of the two"):

@@ -66,7 +66,7 @@ def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixtur
         assert content["modality"] == modality and content["file"] == str(arguments[0])
         assert said in told.err and (said or "alone" not in told.err)
     for arguments, said in (
-        ((sound, "--modalities", "video"), "no video track; give a file with a moving picture"),
+        ((sound, "--modalities", "video"), "no video track; give a video file"),
         ((lonely, "--modalities", "audio"), "no audio track; give a file with sound"),
         ((lonely, "--modalities", "both"), "no audio track; give a file with sound"),
     ):
@@ -221,7 +221,7 @@ def test_mouth_regions_of_another_size(tmp_path: Path, capsys: pytest.CaptureFix
     path = write_clip(tmp_path / "a.mp4", frames, audio=said.samples)
     content, _ = told(capsys, path)
     assert content["text"] == text_of(1) and content["modality"] == "both"
-    expected = ["taken for a mouth region of 120x120 pixels, scaled to 96x96"]
+    expected = ["treated as a mouth region of 120x120 pixels, scaled to 96x96"]
     assert content["notes"] == expected
     still = write_clip(tmp_path / "still.mp4", frames[:1] * 30, audio=said.samples[: 30 * 640])
     assert told(capsys, still)[0]["notes"] == ["no face found in it: sound alone"]

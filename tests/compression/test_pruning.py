@@ -81,7 +81,7 @@ def test_biases_norms_and_embeddings_stay(model):
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.333, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("values", [1, 2, 5, None])
 def test_counts_are_exact_also_with_ties(model, sparsity, values):
-    """`values` distinct magnitudes: 1 means that all weights tie."""
+    """`values` distinct magnitudes; with 1 all weights are equal."""
     if values:
         for w in prunable_weights(model).values():
             w.data = torch.randint(1, values + 1, w.shape).float() * torch.randn_like(w).sign()
@@ -107,7 +107,7 @@ def test_same_as_torch_without_ties(model):
 
 
 def test_ten_percent_of_the_original_each_round_and_never_back(model):
-    """Rounds with new weights in between, as after training."""
+    """Rounds with new weights between them, as after training."""
     masks = None
     for step in range(1, 10):
         new = global_magnitude_mask(model, step / 10, masks)
@@ -234,7 +234,7 @@ def test_pruned_nans_are_of_no_interest(model):
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e30])
 def test_any_scale_is_ranked_whole(model, scale):
-    """Down to what has no full precision, with zeros and infinity, layer by layer another scale."""
+    """With denormal numbers, zeros and infinity, and another scale in each layer."""
     for number, weight in enumerate(prunable_weights(model).values()):
         weight.data *= scale * 3.0**number
     model.linear.weight.data[0] = 0.0
@@ -267,7 +267,7 @@ def test_regrown_is_the_share_of_pruned_weights_that_are_not_zero(model):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.333, 0.99])
 def test_packed_masks_come_back(model, sparsity):
-    """9, 18, 27 weights and others that fill no byte."""
+    """Numbers of weights that do not fill the last byte."""
     masks = global_magnitude_mask(model, sparsity)
     packed = pack(masks)
     assert sum(bits.numel() for bits in packed["bits"].values()) == sum(
@@ -319,7 +319,7 @@ def test_masks_alone_in_a_file(model, tmp_path):
     path = tmp_path / "mask.safetensors"
     save_masks(path, masks)
     assert same(read_masks(path), masks)
-    assert path.stat().st_size < 2000  # a bit a weight, and the header
+    assert path.stat().st_size < 2000  # one bit per weight, and the header
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"mask\.safetensors: truncated or not safetensors"):
         read_masks(path)
@@ -327,7 +327,7 @@ def test_masks_alone_in_a_file(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """Dense recognizers, one of other widths; half of the first one's weights; a torn file."""
+    """Dense recognizers, one of other widths; one at 50% sparsity; a truncated file."""
     folder = tmp_path_factory.mktemp("files")
     names = ("dense", "earlier", "other", "half", "torn", "gone")
     paths = {name: folder / f"{name}.safetensors" for name in names}
@@ -338,7 +338,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
             if buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5)
         save_model(paths[name], recognizer, origin={"trained_with": f"{name}'s"})
-    assert main(["prune", str(paths["dense"]), str(paths["half"]), "--sparsity", "0.5"]) == 0
+    assert (
+        main(["model", "prune", str(paths["dense"]), str(paths["half"]), "--sparsity", "0.5"]) == 0
+    )
     paths["torn"].write_bytes(paths["half"].read_bytes()[:-100])
     return paths
 
@@ -346,7 +348,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("target", ["out.pt", "out.safetensors"])
 def test_prune_goes_on_from_a_pruned_file(files, tmp_path, capsys, target):
     path = tmp_path / target
-    assert main(["prune", str(files["half"]), str(path), "--sparsity", "0.7"]) == 0
+    assert main(["model", "prune", str(files["half"]), str(path), "--sparsity", "0.7"]) == 0
     masks, before, model = read_masks(path), read_masks(files["half"]), load_model(path)
     dense = load_model(files["dense"])
     assert same(before, global_magnitude_mask(dense, 0.5))
@@ -359,9 +361,11 @@ def test_prune_goes_on_from_a_pruned_file(files, tmp_path, capsys, target):
 
 
 def test_rewound_weights_are_those_of_the_other_file(files, tmp_path):
-    """The mask comes from the one, kept weights, biases and statistics from the other."""
+    """The mask comes from one file; kept weights, biases and statistics from the other."""
     path, weights = tmp_path / "out.pt", ["--weights", str(files["earlier"])]
-    assert main(["prune", str(files["half"]), str(path), "--sparsity", "0.6", *weights]) == 0
+    assert (
+        main(["model", "prune", str(files["half"]), str(path), "--sparsity", "0.6", *weights]) == 0
+    )
     masks = read_masks(path)
     assert same(masks, global_magnitude_mask(load_model(files["dense"]), 0.6))
     found = load_model(path).state_dict()
@@ -384,7 +388,7 @@ def test_rewound_weights_are_those_of_the_other_file(files, tmp_path):
 )
 def test_files_that_cannot_be_pruned(files, tmp_path, capsys, words, said):
     source, *options = (str(files.get(word, word)) for word in words)
-    assert main(["prune", source, str(tmp_path / "out.pt"), *options]) == 1
+    assert main(["model", "prune", source, str(tmp_path / "out.pt"), *options]) == 1
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -394,7 +398,7 @@ def test_convert_keeps_the_mask_in_every_form(files, tmp_path):
     expected = load_model(files["half"]).state_dict()
     for name, options in (("a.pt", []), ("b.safetensors", []), ("c.safetensors", ["--half"])):
         target = tmp_path / name
-        assert main(["convert", str(source), str(target), *options]) == 0
+        assert main(["model", "convert", str(source), str(target), *options]) == 0
         assert same(read_masks(target), masks)
         if options:
             expected = {name: t.half().to(t.dtype) for name, t in expected.items()}
@@ -409,7 +413,7 @@ def test_an_average_is_of_models_with_one_mask(files, tmp_path, capsys):
         parameter.data *= 3
     three, mean = tmp_path / "three.pt", tmp_path / "mean.safetensors"
     save_fairseq(three, model, masks=masks)
-    assert main(["average", str(files["half"]), str(three), str(mean)]) == 0
+    assert main(["model", "average", str(files["half"]), str(three), str(mean)]) == 0
     assert same(read_masks(mean), masks)
     once = load_model(files["half"]).state_dict()
     for name, weight in prunable_weights(load_model(mean)).items():
@@ -422,7 +426,7 @@ def test_an_average_is_of_models_with_one_mask(files, tmp_path, capsys):
 
 
 def test_a_previous_mask_of_another_memory_layout(model):
-    """Of channels last, as `{name: w != 0}` of such a model is."""
+    """Masks with channels last, as `{name: w != 0}` of such a model."""
     for w in prunable_weights(model).values():
         w.data.fill_(1.0)  # all tie
     previous = global_magnitude_mask(model, 0.2)
@@ -434,7 +438,7 @@ def test_a_previous_mask_of_another_memory_layout(model):
 
 
 def test_parameters_of_base_l_are_those_of_table_2():
-    """The paper's figures, 225.7 M at 10% to 28.8 M at 90%, are these, truncated."""
+    """The paper has these numbers truncated, from 225.7 M at 10% to 28.8 M at 90%."""
     with torch.device("meta"):
         model = build_vsr("base-l")
     total = sum(p.numel() for p in model.parameters())
@@ -446,7 +450,7 @@ def test_parameters_of_base_l_are_those_of_table_2():
 
 
 def test_the_mask_of_base_s_is_that_of_table_2():
-    """28.9 M parameters at 50%. With weights that all tie, and take no memory."""
+    """28.9 M parameters at 50%, for equal weights that take no memory."""
     with torch.device("meta"):
         model = build_vsr("base-s")
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""8-bit codebooks: k-means against formulas, ADMM, and training with it through fairseq."""
+"""8-bit codebooks: k-means compared with formulas, ADMM, and training with it in fairseq."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def least_distortion(values: torch.Tensor, size: int) -> float:
 
 
 def distortion(values: torch.Tensor, codebook: torch.Tensor) -> float:
-    """Each value against every entry."""
+    """The distance of each value from every entry."""
     distances = (values.double()[:, None] - codebook.double()[None]).abs()
     return float(distances.min(1).values.square().sum())
 
@@ -330,7 +330,7 @@ def test_training_logs_what_it_pulls_at(trained: tuple[Path, str]) -> None:
 def test_resumed_is_uninterrupted(
     trained: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:
-    """From between two steps of ADMM, whose state must go on."""
+    """A run resumes between two steps of ADMM with its state."""
     shutil.copy(trained[0] / "checkpoint_2_3.pt", tmp_path / "checkpoint_last.pt")
     log = run_well(*command(manifests, tmp_path), **ONE_THREAD)
     assert "@ 3 updates" in log

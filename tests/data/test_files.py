@@ -1,4 +1,4 @@
-"""Files and locks of several processes."""
+"""Files and locks shared by several processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ try:
 except InputError as error:
     print(error, flush=True)
 """
-# In each turn that it gets, makes a file that must not be there, and deletes it.
+# In each of its turns, creates a file that must not exist, and deletes it.
 TURNS = """
 import os, sys
 from pathlib import Path
@@ -59,11 +59,11 @@ def told(process: subprocess.Popen) -> str:
     return process.stdout.readline().strip()
 
 
-def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+def test_a_second_process_is_rejected_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "report"
     first = start(HOLD, path)
     assert told(first) == "entered"
-    with pytest.raises(InputError, match="another run is writing it"), one_at_a_time(path):
+    with pytest.raises(InputError, match="another run is writing"), one_at_a_time(path):
         pass
     first.kill()  # without a chance to delete the lock
     first.communicate()
@@ -72,10 +72,10 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_its_holder_deletes_meanwhile_is_no_lock(
+def test_a_lock_file_deleted_by_its_owner_does_not_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first process ends after the second opened the lock, and before it locks it."""
+    """The first process ends after the second one has opened the file, before it locks it."""
     path = tmp_path / "report"
     first = start(HOLD, path)
     assert told(first) == "entered"
@@ -89,7 +89,7 @@ def test_a_lock_that_its_holder_deletes_meanwhile_is_no_lock(
     monkeypatch.setattr(fcntl, "flock", first_ends)
     with one_at_a_time(path):
         third = start(HOLD, path)
-        assert "another run is writing it" in told(third)
+        assert "another run is writing" in told(third)
         third.communicate()
     assert list(tmp_path.iterdir()) == []
 

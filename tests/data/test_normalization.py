@@ -1,4 +1,4 @@
-"""Text normalization: what becomes of transcripts, and that scores use the same."""
+"""Text normalization of transcripts, and its use in scoring."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEEP = TextConfig("keep", "keep", "")
         "O'NEIL'S NA\u00cfVE CAF\u00c9",
     ],
 )
-def test_labels_of_lrs3_become_lower_case_and_nothing_else(label):
+def test_labels_of_lrs3_change_only_in_case(label):
     assert normalize(label) == label.lower()
     assert changes([label], TextConfig()).changed == 0
     assert normalize(label, KEEP) == label
@@ -61,7 +61,7 @@ def test_labels_of_lrs3_become_lower_case_and_nothing_else(label):
         ("... '' \u2019 [x]", ""),
     ],
 )
-def test_what_is_written_becomes_what_is_said(text, label):
+def test_normalization_of_written_text(text, label):
     assert normalize(text) == label
     assert normalize(label) == label
 
@@ -80,7 +80,7 @@ def test_options():
             TextConfig(**wrong)
 
 
-def test_it_changes_nothing_the_second_time():
+def test_normalization_is_idempotent():
     rng = random.Random(0)
     letters = "ab'\u2019\u2018-.,3 5%&[]<>{}() \"\u201c\u201d\u00c9\u0301\u0130\u00df"
     letters += "\ufeff\u00b7/\u200d`"
@@ -91,7 +91,7 @@ def test_it_changes_nothing_the_second_time():
             assert normalize(label, config) == label, text
 
 
-def test_changes_are_counted_beyond_case():
+def test_changes_other_than_case_are_counted():
     found = changes(["HELLO  THERE", "Hello, there", "hi", "[x] hi"], TextConfig())
     assert (found.changed, found.total) == (2, 4)
     assert found.examples == (("Hello, there", "hello there"), ("[x] hi", "hi"))
@@ -99,14 +99,14 @@ def test_changes_are_counted_beyond_case():
 
 
 def test_unknown_subwords_stay_errors():
-    """They are no tags: one in a reference can't be matched, one in a hypothesis is wrong."""
+    """They are not tags: each one counts as an error, in a reference or a hypothesis."""
     assert comparable("he<<unk>>llo you.", TextConfig()) == "he<<unk>>llo you"
     assert comparable("HELLO <unk> You, there", TextConfig()) == "HELLO <unk> You there"
     pair = [comparable(text, TextConfig()) for text in ("a <<unk>> b", "a <unk> b")]
     assert word_error_rate([tuple(pair)]) == pytest.approx(100 / 3)
 
 
-def test_settings_lie_beside_the_manifests(tmp_path):
+def test_settings_are_stored_beside_the_manifests(tmp_path):
     assert read_text_config(tmp_path) == TextConfig()
     write_text_config(tmp_path, KEEP)
     assert read_text_config(tmp_path) == KEEP
@@ -116,7 +116,7 @@ def test_settings_lie_beside_the_manifests(tmp_path):
             read_text_config(tmp_path)
 
 
-def test_labels_made_elsewhere_are_normalized_and_that_is_told(tmp_path, caplog):
+def test_labels_made_elsewhere_are_normalized_with_a_warning(tmp_path, caplog):
     utterances = [Utterance(str(n), Path("v"), Path("a"), 1, 640) for n in range(3)]
     path = tmp_path / "test.wrd"
     path.write_bytes("\ufeffHello, there\r\nIT'S\r\n{NS} A\r\n".encode())
@@ -133,7 +133,7 @@ def test_labels_made_elsewhere_are_normalized_and_that_is_told(tmp_path, caplog)
 
 @pytest.mark.parametrize(("config", "expected"), [(TextConfig(), 0.0), (KEEP, 25.0)])
 def test_a_comma_is_an_error_only_where_punctuation_is_kept(tmp_path, config, expected):
-    """Of four words, as `report` and `compare` score what fairseq-generate wrote."""
+    """One of four words, as reports score the output of fairseq-generate."""
     path = tmp_path / "generate-test.txt"
     path.write_text(
         "T-0\tbin blue, at two\nD-0\t-0.1\tbin blue at two\n"

@@ -36,7 +36,7 @@ def rng(*key: object) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
-    """A mouth that moves: uint8 [30, 96, 96]; not to be written to."""
+    """A moving mouth, uint8 [30, 96, 96], read-only."""
     phases = np.arange(30)[:, None] / 25 * np.linspace(3, 9, len(PARAMETERS))
     frames = render(0.5 + 0.5 * np.sin(phases), Face(), np.random.default_rng(0))
     frames.flags.writeable = False
@@ -45,7 +45,7 @@ def clip() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def smooth() -> np.ndarray:
-    """Waves of many sizes, three pixels and longer: uint8 [2, 60, 70]."""
+    """Waves of many lengths, three pixels or more: uint8 [2, 60, 70]."""
     y, x = np.mgrid[:60, :70]
     waves = [np.sin(x / a + y / b) for a, b in ((0.9, 1.3), (2.0, -1.5), (9.0, 5.0))]
     frame = np.rint(128 + 40 * sum(waves)).astype(np.uint8)
@@ -67,13 +67,13 @@ def test_effect_grows_with_the_level(clip, kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_parameters_go_one_way(kind):
+def test_parameters_are_monotonic(kind):
     assert len(TYPES[kind].parameters) == LEVELS
     steps = np.diff(TYPES[kind].parameters)
     assert np.all(steps > 0) or np.all(steps < 0)
 
 
-def test_first_and_last_level_are_the_reference_s():
+def test_first_and_last_levels_are_those_of_the_reference():
     ends = {kind: (t.parameters[0], t.parameters[-1]) for kind, t in TYPES.items()}
     assert ends["gaussian_blur"] == (7 / 6, 21 / 6)
     assert ends["pixelation"] == (2, 6)
@@ -87,7 +87,7 @@ def test_first_and_last_level_are_the_reference_s():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_same_key_same_noise(clip, kind):
+def test_the_same_key_gives_the_same_noise(clip, kind):
     noised = add_visual_noise(clip, kind, 6, rng(1, "a"))
     assert np.array_equal(noised, add_visual_noise(clip, kind, 6, rng(1, "a")))
     random = kind in ("block", "motion_blur", "gaussian_noise")
@@ -119,7 +119,7 @@ def test_any_size(kind, shape):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_mirrored_window_is_noised_like_its_copy(clip, kind):
+def test_noise_of_a_mirrored_view_equals_that_of_its_copy(clip, kind):
     window = clip[:4, 4:92, 3:91][:, :, ::-1]
     assert np.array_equal(
         add_visual_noise(window, kind, 5, rng(0)),
@@ -164,7 +164,7 @@ def test_gaussian_blur_is_a_convolution(smooth, level):
     assert np.abs(found[inner] - blurred[inner]).max() <= 1
 
 
-def test_motion_blur_is_a_mean_along_a_line(smooth):
+def test_motion_blur_averages_along_a_line(smooth):
     for level, length in enumerate(range(3, 22, 2), 1):
         angle = rng("motion").uniform(-45, 45)
         found = add_visual_noise(smooth, "motion_blur", level, rng("motion"))
@@ -195,7 +195,7 @@ def test_motion_is_the_same_in_all_frames():
     assert np.array_equal(noised, np.tile(noised[0], (5, 1, 1)))
 
 
-def test_pixelation_takes_a_few_pixels_and_draws_lines_between_them():
+def test_pixelation_interpolates_between_few_pixels():
     ramp = np.broadcast_to(np.arange(0, 192, 2, dtype=np.uint8), (1, 96, 96))
     noised = add_visual_noise(ramp, "pixelation", 1, rng(0)).astype(int)  # half the pixels
     assert np.abs(noised - ramp).max() <= 2
@@ -253,7 +253,7 @@ def test_draws_are_uniform():
         assert sum((n - expected) ** 2 / expected for n in counts.values()) < bound
 
 
-def test_draws_depend_on_their_key_alone():
+def test_draws_depend_on_their_key_only():
     config = VisualNoiseConfig(PAPER_TYPES)
     first = [draw_visual_noise(config, rng(1, config.condition, f"clip-{i}", 0)) for i in range(50)]
     again = [
@@ -266,7 +266,7 @@ def test_draws_depend_on_their_key_alone():
     assert first == again[::-1] and first != other_pass
 
 
-def test_an_evaluation_is_of_one_type_and_level():
+def test_an_evaluation_uses_one_type_and_level():
     config = VisualNoiseConfig(("contrast",), level=4, clean=False)
     found = {draw_visual_noise(config, rng(i)) for i in range(20)}
     assert found == {VisualNoiseDraw("contrast", 4)}
@@ -297,12 +297,15 @@ def test_names():
         (([[[1]]], "block", 1), "frames are list of"),
         ((np.zeros((0, 9, 9), np.uint8), "block", 1), "have no pixels"),
         ((np.zeros((2, 9, 9), np.uint8), "fog", 1), "'fog': expected one of block, gaussian_blur"),
-        ((np.zeros((2, 9, 9), np.uint8), "block", 11), "level 11: expected an int, 0 to 10"),
+        (
+            (np.zeros((2, 9, 9), np.uint8), "block", 11),
+            "level 11: expected an integer from 0 to 10",
+        ),
         ((np.zeros((2, 9, 9), np.uint8), "block", -1), "level -1: expected"),
         ((np.zeros((2, 9, 9), np.uint8), "block", 2.5), "level 2.5: expected"),
     ],
 )
-def test_input_that_is_refused(arguments, message):
+def test_invalid_input_is_rejected(arguments, message):
     with pytest.raises(InputError) as error:
         add_visual_noise(*arguments, rng(0))
     assert message in str(error.value)
@@ -311,14 +314,14 @@ def test_input_that_is_refused(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"types": ()}, "without a type: name some of block"),
+        ({"types": ()}, "without a type: choose from block"),
         ({"types": ("fog",)}, "'fog': expected one of block"),
         ({"types": ("block", "block")}, "name each type once"),
-        ({"level": 0}, "level 0: expected an int, 1 to 10"),
+        ({"level": 0}, "level 0: expected an integer from 1 to 10"),
         ({"level": 11}, "level 11"),
     ],
 )
-def test_configurations_that_are_refused(options, message):
+def test_invalid_configurations_are_rejected(options, message):
     with pytest.raises(InputError, match=message):
         VisualNoiseConfig(**options)
 

@@ -1,4 +1,4 @@
-"""Batches in worker processes: a job that kills its process is one job, not the batch."""
+"""Jobs in worker processes: a job that kills its process does not stop the others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from avhubert_ext.workers import in_workers
 
 def double_or_die(number: int) -> int:
     if number in (3, 7):
-        os._exit(9)  # as a crash in a decoder does
+        os._exit(9)  # like a crash in a decoder
     return 2 * number
 
 

@@ -1,13 +1,11 @@
-"""Beam search: against fairseq's, against brute force, batches, limits, errors; its benchmark."""
+"""Beam search: against fairseq's, against brute force, batches, limits, errors."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from fairseq.utils import import_user_module
 from networks import VARIANTS, clip, randomize
 
 from avhubert_ext.checkpoints.model_file import load_avhubert_asr
-from avhubert_ext.cli import main
 from avhubert_ext.decoding.attention import EOS, PAD, BeamConfig, Hypothesis, beam_search, search
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig, TransformerDecoder
@@ -251,58 +248,3 @@ def test_errors_of_inputs_and_model():
         beam_search(model, None, None, None, BeamConfig())
     with pytest.raises(InputError, match=r"call model\.eval\(\)"):
         beam_search(model.train(), *clip(), None, BeamConfig())
-
-
-def benchmark(out: Path, *options: object) -> int:
-    tiny = ("--decoder", "tiny", "--seconds", "0.2", "--rounds", "3", "--beam", "2")
-    threads = torch.get_num_threads()
-    try:
-        return main(["benchmark-decoding", "--out", str(out), *tiny, *map(str, options)])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_benchmark(tmp_path, capsys):
-    out = tmp_path / "folder" / "b.json"
-    names = ["teacher-tiny", "tiny-7"]
-    assert benchmark(out, "--preset", *names, "--tokens", 3) == 0
-    report = json.loads(out.read_text())
-    conditions = {"decoder": "tiny", "beam": 2, "frames": 5, "tokens": 3, "threads": 1, "rounds": 3}
-    assert conditions.items() <= report.items() and report["machine"]["cpu"]
-    results = report["results"]
-    expected = [(name, backend) for name in names for backend in ("eager", "fused")]
-    assert [(r["model"], r["backend"]) for r in results] == expected
-    for r in results:
-        assert 0 < r["fastest_seconds"] <= r["median_seconds"]
-        assert 0 < min(r["encoder_seconds"], r["decoder_seconds"]) < r["median_seconds"]
-        assert math.isclose(r["real_time_factor"], r["median_seconds"] / 0.2)
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in (*names, "eager", "fused", "3 tokens", str(out)))
-    assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
-
-
-def test_benchmark_decodes_every_token_of_the_clip(tmp_path, monkeypatch):
-    """By default as many as LRS3 has in that time, and no fewer."""
-    found = []
-    monkeypatch.setattr(
-        "avhubert_ext.benchmarks.decoding.search",
-        lambda *inputs: found.append(search(*inputs)),
-    )
-    assert benchmark(tmp_path / "b.json", "--preset", "tiny-7", "--seconds", 2) == 0
-    assert json.loads((tmp_path / "b.json").read_text())["tokens"] == 7
-    assert len(found) == 2 * (1 + 3)  # eager and fused, a warm-up and the rounds
-    assert {len(h.tokens) for (hypotheses,) in found for h in hypotheses} == {8}
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--preset", "99"], "preset '99' is unknown: choose one of"),
-        (["--decoder", "huge"], "decoder preset 'huge' is unknown: choose one of"),
-        (["--seconds", "0.01"], "0.01 seconds: expected a frame of 0.04 s at least"),
-    ],
-)
-def test_benchmark_errors_are_one_line(tmp_path, capsys, options, words):
-    assert benchmark(tmp_path / "b.json", "--preset", "tiny-7", *options) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("avhubert-ext: error: ") and words in last

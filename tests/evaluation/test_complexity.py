@@ -232,8 +232,8 @@ def test_checkpoint_of_a_ctc_attention_recognizer(tmp_path):
 
 
 def run(capsys, *options: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `avhubert-ext complexity`."""
-    code = main(["complexity", *options])
+    """Exit code, stdout and stderr of `avhubert-ext model complexity`."""
+    code = main(["model", "complexity", *options])
     return code, *capsys.readouterr()
 
 
@@ -266,7 +266,7 @@ def test_json_of_a_checkpoint(capsys):
 
 def test_the_pruned_parameters_of_a_checkpoint_are_shown(capsys, tmp_path):
     path = tmp_path / "half.safetensors"
-    assert main(["prune", str(TINY_TEACHER), str(path), "--sparsity", "0.5"]) == 0
+    assert main(["model", "prune", str(TINY_TEACHER), str(path), "--sparsity", "0.5"]) == 0
     pruned = sum(int((~mask).sum()) for mask in read_masks(path).values())
     capsys.readouterr()
     code, printed, _ = run(capsys, "--checkpoint", str(path), "--json")

@@ -42,7 +42,7 @@ def generate_command(data: Path, checkpoint: Path, results: Path) -> list[object
 
 @pytest.fixture(scope="module")
 def trained(manifests: Path, noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student trained for a few updates with noise and a frozen start: the save folder."""
+    """The save folder of a student, trained for a few updates with noise, frozen at first."""
     folder = tmp_path_factory.mktemp("trained")
     run_well(
         *train_command(
@@ -95,7 +95,7 @@ def test_generate_scores_as_the_library_does(
     pairs = read_hypotheses(path)
     assert len(pairs) == 4
     transcripts = (manifests / "test.wrd").read_text().splitlines()
-    # Letters that the training transcripts lack are `<<unk>>` in the reference.
+    # Letters that are not in the training transcripts are `<<unk>>` in the reference.
     known = [re.escape(reference).replace("<<unk>>", ".+") for reference, _ in pairs]
     for transcript in transcripts:
         assert any(re.fullmatch(pattern, transcript) for pattern in known), transcript
@@ -104,7 +104,7 @@ def test_generate_scores_as_the_library_does(
 
 def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
-    run_well("avhubert-ext", "convert", trained / "checkpoint_last.pt", target)
+    run_well("avhubert-ext", "model", "convert", trained / "checkpoint_last.pt", target)
     model = load_model(target)
     stored = weights(trained)
     key = "encoder.w2v_model.post_extract_proj.weight"
@@ -113,7 +113,7 @@ def test_checkpoint_converts_without_fairseq(trained: Path, tmp_path: Path) -> N
 
 def test_shipped_teacher_recognizes_an_unseen_speaker(teacher_data: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "teacher.pt"
-    run_well("avhubert-ext", "convert", TEACHER / "model.safetensors", checkpoint)
+    run_well("avhubert-ext", "model", "convert", TEACHER / "model.safetensors", checkpoint)
     run_well(*generate_command(teacher_data, checkpoint, tmp_path))
     assert word_error_rate(read_hypotheses(tmp_path / "generate-test.txt")) < 25
 
@@ -187,7 +187,7 @@ def test_an_unknown_noise_range_is_refused(manifests: Path, noise: Path, tmp_pat
 
 
 def test_a_torn_copy_never_replaces_a_checkpoint(tmp_path: Path) -> None:
-    """fairseq copies checkpoint_last.pt in place; the plugin copies beside it and renames."""
+    """fairseq copies in place. The plugin copies to a temporary file, which it renames."""
     code = """
 import os, shutil, sys
 import fairseq_user_dir

@@ -1,4 +1,4 @@
-"""Decoding through fairseq-generate, and that the library's own evaluation finds the same."""
+"""Decoding with fairseq-generate, which agrees with the library's own evaluation."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_lines_hold_what_fairseq_printed(decoded: Path, teacher_data: Path) -> N
 def test_the_librarys_evaluation_is_the_same(
     decoded: Path, teacher_data: Path, noise: Path, tmp_path: Path
 ) -> None:
-    """Words, scores, snippets, level: other batches, another search, the same result."""
+    """Other batches and another search give the same words, scores, snippets and levels."""
     run_well(
         "avhubert-ext", "evaluate", "--data", teacher_data,
         "--model", "t", TEACHER / "model.safetensors", "--noise", noise / "babble", "--snr", -10,
@@ -143,7 +143,7 @@ def test_an_official_finetuned_file_decodes_as_it_is(
     longest = max(u.frames for u in dataset.utterances)
     for index, utterance in enumerate(dataset.utterances):
         batch = collate([dataset[index]])
-        # fairseq's limit is that of the batch's longest utterance.
+        # fairseq's limit depends on the longest utterance of the batch.
         config = BeamConfig(3, max_len_a=0, max_len_b=longest)
         (best, *_), *_ = beam_search(model, batch.audio, batch.video, batch.padding_mask, config)
         assert found[utterance.id].hypothesis == vocabulary.text(best.tokens)
@@ -156,7 +156,7 @@ def test_an_official_finetuned_file_decodes_as_it_is(
 
 
 def spoilt(data: Path, folder: Path) -> tuple[Path, Path]:
-    """A copy of `data` in which the first test clip is no video, and that clip."""
+    """A copy of `data` where the video of the first test clip is damaged, and this video."""
     shutil.copytree(data, folder)
     first, *others = read_manifest(data / "test.tsv")
     torn = folder / "torn.mp4"
@@ -167,7 +167,7 @@ def spoilt(data: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def test_unreadable_clips_end_a_run_before_a_result(teacher_data: Path, tmp_path: Path) -> None:
-    """One of four, in whichever batch it is: the rate would be that of other words."""
+    """One of four, in any batch: the rate would be for other words."""
     folder, torn = spoilt(teacher_data, tmp_path / "data")
     command = generate(folder, TEACHER / "model.safetensors", tmp_path, "--max-tokens", 20)
     result = run(*command, **ONE_THREAD)
@@ -193,7 +193,7 @@ def test_a_bad_clip_is_named_and_counted_as_deleted(teacher_data: Path, tmp_path
     printed = run_well(
         *generate(folder, TEACHER / "model.safetensors", tmp_path, *options), **ONE_THREAD
     )
-    # --max-tokens is below each clip's frames: they are decoded one by one, none is left out.
+    # All clips are longer than --max-tokens: they are decoded one by one, and none is skipped.
     assert "4 utterances have more than 20 frames" in printed
     rate, details = WER.search((tmp_path / "generate-test.txt").read_text()).groups()
     assert "1 of 4 utterances unreadable and counted as deleted (--allow-unreadable)" in details
@@ -239,7 +239,7 @@ def test_a_truncated_checkpoint_ends_with_one_line(
 def test_a_changed_byte_in_a_checkpoint_ends_with_one_line(
     teacher_data: Path, tmp_path: Path
 ) -> None:
-    """Among the weights, where PyTorch does not look for one."""
+    """In the weights, which PyTorch does not check."""
     path = tmp_path / "model.pt"
     save_fairseq(path, load_avhubert_asr(TEACHER / "model.safetensors"))
     content = bytearray(path.read_bytes())
@@ -251,7 +251,7 @@ def test_a_changed_byte_in_a_checkpoint_ends_with_one_line(
 
 
 def test_the_mean_of_checkpoints(teacher_data: Path, tmp_path: Path) -> None:
-    """Of two that differ: every weight is the mean, and it decodes."""
+    """The average of two checkpoints has the mean of every weight, and it decodes."""
     one = load_avhubert_asr(TEACHER / "model.safetensors")
     two = load_avhubert_asr(TEACHER / "model.safetensors")
     with torch.no_grad():
@@ -261,13 +261,13 @@ def test_the_mean_of_checkpoints(teacher_data: Path, tmp_path: Path) -> None:
         save_fairseq(tmp_path / f"{name}.pt", model)
     target = tmp_path / "mean.pt"
     files = [tmp_path / "one.pt", tmp_path / "two.pt"]
-    assert "mean of 2 checkpoints" in run_well("avhubert-ext", "average", *files, target)
+    assert "mean of 2 checkpoints" in run_well("avhubert-ext", "model", "average", *files, target)
     mean = load_avhubert_asr(target).state_dict()
     for name, parameter in one.named_parameters():
         torch.testing.assert_close(mean[name], 1.25 * parameter.detach())
     run_well(*generate(teacher_data, target, tmp_path), **ONE_THREAD)
     assert len(read_decoded(tmp_path / "decoded-test.jsonl")) == 4
-    refused = run("avhubert-ext", "average", files[0], target)
+    refused = run("avhubert-ext", "model", "average", files[0], target)
     assert refused.returncode == 1 and "two or more" in refused.stdout
 
 
@@ -299,9 +299,9 @@ def test_validate_and_training_batch_in_the_printed_conditions(
     expected = 100 * sum(d.edits for d in decoded) / sum(d.words for d in decoded)
     assert float(rate) == pytest.approx(expected, abs=0.005)
 
-    # What a conversion keeps: the batch, and which subwords.
+    # A conversion keeps the effective batch size and the subwords.
     converted = tmp_path / "model.safetensors"
-    run_well("avhubert-ext", "convert", model, converted)
+    run_well("avhubert-ext", "model", "convert", model, converted)
     assert read_origin(converted) == read_origin(model)
     symbols = [line.split()[0] for line in (teacher_data / "dict.wrd.txt").read_text().splitlines()]
     assert read_origin(model)["subwords"].split("\n") == [*SPECIAL_SYMBOLS, *symbols]

@@ -1,4 +1,4 @@
-"""Distillation through fairseq's own command lines."""
+"""Distillation with fairseq's stock commands."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from fairseq_user_dir.tasks.av_distillation import (  # noqa: E402
 
 UPDATES = 4
 METRIC = "cosine_similarity_12"
-# One layer, for the tests where it does not matter what is learned.
+# One layer, for tests where the result of the training does not matter.
 SHALLOW = json.dumps({"preset": "tiny-7", "encoder": {"layers": 1}})
 TWO_PROCESSES = [
     "--distributed-world-size", 2, "--distributed-init-method", "env://", "--distributed-rank", -1,
     "--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
 ]  # fmt: skip
-# Threads of several processes on the same few cores wait for each other.
+# Threads of several processes on a few cores would wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -58,7 +58,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(manifests: Path, noise: Path, teacher: Path) -> dict[str, Any]:
-    """The task's options, with all that is random switched on."""
+    """The options of the task, with everything random enabled."""
     return {
         "data": str(manifests), "teacher": str(teacher), "student": "tiny-7",
         "teacher_precision": "float32", "max_frames": 40, "modality_dropout": 0.5,
@@ -90,7 +90,7 @@ BEST = ("--best-checkpoint-metric", METRIC, "--maximize-best-checkpoint-metric")
 
 @pytest.fixture(scope="module")
 def distilled(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The save folder of a run of two epochs, with what it printed in `log`."""
+    """The save folder of a run of two epochs, with its output in `log`."""
     folder = tmp_path_factory.mktemp("distilled")
     log = run_well(
         *distil_command(settings, folder, *BEST, "--save-interval-updates", 2), **ONE_THREAD
@@ -104,7 +104,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def logged(log: str, kind: str) -> list[dict[str, float]]:
-    """The numbers of each line about training updates (`train_inner`) or `valid`."""
+    """The metrics of each line for training updates (`train_inner`) or validations (`valid`)."""
     lines = [line for line in log.splitlines() if f"| {kind} |" in line]
     return [
         {name: float(value) for name, value in re.findall(r"(\w+)[ =](-?[\d.]+(?:e-?\d+)?)", line)}
@@ -170,7 +170,7 @@ def test_resumed_in_mid_epoch_equals_uninterrupted(
 
 
 def moments_of(state: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """Adam's averages of the gradients and of their squares, parameter by parameter."""
+    """Adam's averages of the gradients and of their squares, for each parameter."""
     averages = state["last_optimizer_state"]["state"].values()
     return [{name: a[name] for name in ("exp_avg", "exp_avg_sq")} for a in averages]
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_converts_and_finetunes(
     parts = {name.split(".")[1] for name in weights if name.startswith("student.")}
     assert parts == {"encoder", "heads"} and all(n.startswith("student.") for n in weights)
 
-    run_well("avhubert-ext", "convert", best, tmp_path / "student.safetensors")
+    run_well("avhubert-ext", "model", "convert", best, tmp_path / "student.safetensors")
     encoder = load_avhubert(tmp_path / "student.safetensors")
     expected = {
         name.removeprefix("student.encoder."): tensor
@@ -314,7 +314,7 @@ def test_accumulated_batches_give_the_gradient_of_the_mean_over_their_frames(
 def test_bfloat16_keeps_float32_weights_and_patience_ends_the_run(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    # The similarity grows, and is wanted to fall: no validation but the first is the best so far.
+    # The similarity grows but should fall, so only the first validation is the best so far.
     options = ("--bf16", "--best-checkpoint-metric", METRIC, "--patience", 1, "--max-update", 40)
     command = distil_command(
         settings, tmp_path, *options, "--total-num-update", 40, "--save-interval-updates", 2
@@ -373,7 +373,7 @@ def last_line(printed: str) -> str:
 
 
 def many_lines(manifests: Path, folder: Path, gone: int) -> Path:
-    """A copy of the manifests with 120 training utterances, the first `gone` without video."""
+    """A copy of the manifests with 120 training utterances. The first `gone` have no video."""
     shutil.copytree(manifests, folder)
     header, *rows = (folder / "train.tsv").read_text().splitlines()
     lines = [row.split("\t") for row in rows * (120 // len(rows))]
@@ -395,7 +395,7 @@ def test_a_corrupt_utterance_is_replaced_and_named_once(
     log = run_well(*command, **ONE_THREAD)
     assert len(logged(log, "train_inner")) == 3  # more than an epoch
     assert log.count("gone-0.mp4") == 1
-    assert "left out, another utterance takes its place" in log
+    assert "replaced by another utterance" in log
 
 
 def test_files_that_are_gone_end_the_run_with_one_line(

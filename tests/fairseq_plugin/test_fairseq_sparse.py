@@ -1,4 +1,4 @@
-"""Training pruned models through fairseq's stock command lines: exact zeros, PARP, rounds."""
+"""Training of pruned models with fairseq's stock commands: exact zeros, PARP, rounds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from fairseq_user_dir.tasks.vsr import VSRTask, VSRTaskConfig  # noqa: E402
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TEACHER = ROOT / "scripts/models/tiny-teacher/model.safetensors"
 LR = 1e-3
-# Four utterances: two epochs of two updates of two batches.
+# Four utterances: two epochs with two updates of two batches each.
 SHARED = [
     "--train-subset", "valid", "--batch-size", 1, "--update-freq", 2, "--max-epoch", 2,
     "--optimizer", "adam", "--lr", LR, "--lr-scheduler", "fixed", "--weight-decay", 0.1,
@@ -69,13 +69,13 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def logged(log: str, kind: str = "train_inner") -> list[dict[str, float]]:
-    """The numbers that fairseq logs of each update."""
+    """The metrics that fairseq logs for each update."""
     lines = re.findall(rf"\| {kind} \| (\{{.*\}})", log)
     return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint or file under the library's own names."""
+    """The weights in a file, with the names of the library."""
     if path.suffix == ".safetensors":
         return load_model(path).state_dict()
     found = stored(path)
@@ -83,7 +83,7 @@ def weights_of(path: Path) -> dict[str, Tensor]:
 
 
 def assert_pruned(path: Path, sparsity: float) -> pruning.Masks:
-    """Exactly that share of the prunable weights is pruned, and zero."""
+    """Check that exactly this fraction of the prunable weights is pruned and zero."""
     masks, weights = read_masks(path), weights_of(path)
     total = sum(mask.numel() for mask in masks.values())
     assert pruning.count_pruned(masks) == round(sparsity * total)
@@ -94,7 +94,7 @@ def assert_pruned(path: Path, sparsity: float) -> pruning.Masks:
 
 
 def assert_equal_checkpoints(one: Path, two: Path) -> None:
-    """The same weights, moments of the optimizer and masks, bit for bit."""
+    """Check that weights, moments of the optimizer and masks are identical."""
     some, others = stored(one), stored(two)
     for part in ("model", "last_optimizer_state", "extra_state"):
         if part == "extra_state":
@@ -118,7 +118,7 @@ def assert_equal(some: Any, others: Any, where: str) -> None:
 
 @pytest.fixture(scope="module")
 def frozen(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A lip reader trained with half of its weights: all its checkpoints, and the log."""
+    """A lip reader trained with half of its weights: the folder and the log."""
     folder = tmp_path_factory.mktemp("frozen")
     return folder, run_well(*train(manifests, folder, "--sparsity", 0.5), **ONE_THREAD)
 
@@ -182,7 +182,7 @@ def test_two_processes_are_one_with_accumulated_batches(
 
 
 def share(rank: int, store: str) -> None:
-    """One of two processes, whose masks differ."""
+    """One of two processes with different masks."""
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     task = SparseMask()
     task.masks = {"a": torch.tensor([True, False, rank == 1]), "b": torch.tensor([rank > 0])}
@@ -200,13 +200,13 @@ def test_all_processes_have_the_masks_of_the_first(tmp_path: Path) -> None:
     )
 
 
-# ---- what becomes of their checkpoints
+# ---- average and conversion of the checkpoints
 
 
 def test_an_average_keeps_the_mask(frozen: tuple[Path, str], tmp_path: Path) -> None:
     paths = [frozen[0] / f"checkpoint{epoch}.pt" for epoch in (1, 2)]
     target = tmp_path / "mean.pt"
-    assert main(["average", *map(str, paths), str(target)]) == 0
+    assert main(["model", "average", *map(str, paths), str(target)]) == 0
     masks = assert_pruned(target, 0.5)
     assert pruning.same(masks, read_masks(paths[0]))
     mean, one, two = (weights_of(path) for path in (target, *paths))
@@ -216,8 +216,8 @@ def test_an_average_keeps_the_mask(frozen: tuple[Path, str], tmp_path: Path) -> 
 
 def test_safetensors_and_back(frozen: tuple[Path, str], tmp_path: Path) -> None:
     checkpoint, small = frozen[0] / "checkpoint_last.pt", tmp_path / "model.safetensors"
-    assert main(["convert", str(checkpoint), str(small)]) == 0
-    assert main(["convert", str(small), str(tmp_path / "back.pt")]) == 0
+    assert main(["model", "convert", str(checkpoint), str(small)]) == 0
+    assert main(["model", "convert", str(small), str(tmp_path / "back.pt")]) == 0
     masks, expected = read_masks(checkpoint), weights_of(checkpoint)
     for path in (small, tmp_path / "back.pt"):
         assert pruning.same(assert_pruned(path, 0.5), masks)
@@ -232,14 +232,14 @@ def test_a_second_round_prunes_more_and_nothing_comes_back(
     frozen: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:
     first, start = frozen[0] / "checkpoint_last.pt", tmp_path / "start.safetensors"
-    assert main(["prune", str(first), str(start), "--sparsity", "0.7"]) == 0
+    assert main(["model", "prune", str(first), str(start), "--sparsity", "0.7"]) == 0
     options = ("--mask", start, "--finetune-from-model", start, "--max-update", 2)
     run_well(*train(manifests, tmp_path / "out", *options), **ONE_THREAD)
     masks = assert_pruned(tmp_path / "out/checkpoint_last.pt", 0.7)
     assert pruning.same(masks, read_masks(start))
     before = read_masks(first)
     assert not any((masks[name] & ~before[name]).any() for name in masks)
-    # What was kept went on from where it was: Adam moves a weight by its rate an update.
+    # Kept weights start from their old values: Adam moves a weight by its rate per update.
     begun, end = (weights_of(path) for path in (start, tmp_path / "out/checkpoint_last.pt"))
     moves = torch.cat([(end[name] - begun[name])[mask].abs() for name, mask in masks.items()])
     assert 0 < moves.max() < 3 * LR
@@ -248,14 +248,14 @@ def test_a_second_round_prunes_more_and_nothing_comes_back(
 # ---- PARP
 
 
-# At a rate that brings weights past each other in four updates.
+# The rate is high enough to change the order of the weights within four updates.
 PARP_LR = 5e-3
 PARP = ("--sparsity", 0.2, "--regrow", "--bf16", "--lr", PARP_LR)
 
 
 @pytest.fixture(scope="module")
 def regrown(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """PARP in bfloat16: all its checkpoints, and the log."""
+    """PARP in bfloat16: the folder and the log."""
     folder = tmp_path_factory.mktemp("regrown")
     return folder, run_well(*train(manifests, folder, *PARP), **ONE_THREAD)
 
@@ -270,7 +270,7 @@ def test_pruned_weights_regrow_from_zero_until_the_last_update(regrown: tuple[Pa
     middle = stored(regrown[0] / "checkpoint_1_1.pt")
     masks = pruning.unpack(middle["extra_state"]["SparseVSRTask"]["masks"], "")
     for name, mask in masks.items():
-        # Adam's first step is its rate for all: what was pruned grows from nothing.
+        # Adam's first step is as large as its rate, so pruned weights grow from zero.
         grown = middle["model"][name][~mask].abs()
         assert not len(grown) or grown.max() <= 1.01 * PARP_LR, name
 
@@ -299,7 +299,7 @@ def test_parp_resumed_is_uninterrupted(
 
 
 def test_a_recognizer_with_label_smoothing_in_bfloat16(teacher_data: Path, tmp_path: Path) -> None:
-    """The shipped teacher, whose mask is that of its own weights."""
+    """The shipped teacher, pruned by the magnitude of its own weights."""
     base = ("--base-criterion", "label_smoothed_cross_entropy")
     command = [
         "fairseq-train", teacher_data, "--user-dir", "fairseq_user_dir", "--save-dir", tmp_path,
@@ -321,7 +321,7 @@ def test_a_recognizer_with_label_smoothing_in_bfloat16(teacher_data: Path, tmp_p
 
 @pytest.fixture(scope="module")
 def student(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a student distilled with PARP, which ends with an update."""
+    """The checkpoint of a student distilled with PARP, which ends after an update."""
     folder = tmp_path_factory.mktemp("student")
     command = [
         "fairseq-train", manifests, "--user-dir", "fairseq_user_dir", "--save-dir", folder,
@@ -335,7 +335,7 @@ def student(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_distilled_student(student: Path, tmp_path: Path) -> None:
-    """Its heads are pruned with it, and are left out with their masks where it is an encoder."""
+    """Its heads are pruned, too. An encoder file has neither them nor their masks."""
     weights = {n.removeprefix("student."): t for n, t in stored(student)["model"].items()}
     masks = read_masks(student, whole_student=True)
     total = sum(mask.numel() for mask in masks.values())
@@ -426,7 +426,7 @@ def test_pruned_weights_count_in_no_gradient_norm_and_no_step(manifests: Path) -
     assert norms[1] < 0.95 * norms[0]
     assert optimizer.clip_grad_norm(1.0) == pytest.approx(float(norms[1]), rel=1e-3)
 
-    # Moments from before the pruning would move the weights.
+    # Moments from before the pruning would change the pruned weights.
     for weight in weights.values():
         moments = {name: torch.ones_like(weight) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.optimizer.state[weight].update(step=1, **moments)
@@ -437,7 +437,7 @@ def test_pruned_weights_count_in_no_gradient_norm_and_no_step(manifests: Path) -
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_copies_of_half_precision_are_pruned_too(flat: bool) -> None:
-    """--bf16 keeps a copy of each weight, --fp16 one of all, below the number of its GPU."""
+    """--bf16 has one copy per weight, --fp16 a single one with the number of its GPU as key."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
     masks = pruning.global_magnitude_mask(model, 0.5)
@@ -453,7 +453,7 @@ def test_the_copies_of_half_precision_are_pruned_too(flat: bool) -> None:
 
 
 class FlatCopies:
-    """What --fp16 on a GPU does to the weights: each step puts back those of one flat copy."""
+    """The optimizer of --fp16 on a GPU: each step restores the weights from one flat copy."""
 
     def __init__(self, model: nn.Module) -> None:
         self.fp16_params = list(model.parameters())
@@ -466,8 +466,8 @@ class FlatCopies:
 
 
 @pytest.mark.parametrize("regrow", [False, True])
-def test_copies_from_before_the_pruning_bring_nothing_back(manifests: Path, regrow: bool) -> None:
-    """fairseq makes them before the first epoch begins; PARP too grows from zero."""
+def test_copies_from_before_the_pruning_restore_nothing(manifests: Path, regrow: bool) -> None:
+    """fairseq makes them before the first epoch. With PARP, too, weights grow from zero."""
     task = new_task(manifests, sparsity=0.5, max_epoch=0, max_update=9)
     task.regrow, task.batches = regrow, Namespace(epoch=1)
     model = new_model(task)
@@ -477,7 +477,7 @@ def test_copies_from_before_the_pruning_bring_nothing_back(manifests: Path, regr
     task.optimizer_step(optimizer, model, 0)
     for name, weight in pruning.prunable_weights(model).items():
         assert torch.equal(weight, pruned[name]) and not weight[~task.masks[name]].any(), name
-    # What the optimizer changes then is pruned again; with PARP only by the last update.
+    # Later changes by the optimizer are pruned again, with PARP only in the last update.
     optimizer.fp32_params[0] += 1
     task.optimizer_step(optimizer, model, 1)
     zeros = sum(int((w == 0).sum()) for w in pruning.prunable_weights(model).values())
@@ -496,7 +496,7 @@ def test_an_optimizer_without_copies_has_none_to_prune() -> None:
 
 
 def test_the_last_update_is_seen_from_the_data(manifests: Path) -> None:
-    """Not from a count: an update that a loss scaler leaves out would be missing from it."""
+    """Not from a count, in which updates that a loss scaler skips would be missing."""
     task = new_task(manifests, max_epoch=2)
     task.load_dataset("train")
     for epoch in (1, 2):
@@ -536,9 +536,7 @@ def test_options_of_the_base_criterion(manifests: Path) -> None:
         ({"base_options": '{"label_smoothing": 2}'}, "label_smoothing 2"),
     ],
 )
-def test_a_base_criterion_that_makes_no_sense(
-    manifests: Path, options: dict[str, str], said: str
-) -> None:
+def test_an_invalid_base_criterion(manifests: Path, options: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         new_criterion(new_task(manifests), **options)
 
@@ -550,7 +548,7 @@ def test_a_dense_task_is_refused(manifests: Path) -> None:
 
 
 def test_outside_a_training_the_criterion_is_its_base(manifests: Path) -> None:
-    """As fairseq-validate builds it, from the checkpoint's settings."""
+    """As in fairseq-validate, which builds it from the settings in the checkpoint."""
     task = new_task(manifests, sparsity=0.5)
     criterion = new_criterion(task, regrow=True)
     with torch.no_grad(), metrics.aggregate(new_root=True) as found:
@@ -559,12 +557,12 @@ def test_outside_a_training_the_criterion_is_its_base(manifests: Path) -> None:
     assert found["loss"].avg > 0 and not {"sparsity", "regrown", "pruning_batches"} & found.keys()
 
 
-# ---- what is wrong is told before the first update
+# ---- mistakes are reported before the first update
 
 
 @pytest.fixture(scope="module")
 def files(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model, the same with half of its weights, its mask alone, and damaged or strange files."""
+    """A model, a pruned one, its mask alone, and damaged or other files."""
     folder = tmp_path_factory.mktemp("files")
     names = ("dense", "half", "mask", "other", "torn")
     paths = {name: folder / f"{name}.safetensors" for name in names}
@@ -583,7 +581,7 @@ def files(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> SparseVSRTask:
-    """The task as the first epoch begins, after a checkpoint with `state` if there is one."""
+    """A task at the beginning of its first epoch, resumed from `state` if there is one."""
     regrow = options.pop("regrow", False)
     task = new_task(data, **options)
     task.regrow = regrow
@@ -596,13 +594,13 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "what to prune. Give a --mask, or a target --sparsity"),
+        ({}, "what to prune: set --mask or --sparsity"),
         ({"sparsity": 1.0}, r"sparsity 1\.0: expected at least 0 and less than 1"),
         ({"sparsity": -0.1}, r"sparsity -0\.1: expected at least 0"),
         ({"mask": "gone"}, "gone.safetensors not found: correct the path"),
         ({"mask": "torn"}, "torn.safetensors: truncated or not safetensors"),
         ({"mask": "torn_pt"}, "torn.pt: truncated"),
-        ({"mask": "dense"}, "dense.safetensors: a dense model; name a mask"),
+        ({"mask": "dense"}, "dense.safetensors: a dense model; name a pruned model"),
         (
             {"mask": "other"},
             r"other.safetensors: the mask does not fit the model: 2 tensors differ",
@@ -612,7 +610,7 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
             {"finetune_from_model": "half", "sparsity": 0.3},
             r"sparsity 0\.3 is below the present 0\.5000",
         ),
-        ({"finetune_from_model": "dense"}, "what to prune. Give a --mask, or a target --sparsity"),
+        ({"finetune_from_model": "dense"}, "what to prune: set --mask or --sparsity"),
         ({"sparsity": 0.5, "regrow": True, "max_epoch": 0}, "set --max-update or --max-epoch"),
         ({"sparsity": 0.5, "regrow": True, "patience": 3}, "--patience and --stop-min-lr"),
         ({"sparsity": 0.5, "regrow": True, "stop_min_lr": 0.0}, "--patience and --stop-min-lr"),
@@ -637,7 +635,7 @@ def test_a_pruned_model_to_start_from_brings_its_mask(
     more = begin(manifests, finetune_from_model=start, sparsity=0.7)
     assert more.sparsity == pytest.approx(0.7, abs=1e-6)
     assert all(not (more.masks[name] & ~mask).any() for name, mask in half.masks.items())
-    # A mask that is named counts more, also one of fewer zeros than the start has.
+    # --mask comes before the mask of the model to start from.
     other = begin(manifests, finetune_from_model=start, mask=str(files["mask"]))
     assert pruning.same(other.masks, half.masks)
 
@@ -669,29 +667,33 @@ def test_a_resumed_run_has_the_masks_that_it_was_begun_with(
     other = {name: ~kept for name, kept in begun.masks.items()}
     strange = {"masks": pruning.pack(other), "frozen": True}
     for options, found, said in (
-        ({"sparsity": 0.6}, state, r"sparsity 0\.6: the checkpoint to go on from has 0\.5000; cho"),
+        (
+            {"sparsity": 0.6},
+            state,
+            r"sparsity 0\.6: the checkpoint to resume from has 0\.5000; set",
+        ),
         ({"sparsity": 0.50001}, state, r"sparsity 0\.50001: the checkpoint"),
         ({"sparsity": 1.5}, state, r"sparsity 1\.5: expected at least 0"),
-        ({"mask": mask}, more, "mask.safetensors: not the mask of the checkpoint to go on from"),
+        ({"mask": mask}, more, "mask.safetensors: not the mask of the checkpoint to resume from"),
         ({"mask": mask}, strange, "mask.safetensors: not the mask of the checkpoint"),
         ({"mask": mask, "sparsity": 0.5}, strange, "mask.safetensors: not the mask of the check"),
         (
             {"sparsity": 0.5},
             {"masks": state["masks"] | {"sha256": "0"}, "frozen": True},
-            "the checkpoint to go on from: its pruning masks are damaged",
+            "the checkpoint to resume from: its pruning masks are damaged",
         ),
     ):
         with pytest.raises(InputError, match=said):
             begin(manifests, found, **options)
-    # PARP at its end has another mask than the one it was given.
+    # After its last update PARP has a mask that is not the given one.
     assert begin(manifests, strange, mask=mask, regrow=True).frozen is False
 
 
-# ---- PARP whose last update a loss scaler skips
+# ---- PARP where a loss scaler skips the last update
 
 
-# What fairseq does on a GPU with --fp16 where a gradient overflows, on a CPU: the update whose
-# number it is given is skipped, by the error that the loss scaler raises.
+# The error with which fairseq's loss scaler skips an update with --fp16 on a GPU. Here it is for
+# the update with the given number.
 OVERFLOW = """
 import sys, torch
 from fairseq.trainer import Trainer
@@ -726,7 +728,7 @@ def test_an_overflow_in_the_last_update_leaves_no_dense_model(
 def test_regrowth_is_measured_once_an_interval(
     manifests: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not for each batch: all weights are read for it."""
+    """Not for each batch, because it reads all weights."""
     task = new_task(manifests, sparsity=0.5, log_interval=3)
     model, sample = new_model(task).train(), sample_of(task)
     criterion, optimizer = new_criterion(task, regrow=True), new_optimizer(model)

@@ -1,4 +1,4 @@
-"""What a training with `--task av_asr` offers: each option does what it says."""
+"""The options of a training with `--task av_asr`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import ROOT, run, run_well
-from fairseq import options as fairseq_options
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.utils import import_user_module
 from omegaconf import OmegaConf
 from test_fairseq import train_command
@@ -44,7 +41,7 @@ def stored(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
     return read_torch_file(folder / name)
 
 
-# What fairseq's configuration of a whole run would fill in.
+# The settings that fairseq takes from the configuration of the whole run.
 INTERPOLATED = {
     "seed": 3, "train_subset": "train", "best_checkpoint_metric": "loss", "results_path": None,
     "update_freq": [1],
@@ -74,7 +71,7 @@ def statistics(model: AVASRSeq2Seq) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_mode_of_a_frozen_encoder(manifests: Path, mode: str) -> None:
-    """In `eval` neither dropout nor a moving statistic; the bridge and the decoder learn anyhow."""
+    """In `eval` there is no dropout and statistics stay; bridge and decoder learn in any case."""
     task = new_task(manifests)
     model = new_model(task, freeze_encoder_updates=5, frozen_encoder=mode).train()
     inputs = batch(task)["net_input"]
@@ -95,7 +92,7 @@ def test_mode_of_a_frozen_encoder(manifests: Path, mode: str) -> None:
     assert model.encoder.w2v_model.post_extract_proj.weight.grad.any()
 
 
-def test_settings_of_the_model_that_make_no_sense(manifests: Path) -> None:
+def test_invalid_settings_of_the_model(manifests: Path) -> None:
     task = new_task(manifests)
     for changes, said in (
         ({"frozen_encoder": "asleep"}, "frozen_encoder 'asleep'"),
@@ -154,7 +151,7 @@ def test_no_utterance_is_lost_in_batches_too_small_for_it(manifests: Path) -> No
 def test_what_cannot_be_read_is_replaced_with_its_own_transcript(
     manifests: Path, tmp_path: Path
 ) -> None:
-    """The target must be that of the utterance that is heard. 120 utterances, one of them torn."""
+    """The target belongs to the utterance that is used. One of 120 has a damaged video."""
     for name in ("dict.wrd.txt", "spm_bpe64.model"):
         (tmp_path / name).write_bytes((manifests / name).read_bytes())
     utterances = read_manifest(manifests / "train.tsv") * 10
@@ -174,7 +171,7 @@ def test_what_cannot_be_read_is_replaced_with_its_own_transcript(
 
 
 def test_bf16_trains_float32_weights(manifests: Path, tmp_path: Path) -> None:
-    """Products in bfloat16: other losses than in float32, but near; the weights stay whole."""
+    """Losses differ from float32, but only a little, and weights stay in float32."""
     losses = {}
     for precision in ((), ("--bf16",)):
         folder = tmp_path / f"run{len(precision)}"
@@ -194,7 +191,7 @@ def test_bf16_trains_float32_weights(manifests: Path, tmp_path: Path) -> None:
 
 
 def test_best_checkpoint_by_word_error_rate(teacher_data: Path, tmp_path: Path) -> None:
-    """A huge learning rate ruins the shipped teacher in its second epoch: the first is the best."""
+    """A huge learning rate ruins the shipped teacher in the second epoch, so the first is best."""
     command = train_command(
         teacher_data, tmp_path, "--finetune-from-model", TEACHER, "--encoder", "teacher-tiny",
         "--best-checkpoint-metric", "wer", "--valid-beam", 2, "--max-tokens", 800,
@@ -210,7 +207,7 @@ def test_best_checkpoint_by_word_error_rate(teacher_data: Path, tmp_path: Path) 
 
 
 def test_two_processes_are_one_with_accumulated_batches(manifests: Path, tmp_path: Path) -> None:
-    """The encoder frozen at first, then trained; modalities dropped, noise left out."""
+    """With an encoder that is frozen at first, dropped streams, and no noise."""
     settings = (
         "--encoder-changes", SHALLOW, "--batch-size", 3, "--max-update", 2, "--disable-validation",
         "--freeze-encoder-updates", 1, "--frozen-encoder", "eval",
@@ -238,7 +235,7 @@ def test_two_processes_are_one_with_accumulated_batches(manifests: Path, tmp_pat
 def test_a_frozen_encoder_does_not_decay(
     manifests: Path, tmp_path: Path, options: list[object]
 ) -> None:
-    """Copies for half precision, and legacy DDP, have gradients of zeros for what is frozen."""
+    """Copies for half precision and legacy DDP have zero gradients for frozen weights."""
     command = train_command(
         manifests, tmp_path, "--encoder-checkpoint", TEACHER, "--freeze-encoder-updates", 2,
         "--max-update", 2, "--weight-decay", 0.1, "--lr", 0.1, "--batch-size", 3,
@@ -255,7 +252,7 @@ def test_a_frozen_encoder_does_not_decay(
 
 
 class FlatAdam:
-    """What --fp16 on a GPU steps: one flat copy of all weights, which it then writes back."""
+    """The optimizer of --fp16 on a GPU: one flat copy of all weights, which it copies back."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.fp16_params = list(model.parameters())
@@ -278,7 +275,7 @@ class FlatAdam:
 
 
 def test_frozen_weights_stay_in_the_flat_copy_of_fp16(manifests: Path) -> None:
-    """Also with a momentum of earlier updates; once they are not frozen they learn."""
+    """Also with momentum from earlier updates. Without freezing they learn."""
     task = new_task(manifests)
     model = new_model(task, freeze_encoder_updates=9)
     optimizer = FlatAdam(model)
@@ -308,8 +305,8 @@ def stored_start(manifests: Path, folder: Path, settings: tuple) -> dict[str, to
     return stored(folder / "start")["model"]
 
 
-def test_two_processes_go_on_where_they_stopped(manifests: Path, tmp_path: Path) -> None:
-    """The other process gets the checkpoint from the first: fairseq sends it its objects."""
+def test_two_processes_resume_where_they_stopped(manifests: Path, tmp_path: Path) -> None:
+    """fairseq sends the objects of the checkpoint from the first process to the other."""
     settings = ("--encoder-changes", SHALLOW, "--batch-size", 3, "--disable-validation")
     for folder, updates in (("stopped", 1), ("stopped", 2), ("straight", 2)):
         command = train_command(
@@ -359,7 +356,7 @@ def test_a_bad_clip_of_the_validation_is_named_once(
 
 
 def share_validation(rank: int, store: str, data: str) -> None:
-    """One of two processes, of which the other has met an utterance that cannot be read."""
+    """One of two processes; the other one has an unreadable utterance."""
     torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     task = new_task(Path(data))
     task.load_dataset("valid")
@@ -404,29 +401,8 @@ def test_hydra_trains_with_the_paper_configuration(
     assert load_model(tmp_path / "checkpoint_last.pt").decoder.config.dim == 128
 
 
-def test_both_forms_of_the_paper_settings_agree() -> None:
-    """Every value of finetune.yaml is what the command line makes of finetune.args."""
-    folder = ROOT / "scripts/config/lrs3"
-    words = [
-        word
-        for line in (folder / "finetune.args").read_text().splitlines()
-        if not line.startswith("#")
-        for word in line.split()
-    ]
-    parser = fairseq_options.get_training_parser()
-    arguments = ["data", "--task", "av_asr", "--arch", "av_asr_seq2seq", *words]
-    found = convert_namespace_to_omegaconf(
-        fairseq_options.parse_args_and_arch(parser, [*arguments, "--user-dir", "fairseq_user_dir"])
-    )
-    expected = yaml.safe_load((folder / "finetune.yaml").read_text())
-    del expected["hydra"], expected["task"]["data"]
-    for group, values in expected.items():
-        for name, value in values.items():
-            assert found[group][name] == value, f"{group}.{name}"
-
-
 def test_worker_processes_end_without_a_traceback(manifests: Path, tmp_path: Path) -> None:
-    """Some have no batch; those of the training are stopped in the middle of an epoch."""
+    """Some have no batch, and the training stops in the middle of an epoch."""
     log = run_well(
         *train_command(
             manifests, tmp_path, "--num-workers", 3, "--encoder-changes", SHALLOW, "--max-tokens",
@@ -449,7 +425,7 @@ def test_float16_without_a_gpu_ends_with_one_line(
 
 
 def test_reading_threads_end_before_the_process(tmp_path: Path) -> None:
-    """A slow reader whose queue is full, and one that is in the middle of an item."""
+    """A slow reader with a full queue, and one that is in the middle of an item."""
     script = tmp_path / "read.py"
     script.write_text("""
 import time

@@ -1,4 +1,4 @@
-"""Lip reading with CTC and attention through fairseq's stock command lines."""
+"""Lip reading with CTC and attention, with fairseq's stock commands."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def generate(data: Path, model: Path, results: Path, *options: object) -> list[o
 
 @pytest.fixture(scope="module")
 def trained(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder of checkpoints of three epochs of two updates, and the log."""
+    """A folder with the checkpoints of three epochs of two updates, and the log."""
     folder = tmp_path_factory.mktemp("trained")
     return folder, run_well(*train(manifests, folder), **ONE_THREAD)
 
@@ -82,7 +82,7 @@ def test_rates_follow_the_cosine_in_epochs(trained: tuple[Path, str]) -> None:
     rates = [float(json.loads(line)["lr"]) for line in re.findall(r"\{.*\"lr\".*\}", trained[1])
              if "train_lr" not in line]  # fmt: skip
     total = EPOCHS * PER_EPOCH
-    # fairseq's log shows the rate of the update to come.
+    # fairseq logs the rate of the next update.
     expected = [1e-3 * cosine_rate(u + 1, PER_EPOCH, total) for u in range(1, total + 1)]
     assert rates == pytest.approx(expected, abs=1e-6)
 
@@ -116,13 +116,13 @@ def test_resumed_is_uninterrupted(
 def test_generate_finds_what_the_library_finds(
     trained: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:
-    """In a checkpoint, and in the file it is converted to."""
+    """For a checkpoint, and for the file that it is converted to."""
     checkpoint, converted = trained[0] / "checkpoint_last.pt", tmp_path / "model.safetensors"
     options = ["--visual-noise", "motion_blur", "--visual-noise-level", 4, "--ctc-weight", 0.3]
     log = run_well(*generate(manifests, checkpoint, tmp_path / "one", *options), **ONE_THREAD)
     assert "beam 3, CTC weight 0.3, no length penalty" in log
     assert "visual noise motion_blur level 4" in log and "trained with 6 utterances x 1" in log
-    assert main(["convert", str(checkpoint), str(converted)]) == 0
+    assert main(["model", "convert", str(checkpoint), str(converted)]) == 0
     run_well(*generate(manifests, converted, tmp_path / "two", *options), **ONE_THREAD)
     lines = [(tmp_path / n / "decoded-test.jsonl").read_text() for n in ("one", "two")]
     assert lines[0] == lines[1]
@@ -152,12 +152,12 @@ def test_what_does_not_fit_is_refused(
     assert stored["subwords"].split("\n") == new_task(manifests).outputs
     cfg = VSRModelConfig(description=stored["description"], dictionary=stored["dictionary"])
     assert VSRCTCAttention.build_model(cfg, new_task(manifests))
-    with pytest.raises(InputError, match="subwords with the special ones, the model has"):
+    with pytest.raises(InputError, match=r"subwords .* the model has"):
         VSRCTCAttention.build_model(cfg, new_task(teacher_data))
     with pytest.raises(InputError, match="visual_noise_level without a type"):
         new_task(manifests, visual_noise_level=3).load_dataset("train")
     for task, cfg, said in (
-        (av_asr_task(manifests), VSRModelConfig(network="tiny"), "outputs are those of --task vsr"),
+        (av_asr_task(manifests), VSRModelConfig(network="tiny"), "has the outputs of --task vsr"),
         (new_task(manifests), AVASRSeq2SeqConfig(), "--task vsr is for models of --arch vsr_ctc"),
     ):
         with pytest.raises(InputError, match=said):
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused(
             else:
                 task.build_model(cfg)
     model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), new_task(manifests))
-    with pytest.raises(InputError, match="is trained with --criterion ctc_attention: set that"):
+    with pytest.raises(InputError, match="set --criterion ctc_attention"):
         model.get_normalized_probs(None, log_probs=True)
     with pytest.raises(InputError, match="visual noise 'fog': expected one of block"):
         new_task(manifests, visual_noise="fog").load_dataset("train")
@@ -192,7 +192,7 @@ def test_audio_and_both_train(manifests: Path, modalities: str) -> None:
 
 
 def test_the_criterion_ignores_padding(manifests: Path) -> None:
-    """The loss of a batch is the sum of those of its utterances."""
+    """The loss of a batch is the sum of the losses of its utterances."""
     task = new_task(manifests)
     torch.manual_seed(0)
     model = VSRCTCAttention.build_model(VSRModelConfig(network="tiny"), task).eval()

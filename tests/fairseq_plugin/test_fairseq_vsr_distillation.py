@@ -43,7 +43,7 @@ UPDATES = 4
 
 @pytest.fixture(scope="module")
 def teacher(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained lip reader of the corpus' subwords."""
+    """An untrained lip reader for the subwords of the corpus."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     outputs = new_task(manifests).outputs
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def distill(data: Path, folder: Path, teacher: Path) -> list[object]:
 def distilled(
     manifests: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A folder of checkpoints after three updates and four, and the log."""
+    """A folder with checkpoints after three and four updates, and the log."""
     folder = tmp_path_factory.mktemp("distilled")
     command = [w for w in distill(manifests, folder, teacher) if w != "--disable-validation"]
     return folder, run_well(*command, **ONE_THREAD)
@@ -98,13 +98,13 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 
 def logged(log: str, key: str) -> list[dict[str, float]]:
-    """The lines of a log that have a certain number in them."""
+    """The metrics of all log lines that contain `key`."""
     lines = [json.loads(line) for line in re.findall(r"\{.*\}", log) if f'"{key}"' in line]
     return [{name: float(value) for name, value in line.items()} for line in lines]
 
 
 def test_the_log_has_all_parts_of_the_loss(distilled: tuple[Path, str]) -> None:
-    """Of each update, and of the validations after 3 and 4."""
+    """For each update, and for the validations after updates 3 and 4."""
     found = [("", logged(distilled[1], "kl_ctc")), ("valid_", logged(distilled[1], "valid_kl_ctc"))]
     assert [len(lines) for _, lines in found] == [UPDATES, 2]
     for prefix, lines in found:
@@ -128,7 +128,7 @@ def test_the_teacher_is_in_no_checkpoint(distilled: tuple[Path, str], manifests:
     moments = stored["last_optimizer_state"]["state"]
     parameters = list(student.parameters())
     assert [m["exp_avg"].numel() for m in moments.values()] == [p.numel() for p in parameters]
-    # Weights and two moments in float32, and names and statistics beside them.
+    # The weights and two moments in float32, plus names and statistics.
     size = sum(p.numel() for p in parameters) * 4 * 3
     assert size < path.stat().st_size < 1.3 * size
     assert load_auto_avsr(path).encoder.config == student.recognizer.encoder.config
@@ -159,7 +159,7 @@ def test_the_teacher_is_frozen_and_no_part_of_the_criterion(manifests: Path, tea
     optimizer.step()
     assert same(before, own.state_dict()) and not same(student_before, model.state_dict())
     assert not own.training and not any(p.requires_grad for p in own.parameters())
-    # Fused, it says what it said in its file.
+    # The fused teacher gives the same output as the one in the file.
     inputs = batch(task, "test", 0)["net_input"]
     ctc, logits = load_auto_avsr(teacher)(
         inputs["video"], inputs["padding_mask"], inputs["prev_output_tokens"]
@@ -182,7 +182,7 @@ def test_a_teacher_like_the_student_teaches_nothing(manifests: Path, tmp_path: P
 
 
 def test_padding_is_ignored(manifests: Path, teacher: Path) -> None:
-    """The loss of a batch is the sum of those of its utterances."""
+    """The loss of a batch is the sum of the losses of its utterances."""
     task = new_task(manifests)
     model, criterion = new_student(task).eval(), new_criterion(task, teacher, temperature=2.0)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_what_does_not_fit_is_refused(
     )
     encoder = ROOT / "scripts/models/tiny-teacher/model.safetensors"
     for data, path, said in (
-        (manifests, None, "teacher missing; name its checkpoint: --teacher"),
+        (manifests, None, "teacher missing; name its file with --teacher"),
         (manifests, tmp_path / "none.pt", r"none\.pt not found"),
         (manifests, encoder, "holds no CTC/attention recognizer: name another file"),
         (manifests, stranger, r"teacher .*stranger.*: not the subwords that the model was trained"),

@@ -122,7 +122,7 @@ def test_embeddings_are_tied_unscaled_and_positions_start_at_two():
 
 @torch.no_grad()
 def test_feed_forward_uses_relu():
-    """A block whose attentions give nothing is x + fc2(relu(fc1(norm(x))))."""
+    """Without the output of both attentions a block is x + fc2(relu(fc1(norm(x))))."""
     block = decoder().layers[0]
     for attention in (block.self_attn, block.encoder_attn):
         attention.out_proj.weight.zero_()

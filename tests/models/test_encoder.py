@@ -1,4 +1,4 @@
-"""The encoders against written-out formulas, and padding."""
+"""The encoders compared with explicit formulas, and padding."""
 
 import math
 from dataclasses import replace
@@ -169,7 +169,7 @@ def test_stem_is_the_3d_formula(training, activation):
 
 
 def test_statistics_of_the_stem_are_exact_enough_on_a_cpu():
-    """PyTorch's batch norm is 1e-4 off where channels are the last dimension in memory."""
+    """PyTorch's batch norm has errors of 1e-4 if channels are the last dimension in memory."""
     module = Stem3d(8, nn.ReLU()).train()
     module[1].momentum = 1.0
     video = torch.randn(1, 1, 200, 88, 88) + 2
@@ -377,7 +377,7 @@ def test_a_clip_of_nothing_but_padding_is_named(config):
 
 
 def test_padding_is_zero_in_the_first_hidden_state():
-    """As in AV-HuBERT, which zeroes it before the positional convolution."""
+    """AV-HuBERT sets padding to zero before the positional convolution."""
     encoder = randomize(AVHubertEncoder(SMALL))
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     first = encoder(*clip(batch=2), padding).hidden_states[0]
@@ -417,7 +417,7 @@ def test_unknown_presets_are_refused(name):
 
 @pytest.mark.parametrize(("dim", "groups", "kernel"), [(128, 16, 128), (32, 4, 16)])
 def test_positional_convolution_in_bfloat16(dim, groups, kernel):
-    """As in float32 up to bfloat16's rounding, also where PyTorch's own kernel is wrong."""
+    """The same as in float32 up to rounding, even where PyTorch's own kernel is wrong."""
     module = PositionalConvolution(dim, kernel, groups)
     x = torch.randn(2, 30, dim, generator=torch.Generator().manual_seed(0))
     expected = module(x)

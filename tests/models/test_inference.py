@@ -1,54 +1,25 @@
-"""Encoders made for inference: fused, compiled, exported, in half precision; their times."""
+"""Encoders made for inference: fused, compiled, exported, in half precision."""
 
-import json
-import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from networks import SMALL, VARIANTS, clip, parts, randomize, variants
+from networks import SMALL, VARIANTS, clip, near, parts, randomize, trained, variants, worn
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avhubert_ext.benchmarks.encoder import Clip, plain_forward
 from avhubert_ext.checkpoints.model_file import save_model
-from avhubert_ext.cli import main
 from avhubert_ext.errors import InputError
 from avhubert_ext.export.onnx import export_encoder
-from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
+from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import DecoderConfig
-from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig, EncoderOutput
+from avhubert_ext.models.encoder import AVHubertEncoder, EncoderOutput
 from avhubert_ext.models.frontends import ResNet18, ShuffleNetV2, silu
 from avhubert_ext.models.fuse import FramesLastTrunk, can_be_packed, fused
 from avhubert_ext.models.presets import TABLE_1, encoder_preset, full_name
 
 PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
 LIPS = ConformerConfig(layers=2, dim=32, ffn=48, heads=4, width=0.125, fusion=24)
-
-
-def trained(config: EncoderConfig | ConformerConfig) -> AVHubertEncoder | ConformerEncoder:
-    """Fresh weights, but batch norms and gains as after training."""
-    torch.manual_seed(0)
-    encoder = (
-        AVHubertEncoder(config) if isinstance(config, EncoderConfig) else ConformerEncoder(config)
-    )
-    worn(encoder)
-    return encoder.eval()
-
-
-def worn(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        norm = ".bn" in name or ".batch_norm" in name
-        if name.endswith("running_mean"):
-            tensor.normal_(std=0.2)
-        elif name.endswith(("running_var", "weight_g")) or (norm and "weight" in name):
-            tensor.mul_(torch.empty_like(tensor).uniform_(0.5, 2.0))
-
-
-def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    """The greatest difference relative to the greatest value."""
-    return (found - expected).abs().max().item() <= tolerance * expected.abs().max().item()
 
 
 def assert_close(found: EncoderOutput, expected: EncoderOutput, tolerance: float) -> None:
@@ -102,7 +73,7 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 def test_fused_lip_reader_is_the_same_function(modality):
-    """Of any batch and length, with padding and without."""
+    """For any batch and length, with and without padding."""
     encoder = trained(replace(LIPS, modality=modality))
     fast = encoder.fuse().fuse()
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in fast.modules())
@@ -132,7 +103,7 @@ def test_fused_recognizer_keeps_its_decoder(tmp_path):
 
 @pytest.mark.parametrize("activation", [nn.PReLU, silu], ids=["prelu", "silu"])
 def test_frames_last_trunk(activation):
-    """A few frames or many, in both forms, and what is given to it stays."""
+    """With few or many frames, in both forms; the input does not change."""
     resnet = ResNet18(0.125, activation)
     worn(resnet)
     resnet.eval()
@@ -156,7 +127,7 @@ def test_frames_last_trunk(activation):
 
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])
 def test_shuffle_free_trunk(width):
-    """Every channel in its place at every width, though none is shuffled."""
+    """Without shuffling, every channel is where it belongs at every width."""
     trunk = randomize(ShuffleNetV2(width)).eval()
     for module in trunk.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -194,7 +165,7 @@ def test_half_precision_is_close(config, dtype):
 
 @pytest.mark.parametrize("name", ["teacher", "7"])
 def test_full_size_encoders_export_with_any_length(name):
-    """torch.export at full size, of clips and of padded batches."""
+    """torch.export at full size, for clips and padded batches."""
     with torch.device("meta"):
         encoder = AVHubertEncoder(encoder_preset(full_name(name))).eval()
         audio, video = torch.zeros(2, 104, 7), torch.zeros(2, 1, 7, 88, 88)
@@ -270,103 +241,6 @@ def test_onnx_of_a_lip_reader(tmp_path):
             assert near(torch.tensor(found), encoder(video))
     with pytest.raises(InputError, match="encoders of both are not exported"):
         export_encoder(trained(replace(LIPS, modality="both")), tmp_path / "both.onnx")
-
-
-def test_the_plain_forward_is_the_teacher():
-    encoder = trained(replace(SMALL, layers=3))
-    audio, video = clip(frames=7)
-    with torch.no_grad():
-        expected = encoder(audio, video).last_hidden_state
-        assert near(plain_forward(encoder, Clip(audio, video)), expected)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 7])
-def test_the_plain_forward_is_the_lip_reader(frames):
-    encoder = trained(LIPS)
-    video = clip(2, frames)[1]
-    with torch.no_grad():
-        assert near(plain_forward(encoder, Clip(torch.empty(0), video)), encoder(video))
-
-
-def run(out: Path, *options: str) -> int:
-    return main(["benchmark", "encoder", "--out", str(out), "--rounds", "3", *options])
-
-
-def test_benchmark(tmp_path, capsys, monkeypatch):
-    """Every cell is there, and the figures fit each other."""
-    # The tiny teacher in place of the base one; "teacher-tiny" and "tiny-7" are full and short.
-    monkeypatch.setattr("avhubert_ext.benchmarks.encoder.TEACHER", "teacher-tiny")
-    threads = torch.get_num_threads()
-    out = tmp_path / "folder" / "b.json"
-    names, backends = ("teacher-tiny", "tiny-7"), ("eager", "fused")
-    options = ["--preset", *names, "--backend", *backends, "--frames", "10"]
-    try:
-        assert run(out, *options) == 0
-    finally:
-        torch.set_num_threads(threads)
-    report = json.loads(out.read_text())
-    assert (report["frames"], report["threads"], report["dtype"]) == (10, 1, "float32")
-    cells = {(r["model"], r["backend"]): r for r in report["results"]}
-    expected = {(model, backend) for model in names for backend in backends}
-    assert cells.keys() == expected | {("teacher-tiny", "plain")}
-    for (_, backend), cell in cells.items():
-        median = cell["median_seconds"]
-        assert 0 < cell["fastest_seconds"] <= median
-        teacher = cells["teacher-tiny", backend]["median_seconds"]
-        assert math.isclose(cell["ratio_to_teacher"], median / teacher)
-        assert math.isclose(cell["real_time_factor"], median / 0.4)
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in (*names, *backends, str(out)))
-    assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
-
-
-def test_benchmark_of_a_lip_reader(tmp_path, capsys):
-    options = ("--preset", "vsr-tiny", "--backend", "eager", "fused", "--frames", "5")
-    assert run(tmp_path / "b.json", *options) == 0
-    results = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert [r["backend"] for r in results] == ["eager", "fused", "plain"]
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[7].startswith("Computed as their formulas read") and "vsr-tiny" in lines[8]
-
-
-def test_benchmark_without_a_compiler(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert run(tmp_path / "b.json", "--preset", "tiny-7", "--backend", "compile") == 1
-    assert "the backend compile needs a C++ compiler" in capsys.readouterr().err
-
-
-def test_benchmark_of_half_precision(tmp_path):
-    options = ("--preset", "tiny-7", "--dtype", "bfloat16", "--backend", "eager", "fused")
-    assert run(tmp_path / "b.json", *options) == 0
-    report = json.loads((tmp_path / "b.json").read_text())
-    assert report["dtype"] == "bfloat16" and len(report["results"]) == 2
-
-
-def test_benchmark_without_the_teacher_has_no_ratios(tmp_path):
-    assert run(tmp_path / "b.json", "--preset", "tiny-7", "--backend", "eager") == 0
-    (cell,) = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert cell["ratio_to_teacher"] is None
-
-
-def test_benchmark_of_other_runtimes(tmp_path):
-    backends = ("compile", "onnx")
-    assert run(tmp_path / "b.json", "--preset", "teacher-tiny", "--backend", *backends) == 0
-    results = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert [r["backend"] for r in results] == list(backends)
-    assert all(r["median_seconds"] > 0 for r in results)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--preset", "99"], "preset '99' is unknown: choose one of"),
-        (["--preset", "tiny-7", "--dtype", "bfloat16", "--backend", "onnx"], "float32 only"),
-    ],
-)
-def test_benchmark_errors_are_one_line(tmp_path, capsys, options, words):
-    assert run(tmp_path / "b.json", *options) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("avhubert-ext: error: ") and words in last
 
 
 def test_variants_are_all_kinds_of_encoders():

@@ -1,4 +1,4 @@
-"""Students: Table 1 by name, any other by preset, and what they start from."""
+"""Students: Table 1 by name, others by preset, and the weights that they start from."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def test_a_student_is_stored_without_its_heads(tmp_path):
 
 @pytest.mark.parametrize("name", TABLE_1)
 def test_students_of_table_1(name):
-    """The network as built, its output, and its authors' later word on dropout."""
+    """The network, its output, and the dropout that its authors stated later."""
     layers, dim, ffn, block, visual, targets, from_teacher = TABLE_1[name]
     with torch.device("meta"):
         student = build_student(name).eval()
@@ -135,7 +135,7 @@ def test_a_teacher_without_the_target_block_is_refused():
 
 
 @pytest.mark.parametrize("targets", [(), (0, 4), (4, 4)])
-def test_targets_that_make_no_sense_are_refused(targets):
+def test_invalid_targets_are_refused(targets):
     with pytest.raises(InputError, match="expected different blocks of the teacher"):
         build_student(StudentPreset(SMALL, targets))
 
@@ -304,6 +304,6 @@ def test_a_change_to_a_preset():
         ({"encoder": {"dim": 13}}, "dim 13: expected a multiple of heads"),
     ],
 )
-def test_changes_that_make_no_sense_are_refused(student, message):
+def test_invalid_changes_are_refused(student, message):
     with pytest.raises(InputError, match=message):
         student_preset(student)

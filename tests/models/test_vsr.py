@@ -100,7 +100,7 @@ def test_variants_differ_in_the_frontend():
     }
 
 
-def test_unknown_names_are_told():
+def test_unknown_names_are_refused():
     with pytest.raises(
         InputError, match="vsr preset 'base-m' is unknown: choose one of vsr-base-s"
     ):
@@ -200,7 +200,7 @@ def test_decoder_with_a_cache_is_the_same():
     torch.testing.assert_close(torch.cat(steps, dim=1), decoder(tokens, memory), atol=1e-5, rtol=0)
 
 
-def test_wrong_inputs_are_told():
+def test_wrong_inputs_are_refused():
     model = small()
     video = torch.randn(1, 1, 4, 88, 88)
     with pytest.raises(InputError, match="the model takes video: pass exactly that"):
@@ -271,7 +271,7 @@ def test_the_loss_is_a_sum_over_utterances():
 
 
 def peer_state(dim=16, ffn=24, heads=2, layers=2, kernel=7, channels=(8, 16, 32, 64)) -> dict:
-    """A lip reader's tensors under Auto-AVSR's names, written down from its network."""
+    """The tensors of a lip reader by Auto-AVSR's names, from its definition."""
     shapes: dict[str, tuple] = {"frontend.frontend3D.0.weight": (channels[0], 1, 5, 7, 7)}
 
     def norm(name: str, width: int, statistics: bool = False) -> None:
@@ -346,7 +346,7 @@ def peer_state(dim=16, ffn=24, heads=2, layers=2, kernel=7, channels=(8, 16, 32,
 
 
 class Peer:
-    """Auto-AVSR's functions on its tensors, from its definition; one clip, evaluation mode."""
+    """Auto-AVSR's functions on its tensors, from its definition, for one clip in eval mode."""
 
     def __init__(self, state: dict[str, Tensor], heads: int = 2, layers: int = 2) -> None:
         self.state, self.heads, self.layers = state, heads, layers
@@ -461,7 +461,7 @@ class Peer:
 
 
 def layout_of_2023(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The frontend and its projection lie within the encoder there."""
+    """There the frontend and its projection are part of the encoder."""
     return {
         name.replace("frontend.", "encoder.frontend.", 1).replace("proj_encoder", "encoder.embed.0")
         if name.startswith(("frontend.", "proj_encoder"))
@@ -555,7 +555,7 @@ def test_how_padding_is_seen_is_kept_and_can_be_switched(tmp_path):
 
 
 def test_a_fresh_model_starts_as_auto_avsrs():
-    """Rates of dropout, and initial weights, as the facts and its code have them."""
+    """Dropout rates and initial weights are those of its code."""
     torch.manual_seed(0)
     model = build_vsr("tiny")
     rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
@@ -583,7 +583,7 @@ def test_a_fresh_model_starts_as_auto_avsrs():
 def test_convert_keeps_every_weight(tmp_path):
     torch.save(peer_state(), tmp_path / "peer.pth")
     for source, target in (("peer.pth", "m.safetensors"), ("m.safetensors", "m.pt")):
-        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+        assert main(["model", "convert", str(tmp_path / source), str(tmp_path / target)]) == 0
     first, last = (load_model(tmp_path / name) for name in ("peer.pth", "m.pt"))
     assert describe(first) == describe(last)
     for name, tensor in first.state_dict().items():
@@ -604,7 +604,7 @@ def test_the_frontend_starts_from_a_word_recognizer_or_auto_avsr(tmp_path, kind)
     start = tmp_path / ("start.pth" if kind in stored else kind)
     torch.save(stored.get(kind, state), tmp_path / "start.pth")
     if kind not in stored:
-        assert main(["convert", str(tmp_path / "start.pth"), str(start)]) == 0
+        assert main(["model", "convert", str(tmp_path / "start.pth"), str(start)]) == 0
     model = small()
     others = {n: t.clone() for n, t in model.state_dict().items() if ".frontend." not in n}
     load_frontend(model, start)
@@ -632,7 +632,7 @@ def test_masks_of_a_pruned_lip_reader_have_its_own_names(tmp_path):
     assert same(read_masks(tmp_path / "sparse.pt"), masks)
 
 
-def test_what_makes_no_sense_in_a_configuration_is_told():
+def test_invalid_configurations_are_refused():
     for changes, said in (
         ({"layers": 0}, "layers 0: expected at least 1"),
         ({"dim": 64.0}, "dim 64.0: expected a whole number"),
@@ -676,7 +676,7 @@ def upper_case_model(folder) -> tuple:
 def test_subwords_of_auto_avsr_become_a_dictionary(tmp_path):
     units, model, listed = upper_case_model(tmp_path)
     out = tmp_path / "out"
-    assert main(["subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
+    assert main(["data", "subwords", str(units), str(out), "--sentencepiece", str(model)]) == 0
     vocabulary = Vocabulary(out / "dict.wrd.txt", ctc=True)
     assert vocabulary.symbols == ["<blank>", *listed, "<eos>"]
     subwords = Subwords(next(out.glob("spm_*.model")))

@@ -1,4 +1,4 @@
-"""Which face, how good, who speaks; mouth regions of any size; decoding once."""
+"""Choice and quality of faces, the speaking face, mouth regions of any size, single decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from portrait import MOUTH, moved, movement, tone, write_clip
 from serving import utterance
 from skimage import data
 
-from avhubert_ext.data.media import Limits, video_frames
+from avhubert_ext.data.media import MediaLimits, video_frames
 from avhubert_ext.mouth import align, clip
 from avhubert_ext.mouth.clip import NoFaceError, mouth_clips
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, shrink_of
@@ -41,8 +41,8 @@ def refused(path: Path, **options) -> str:
 
 
 @pytest.mark.parametrize(("seen", "frames"), [(1, 75), (3, 75), (12, 60)])
-def test_a_rare_face_is_refused(tmp_path: Path, seen: int, frames: int) -> None:
-    """One frame of 75 with a face made the mouth region of all."""
+def test_a_rarely_seen_face_is_rejected(tmp_path: Path, seen: int, frames: int) -> None:
+    """A single frame with a face must not become the mouth region of all 75."""
     face = cv2.resize(data.astronaut()[:260, 90:350], (128, 128), interpolation=cv2.INTER_AREA)
     wall = np.full_like(face, 90)
     path = write_clip(tmp_path / "rare.mp4", [face] * seen + [wall] * (frames - seen))
@@ -62,7 +62,7 @@ def test_a_late_face_is_a_warning(tmp_path: Path) -> None:
 
 
 def robot(number: int) -> np.ndarray:
-    """Eyes, a nose and a mouth drawn in random colors: RGB [240, 320, 3]."""
+    """Draw eyes, a nose, and a mouth in random colors: RGB [240, 320, 3]."""
     colors = np.random.default_rng(number).integers(0, 256, (6, 3)).tolist()
     image = np.full((240, 320, 3), colors[5], np.uint8)
     cv2.rectangle(image, (90, 30), (230, 220), colors[0], -1)
@@ -74,8 +74,8 @@ def robot(number: int) -> np.ndarray:
     return image
 
 
-def test_things_that_the_detector_takes_for_a_face(tmp_path: Path) -> None:
-    """Drawings and a rocket in which it finds one; of a real face it is sure."""
+def test_objects_detected_as_a_face_are_rejected(tmp_path: Path) -> None:
+    """The detector finds faces in drawings and a rocket; its score of a real face is high."""
     for name, image in (("a", robot(159)), ("b", robot(307)), ("c", data.rocket()[:426])):
         refused(write_clip(tmp_path / f"{name}.mp4", [image] * 6))
     (found,) = mouth_clips(write_clip(tmp_path / "face.mp4", moved(movement(16, SIZE), SIZE)))
@@ -101,8 +101,8 @@ GOOD = Quality(frames=100, missing=0, faces=1, scale=1.0, motion=1.0, outside=0.
     [
         ("missing", 11, 91, "no face in {} of 100 frames"),
         ("scale", 2.1, 5.1, "the face is small (the mouth is enlarged {:.1f} times)"),
-        ("score", 0.74, 0.6, "what was found may not be a face (the detector's score is {})"),
-        ("outside", 0.12, 0.6, "{:.0%} of the mouth region lie outside the picture"),
+        ("score", 0.74, 0.6, "this may not be a face (the score of the detector is {})"),
+        ("outside", 0.12, 0.6, "{:.0%} of the mouth region is outside the frame"),
         ("jumping", 0.05, 0.3, "the landmarks of the face jump in {:.0%} of the frames"),
     ],
 )
@@ -124,21 +124,21 @@ def test_short_clips_and_damaged_frames() -> None:
 
 
 def face(x: float, y: float, size: float = 1.0, turn: float = 0.0) -> np.ndarray:
-    """The mean face, 125 pixels large, centered at (x, y)."""
+    """Return the mean face, 125 pixels large, centered at (x, y)."""
     turn = np.deg2rad(turn)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return size * (align.MEAN_FACE - align.MEAN_FACE.mean(0)) @ rotation.T + (x, y)
 
 
 def persons(*tracks: dict[int, np.ndarray]) -> list[list[int]]:
-    """How many frames the tracks of each person have."""
+    """Return the number of frames in the tracks of each person."""
     follower = Follower(Landmarker(lambda image: []))
     follower.gone = [Track(track) for track in tracks]
     return [[len(track.points) for track in person.tracks] for person in follower.persons()]
 
 
 def test_one_face_that_is_lost_and_found_is_one_person() -> None:
-    """In profile a face is found now here, now there, and now larger."""
+    """In profile, the detected position and size of a face vary."""
     long = {t: face(200, 200) for t in range(0, 100) if not 30 <= t < 60}
     between = {t: face(240, 210, 0.8) for t in range(32, 50)}
     later = {t: face(160, 190, 1.2) for t in range(95, 140)}
@@ -154,7 +154,7 @@ def test_two_faces_are_two_persons() -> None:
     assert persons(left, after_a_cut) == [[100, 50]]
 
 
-def test_boxes_that_jump_are_told() -> None:
+def test_jumping_landmarks_are_measured() -> None:
     steady = Track({t: face(200 + t, 200, 1 + t / 500, turn=t) for t in range(40)})
     jumpy = Track({t: face(200, 200, turn=20 * (t % 8 == 0)) for t in range(40)})
     follower = Follower(Landmarker(lambda image: []))
@@ -164,8 +164,8 @@ def test_boxes_that_jump_are_told() -> None:
         assert person.jumping == pytest.approx(jumping)
 
 
-def test_a_good_face_is_used_beside_a_rare_one(tmp_path: Path) -> None:
-    """A larger face that shows for a moment is not the one meant."""
+def test_a_good_face_is_preferred_to_a_rare_one(tmp_path: Path) -> None:
+    """A larger face that is visible only for a moment is not used."""
     (large,) = talking(np.zeros(1))
     frames = []
     for t in range(40):
@@ -182,7 +182,7 @@ def test_a_good_face_is_used_beside_a_rare_one(tmp_path: Path) -> None:
 
 
 def talking(amounts: np.ndarray) -> list[np.ndarray]:
-    """The portrait, 260x260, its lips that many pixels apart: RGB [T, 260, 260, 3]."""
+    """Draw the portrait with its lips apart by a number of pixels: RGB [T, 260, 260, 3]."""
     image = data.astronaut()
     y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
     near = np.exp(-(((x - MOUTH[0]) / 14) ** 2)).astype(np.float32)
@@ -205,7 +205,7 @@ def sound_of(amounts: np.ndarray) -> np.ndarray:
 
 
 def beside_poster(small: list[np.ndarray]) -> list[np.ndarray]:
-    """A large still face on the left, the small ones on the right: RGB [T, 260, 420, 3]."""
+    """Put a large still face on the left, and small ones on the right: RGB [T, 260, 420, 3]."""
     (poster,) = talking(np.zeros(1))
     frames = []
     for picture in small:
@@ -221,26 +221,26 @@ def poster_and_speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(path, beside_poster(talking(9 * SYLLABLES)), audio=sound_of(SYLLABLES))
 
 
-def test_the_one_who_speaks_not_the_poster(poster_and_speaker: Path) -> None:
+def test_the_speaker_is_chosen_not_the_poster(poster_and_speaker: Path) -> None:
     (found,) = mouth_clips(poster_and_speaker, "speaking")
-    assert found.face == 2 and found.notes == ("2 faces; face 2 (right) speaks",)
+    assert found.face == 2 and found.notes == ("2 faces; using face 2 (right), which speaks",)
     assert 260 < found.points[..., 0].mean() < 420
     (largest,) = mouth_clips(poster_and_speaker)
-    assert largest.face == 1 and largest.notes == ("2 faces; the largest is used",)
+    assert largest.face == 1 and largest.notes == ("2 faces; using the largest",)
 
 
 def test_nobody_speaks_or_there_is_no_sound(tmp_path: Path) -> None:
     frames = beside_poster(talking(np.zeros(30)))
     (found,) = mouth_clips(write_clip(tmp_path / "a.mp4", frames), "speaking")
-    expected = "2 faces; no sound shows which speaks, the largest is used"
+    expected = "2 faces; there is no sound, using the largest"
     assert found.face == 1 and found.notes == (expected,)
     path = write_clip(tmp_path / "b.mp4", frames, audio=sound_of(SYLLABLES[:30]))
     (found,) = mouth_clips(path, "speaking")
-    assert found.notes == ("2 faces; it is not clear which speaks, the largest is used",)
+    assert found.notes == ("2 faces; it is not clear who speaks, using the largest",)
 
 
 def lips(amounts: np.ndarray, start: int = 0) -> dict[int, np.ndarray]:
-    """Mean faces whose inner lower lip is that many pixels lower."""
+    """Return mean faces with the inner lower lip lowered by a number of pixels."""
     faces = {}
     for t, amount in enumerate(amounts, start):
         faces[t] = align.MEAN_FACE.copy()
@@ -249,7 +249,7 @@ def lips(amounts: np.ndarray, start: int = 0) -> dict[int, np.ndarray]:
 
 
 def test_lips_that_move_with_the_sound() -> None:
-    """Against lips that move as much at other times, whoever is first."""
+    """They are preferred to lips that move as much at other times, in either order."""
     rng = np.random.default_rng(0)
     said = np.convolve(rng.uniform(0, 10, 150), np.ones(5) / 5, "same")
     other = np.convolve(rng.uniform(0, 10, 150), np.ones(5) / 5, "same")
@@ -271,19 +271,19 @@ def mouth_region() -> np.ndarray:
 
 @pytest.mark.parametrize("side", [88, 112, 128, 160])
 def test_mouth_regions_are_scaled_once(tmp_path: Path, mouth_region: np.ndarray, side: int) -> None:
-    """They were searched for a face, and cropped again where one seemed to be."""
+    """They must not be searched for a face and cropped again."""
     kind = cv2.INTER_AREA if side < 96 else cv2.INTER_CUBIC
     frames = [cv2.resize(frame, (side, side), interpolation=kind) for frame in mouth_region]
     frames = [cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) for frame in frames]
     (found,) = mouth_clips(write_clip(tmp_path / "mouth.mp4", frames))
     off = np.abs(found.video.astype(float) - mouth_region)
     assert found.video.shape == mouth_region.shape and off.mean() < 3
-    assert found.notes == (f"taken for a mouth region of {side}x{side} pixels, scaled to 96x96",)
+    assert found.notes == (f"treated as a mouth region of {side}x{side} pixels, scaled to 96x96",)
     assert found.quality.faces == 0 and found.seen.all()
 
 
-def test_small_faces_are_no_mouth_regions(tmp_path: Path) -> None:
-    """A talking head in 128x128 pixels, and one that is told to be a mouth region."""
+def test_small_faces_are_not_mouth_regions(tmp_path: Path) -> None:
+    """A talking head of 128x128 pixels, also with the option that it is a mouth region."""
     small = [
         cv2.resize(f, (128, 128), interpolation=cv2.INTER_AREA) for f in talking(9 * SYLLABLES)
     ]
@@ -294,7 +294,7 @@ def test_small_faces_are_no_mouth_regions(tmp_path: Path) -> None:
     expected = cv2.resize(cv2.cvtColor(small[0], cv2.COLOR_RGB2GRAY), (96, 96))
     assert np.abs(told.video[0].astype(float) - expected).mean() < 5
     wide = write_clip(tmp_path / "wide.mp4", [np.full((96, 192, 3), 90, np.uint8)] * 3)
-    with pytest.raises(Exception, match="192x96 pixels, a mouth region is square"):
+    with pytest.raises(Exception, match=r"192x96 pixels.* a mouth region is square"):
         mouth_clips(wide, mouth=True)
 
 
@@ -315,7 +315,7 @@ def test_small_squares_without_a_mouth(tmp_path: Path) -> None:
 
 
 def two_passes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Crops of the only face by another pass over the video, and where it was found."""
+    """Crop the only face in a second pass over the video; also returns where it was found."""
     with open_landmarker() as landmarker:
         (person,) = follow_faces(video_frames(path), landmarker)
     frames = list(video_frames(path))
@@ -336,7 +336,7 @@ def two_passes(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_crops_are_those_of_two_passes(tmp_path: Path, monkeypatch, scale: float) -> None:
-    """With gaps, a late beginning and an early end; the video is decoded once."""
+    """With gaps, a late start, and an early end, although the video is decoded only once."""
     size = (round(640 * scale), round(480 * scale))
     frames = moved(movement(70, size, 2.2 * scale), size)
     for t in (*range(8), 20, *range(30, 38), *range(60, 70)):
@@ -363,7 +363,7 @@ def test_crops_are_those_of_two_passes(tmp_path: Path, monkeypatch, scale: float
 
 
 def test_only_the_last_frames_are_kept() -> None:
-    """Six behind while the face is seen, all since it was lost otherwise."""
+    """Six frames while the face is visible, otherwise all since it was lost."""
     recent, crops, reel, kept = Recent(), Crops(), Reel(0), []
     for t in range(100):
         recent.add(np.full((300, 300), t, np.uint8))
@@ -378,7 +378,7 @@ def test_only_the_last_frames_are_kept() -> None:
     assert crops.take(np.arange(100))[:, 48, 48].tolist() == list(range(100))
 
 
-def test_long_clips_stay_in_a_file(monkeypatch) -> None:
+def test_long_clips_are_memory_mapped(monkeypatch) -> None:
     monkeypatch.setattr("avhubert_ext.mouth.crops.IN_MEMORY", 20 * 96 * 96)
     crops = Crops()
     for t in range(30):
@@ -389,7 +389,7 @@ def test_long_clips_stay_in_a_file(monkeypatch) -> None:
 
 
 def test_shrinking_does_not_flicker() -> None:
-    """A face whose size varies around the change keeps its factor; one that comes near does not."""
+    """A face whose size varies around a threshold keeps its factor; an approaching one does not."""
     factor = shrink_of(0.51, 0)
     assert factor == 1 and {shrink_of(s, 1) for s in (0.52, 0.49, 0.45, 0.55)} == {1}
     assert shrink_of(0.33, 1) == 3 and shrink_of(0.9, 3) == 1 and shrink_of(2.0, 0) == 1
@@ -407,26 +407,26 @@ def test_pictures_of_a_video_of_any_length(frames: int) -> None:
     assert np.abs(np.subtract(found, wanted)).max() <= frames / 30
 
 
-# ---- limits, and nothing but what is ours on the terminal
+# ---- limits and output
 
 
-def test_length_is_asked_before_anything_is_read(tmp_path: Path) -> None:
+def test_length_is_checked_before_decoding(tmp_path: Path) -> None:
     calls = []
     path = write_clip(tmp_path / "long.mp4", [GRAY] * 60)
-    with pytest.raises(Exception, match=r"long\.mp4: longer than the limit of 1 s by its header"):
-        mouth_clips(path, limits=Limits(seconds=1), progress=lambda *done: calls.append(done))
+    with pytest.raises(Exception, match=r"long\.mp4: longer than the limit of 1 s"):
+        mouth_clips(path, limits=MediaLimits(seconds=1), progress=lambda *done: calls.append(done))
     assert not calls
 
 
-def test_sound_outside_the_picture_is_told(tmp_path: Path) -> None:
+def test_unused_sound_is_reported(tmp_path: Path) -> None:
     frames = moved(movement(30, SIZE), SIZE)
     (found,) = mouth_clips(write_clip(tmp_path / "a.mp4", frames, audio=tone(3.0)))
     assert len(found.audio) == 30 * 640
     (note,) = found.warnings
-    assert note == "0.0 s of sound before the first frame and 1.8 s after the last are left out"
+    assert note == "0.0 s of sound before the first frame and 1.8 s after the last are not used"
 
 
-def test_nothing_of_mediapipe_on_the_terminal(tmp_path: Path) -> None:
+def test_mediapipe_prints_nothing(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "face.mp4", moved(movement(15, SIZE), SIZE))
     code = (
         "from avhubert_ext.mouth.clip import mouth_clips\n"

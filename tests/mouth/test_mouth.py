@@ -1,4 +1,4 @@
-"""The mouth region of a real face in motion, decoding of any video, and files that are broken."""
+"""The mouth region of a real, moving face, geometry, and landmark files."""
 
 import os
 import pickle
@@ -43,12 +43,12 @@ def clip(portrait):
 
 
 def mapped(transforms: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [..., T, 2] under transforms [T, 2, 3]."""
+    """Apply transforms [T, 2, 3] to points [..., T, 2]."""
     return np.einsum("tij,...tj->...ti", transforms[:, :, :2], points) + transforms[:, :, 2]
 
 
 def off_center(clip: MouthClip, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the mouth lies off the crop's center, and moves from frame to frame, in pixels."""
+    """Return the mouth's distance from the crop's center and its motion per frame, in pixels."""
     where = mapped(clip.transforms, mapped(motion, np.tile(MOUTH, (len(motion), 1))))
     off = np.linalg.norm(where - align.SIZE / 2, axis=1)
     steps = np.linalg.norm(np.diff(where, axis=0), axis=1)
@@ -59,8 +59,8 @@ def off_center(clip: MouthClip, motion: np.ndarray) -> tuple[np.ndarray, np.ndar
 # ---- a real face
 
 
-def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
-    """Beside dlib's landmarks of the portrait, from which AV-HuBERT's own crop would be made."""
+def test_the_mouth_stays_in_the_middle(clip, motion):
+    """The reference is the crop that AV-HuBERT would make from dlib's landmarks."""
     off, steps = off_center(clip, motion)
     assert off.max() < 3 and steps.mean() < 0.4
     true = align.similarity(mapped(motion, STABLE[:, None].repeat(FRAMES, 1)).swapaxes(0, 1),
@@ -70,14 +70,14 @@ def test_mouth_lies_in_the_middle_and_keeps_still(clip, motion):
     assert tilt == pytest.approx(np.arctan2(true[:, 1, 0], true[:, 0, 0]), abs=np.deg2rad(4))
 
 
-def test_a_still_face_keeps_still(tmp_path, motion):
+def test_a_still_face_does_not_move(tmp_path, motion):
     still = np.repeat(motion[:1], 20, axis=0)
     (clip,) = mouth_clips(write_clip(tmp_path / "still.mp4", moved(still, SIZE)))
     assert off_center(clip, still)[1].mean() < 0.1
 
 
 def test_pixels_are_those_of_the_portrait(clip, motion):
-    """The crops of a still face differ by resampling and its motion's smoothing only."""
+    """They differ from crops of a still face only by resampling and smoothing."""
     first = clip.video[0].astype(float)
     differences = np.abs(clip.video - first).mean(axis=(1, 2))
     assert first.std() > 25 and differences.max() < 8
@@ -94,9 +94,9 @@ def test_clip_and_its_quality(clip):
 
 
 def test_small_face_in_a_large_frame(tmp_path):
-    """40 pixels of 1280: found in pieces of the frame; its landmarks are as fine."""
+    """It has 40 of 1280 pixels, and is found in squares as precisely as a large one."""
     size = (1280, 720)
-    motion = movement(20, size, 0.4)[::5]  # as if nearly still
+    motion = movement(20, size, 0.4)[::5]  # nearly still
     motion[:, :, 2] = motion[0, :, 2]
     (clip,) = mouth_clips(write_clip(tmp_path / "wide.mp4", moved(motion, size)))
     assert off_center(clip, motion)[0].max() < 4
@@ -114,7 +114,7 @@ def test_frames_without_a_face_are_interpolated(tmp_path, motion):
 
 
 def test_several_faces(tmp_path, motion):
-    """The second is half as large, and appears after the first."""
+    """The second face is half as large and appears later."""
     frames = []
     for t, frame in enumerate(moved(motion[:30], SIZE)):
         second = cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -129,12 +129,12 @@ def test_several_faces(tmp_path, motion):
     assert second.quality.scale == pytest.approx(2 * first.quality.scale, rel=0.1)
     (alone,) = mouth_clips(path, 2)
     assert np.array_equal(alone.video, second.video)
-    with pytest.raises(InputError, match="no face 3, 2 found"):
+    with pytest.raises(InputError, match="no face 3: found 2"):
         mouth_clips(path, 3)
 
 
 def test_cut_to_another_place(tmp_path):
-    """The face goes on elsewhere: one person, without smoothing from the one place to the other."""
+    """The face continues elsewhere: it is one person, without smoothing across the cut."""
     size = (640, 240)
     places = np.repeat(movement(1, SIZE), 40, axis=0)
     places[20:, 0, 2] += 320
@@ -150,8 +150,8 @@ def test_no_face(tmp_path):
         mouth_clips(path)
 
 
-def test_face_upside_down_is_refused(tmp_path, motion):
-    """Its landmarks would be wrong in every frame, and none would be missing."""
+def test_face_upside_down_is_rejected(tmp_path, motion):
+    """Its landmarks would be wrong in every frame, although none would be missing."""
     frames = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in moved(motion[:15], SIZE)]
     path = write_clip(tmp_path / "turned.mp4", frames)
     with pytest.raises(InputError, match=r"turned\.mp4: the face is upside down; turn the video"):
@@ -165,8 +165,8 @@ def test_progress_counts_each_frame_once(portrait):
 
 
 def test_newer_interface_of_mediapipe(tmp_path):
-    """With the models of the wheel put into a .task, whose landmarks this graph reads otherwise:
-    that the interface is used rightly, not where the points lie."""
+    """The models of the wheel are put into a .task file, whose graph reads landmarks differently:
+    this tests the use of the interface, not the positions of the points."""
     mediapipe = pytest.importorskip("mediapipe")
     models = Path(mediapipe.__file__).parent / "modules"
     task = tmp_path / "face_landmarker.task"
@@ -208,7 +208,7 @@ def test_smoothing_averages_shapes_and_keeps_places():
         assert smoothed == pytest.approx(shape - shape.mean(0) + points[t].mean(0))
 
 
-def test_gaps_are_filled_linearly_and_ends_held():
+def test_gaps_are_interpolated_and_ends_are_constant():
     filled = align.fill_gaps({1: np.full((4, 2), 1.0), 4: np.full((4, 2), 7.0)}, 6)
     assert filled[:, 0, 0] == pytest.approx([1, 1, 3, 5, 7, 7])
 
@@ -232,8 +232,8 @@ def test_mean_face_itself_is_cropped_around_its_mouth():
         assert transform[:, 2] == pytest.approx(48 - mouth)
 
 
-def test_large_faces_are_averaged_not_skipped_over():
-    """A pattern finer than the crop's pixels: its mean, in the right place."""
+def test_large_faces_are_averaged_not_subsampled():
+    """A pattern finer than the crop's pixels becomes its mean, in the right place."""
     image = np.zeros((960, 960), np.uint8)
     image[:, ::2] = 200
     image[:480] //= 2
@@ -254,7 +254,7 @@ def test_share_outside():
 
 
 def test_landmark_files_give_the_crop_of_the_detector(tmp_path, portrait, clip):
-    """As AV-HuBERT keeps them: a pickled list with an array or None a frame."""
+    """As in AV-HuBERT: a pickled list with an array or None per frame."""
     with open_landmarker() as landmarker:
         (person,) = follow_faces(video_frames(portrait), landmarker)
     (track,) = person.tracks
@@ -272,7 +272,7 @@ def test_landmark_files_give_the_crop_of_the_detector(tmp_path, portrait, clip):
 
 
 def test_four_landmarks_and_missing_frames(tmp_path, portrait, motion):
-    """As Auto-AVSR keeps those of mediapipe's detector: eyes, nose, mouth, as integers."""
+    """As in Auto-AVSR with mediapipe's detector: eyes, nose, mouth, as integers."""
     eyes = [STABLE[1:3].mean(0), STABLE[3:5].mean(0)]
     parts = np.array([*eyes, STABLE[0], MOUTH])
     moving = mapped(motion, parts[:, None].repeat(FRAMES, 1)).swapaxes(0, 1)
@@ -302,7 +302,7 @@ def test_pickles_are_read_as_numpy_reads_them(tmp_path, protocol):
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_random_damage_to_a_pickle(tmp_path, protocol):
-    """Numbers or one error; unpickled as usual, some of these end the process."""
+    """Reading gives numbers or one error. The usual unpickler would crash for some of them."""
     whole = pickle.dumps([np.zeros((68, 2)), None], protocol)
     rng = random.Random(1)
     path, outcomes = tmp_path / "x.pkl", set()
@@ -320,14 +320,14 @@ def test_random_damage_to_a_pickle(tmp_path, protocol):
     assert outcomes == {"read", "refused"}
 
 
-def test_nothing_in_a_landmark_file_is_run(tmp_path):
+def test_code_in_a_landmark_file_is_not_executed(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "made"),)
 
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps([np.zeros((68, 2)), Evil()]))
-    with pytest.raises(InputError, match=r"evil\.pkl: refused, for it names .*mkdir"):
+    with pytest.raises(InputError, match=r"evil\.pkl: rejected.*mkdir"):
         read_landmarks(path, 2)
     assert not (tmp_path / "made").exists()
 
@@ -335,17 +335,17 @@ def test_nothing_in_a_landmark_file_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "about"),
     [
-        ([np.zeros((68, 2))] * 3, "of 3 frames for a video of 2"),
-        ([np.zeros((67, 2))] * 2, r"frame 0 holds \[67, 2\]"),
+        ([np.zeros((68, 2))] * 3, "of 3 frames, but the video has 2"),
+        ([np.zeros((67, 2))] * 2, r"frame 0 has shape \[67, 2\]"),
         ([None, None], "no frame with a face"),
-        ([np.zeros((4, 2)), np.zeros((68, 2))], "68 and with 4"),
+        ([np.zeros((4, 2)), np.zeros((68, 2))], "68 landmarks, others 4"),
         ([np.full((68, 2), np.nan)] * 2, "no frame with a face"),
-        (["left", "right"], "frame 0 holds"),
-        ({"a": 1}, "holds a dict"),
-        (3.0, "holds a float"),
+        (["left", "right"], "frame 0 has shape"),
+        ({"a": 1}, "contains a dict"),
+        (3.0, "contains a float"),
     ],
 )
-def test_landmark_files_of_another_form(tmp_path, rows, about):
+def test_malformed_landmark_files(tmp_path, rows, about):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(rows))
     with pytest.raises(InputError, match=rf"x\.pkl: .*{about}"):
@@ -353,9 +353,9 @@ def test_landmark_files_of_another_form(tmp_path, rows, about):
 
 
 @pytest.mark.parametrize("size", [0, 1e-3, 1e9])
-def test_landmarks_that_are_no_face(tmp_path, portrait, size):
+def test_landmarks_that_are_not_a_face(tmp_path, portrait, size):
     np.save(tmp_path / "x.npy", np.tile(size * align.MEAN_FACE, (FRAMES, 1, 1)))
-    with pytest.raises(InputError, match=r"x\.npy: no face's landmarks"):
+    with pytest.raises(InputError, match=r"x\.npy: not landmarks of a face"):
         mouth_clips(portrait, landmarks=tmp_path / "x.npy")
 
 
@@ -377,6 +377,6 @@ def test_ready_made_clip_passes_unchanged(tmp_path):
     write_video(path, np.random.default_rng(1).integers(0, 256, (20, 96, 96), np.uint8), 25)
     (clip,) = mouth_clips(path)
     assert np.array_equal(clip.video, load_video(path))
-    with pytest.raises(InputError, match="no face 2, 1 found"):
+    with pytest.raises(InputError, match="no face 2: found 1"):
         mouth_clips(path, 2)
     assert clip.points is None and clip.quality.faces == 0

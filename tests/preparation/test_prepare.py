@@ -1,5 +1,6 @@
-"""`avhubert-ext prepare` and `noise`: what they write, reruns, and bad input as a user meets it."""
+"""`avhubert-ext data prepare` and `data noise`: output, reruns, and errors."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -59,19 +61,19 @@ def small(corpus, tmp_path) -> Path:
 
 
 def prepare(corpus: Path, out: Path, *options: str) -> int:
-    """In this process, which is faster than a command of its own; returns the exit code."""
-    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    """Run the command in this process, which is faster; returns the exit code."""
+    words = ["data", "prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
     return main([str(w) for w in (*words, "--vocabulary", "64", "--workers", "1", *options)])
 
 
-# ---- what is written
+# ---- output
 
 
 def test_files_written(manifests):
     assert {p.name for p in manifests.iterdir()} == OUTPUTS
 
 
-def test_manifests_tell_the_truth(corpus, manifests):
+def test_manifests_describe_the_files(corpus, manifests):
     found = set()
     for split in ("train", "valid", "test"):
         for fields in rows(manifests, split):
@@ -108,7 +110,7 @@ def test_no_speaker_is_in_two_splits(manifests):
     assert {name.split("/")[0] for name, *_ in rows(manifests, "test")} == {"test"}
 
 
-def test_the_dictionary_lists_the_pieces_behind_the_four_specials(manifests):
+def test_the_dictionary_lists_the_subwords_without_the_special_symbols(manifests):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(manifests / "spm_bpe64.model"))
     assert [processor.id_to_piece(i) for i in range(4)] == ["<s>", "<pad>", "</s>", "<unk>"]
     pieces = [line.split(" ") for line in (manifests / "dict.wrd.txt").read_text().splitlines()]
@@ -137,8 +139,8 @@ def test_a_rerun_makes_what_is_missing_and_the_same_files(corpus, manifests, tmp
         assert contents(out) == before
 
 
-def test_a_run_cut_short_goes_on(corpus, manifests, tmp_path):
-    """A torn last line of the progress file, as a kill leaves it, costs only its own clips."""
+def test_an_interrupted_run_is_resumed(corpus, manifests, tmp_path):
+    """A truncated last line of the progress file, as after a kill, affects only its own clip."""
     out = tmp_path / "m"
     out.mkdir()
     progress = (manifests / "utterances.jsonl").read_text().splitlines(keepends=True)
@@ -161,7 +163,7 @@ def _is_json(line: str) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    """Living children of a process."""
+    """Return the living children of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -181,13 +183,13 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-def test_a_killed_run_leaves_no_workers_and_goes_on(corpus, tmp_path):
+def test_a_killed_run_leaves_no_workers_and_is_resumed(corpus, tmp_path):
     for copy in "abc":
         for folder in corpus.glob("t*/*"):
             name = f"{folder.parent.name}/{copy}-{folder.name}"
             shutil.copytree(folder, tmp_path / "corpus" / name)
     corpus, out = tmp_path / "corpus", tmp_path / "m"
-    words = ["prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
+    words = ["data", "prepare", "--corpus", corpus, "--out", out, "--subwords", "bpe"]
     options = ["--vocabulary", "64", "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "avhubert_ext.cli", *map(str, words), *options],
@@ -212,8 +214,8 @@ def test_a_killed_run_leaves_no_workers_and_goes_on(corpus, tmp_path):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_what_was_read_is_not_read_again(small, tmp_path):
-    """Same size, same time: a rerun does not open the file. Another time: it does."""
+def test_clips_are_not_read_again(small, tmp_path):
+    """A rerun does not open files with the same size and time, but those with another time."""
     assert prepare(small, tmp_path / "m") == 0
     before = contents(tmp_path / "m")
     video = small / "trainval/spk0000/00001.mp4"
@@ -226,12 +228,12 @@ def test_what_was_read_is_not_read_again(small, tmp_path):
     os.utime(video)
     assert prepare(small, tmp_path / "m") == 1
     video.write_bytes(whole)
-    assert prepare(small, tmp_path / "m") == 0  # and the failed run goes on once mended
+    assert prepare(small, tmp_path / "m") == 0  # the failed run is resumed after the fix
     for name in OUTPUTS - {"utterances.jsonl"}:
         assert contents(tmp_path / "m")[name] == before[name]
 
 
-def test_a_moved_corpus_is_read_anew(small, tmp_path):
+def test_a_moved_corpus_is_read_again(small, tmp_path):
     assert prepare(small, tmp_path / "m") == 0
     moved = small.rename(tmp_path / "moved")
     assert prepare(moved, tmp_path / "m") == 0
@@ -240,7 +242,7 @@ def test_a_moved_corpus_is_read_anew(small, tmp_path):
             assert Path(video).is_file() and Path(audio).is_file()
 
 
-def test_subwords_of_another_folder_are_taken_over(small, manifests, tmp_path):
+def test_subwords_of_another_folder_are_reused(small, manifests, tmp_path):
     assert prepare(small, tmp_path / "m", "--reuse-subwords", str(manifests)) == 0
     for name in ("spm_bpe64.model", "dict.wrd.txt"):
         assert (tmp_path / "m" / name).read_bytes() == (manifests / name).read_bytes()
@@ -251,8 +253,8 @@ def test_subwords_of_another_folder_are_taken_over(small, manifests, tmp_path):
 # ---- bad clips among good ones
 
 
-def test_bad_clips_are_named_and_the_others_are_read(corpus, tmp_path, capfd):
-    """No manifest with more than 1% left out, unless told so; never exit code 0."""
+def test_bad_clips_are_reported_and_the_others_are_read(corpus, tmp_path, capfd):
+    """More than 1% of them needs an option to write manifests. The exit code is never 0."""
     copy, out = tmp_path / "corpus", tmp_path / "m"
     for folder in ("trainval", "test"):
         shutil.copytree(corpus / folder, copy / folder)
@@ -293,12 +295,12 @@ def test_a_name_that_is_not_utf8_is_one_failure(small, tmp_path, capfd):
         shutil.copy(damaged(small, suffix), strange + f".{suffix}".encode())
     assert prepare(small, tmp_path / "m", "--allow-unreadable") == 1
     told = capfd.readouterr().err
-    assert "its name is not UTF-8" in told and "1 of 4 clips failed" in told
+    assert "name is not UTF-8" in told and "1 of 4 clips failed" in told
     assert len(rows(tmp_path / "m", "train") + rows(tmp_path / "m", "valid")) == 2
 
 
-def test_extracted_audio_that_is_gone_is_made_again(small, tmp_path):
-    """The manifest must not name a file that is not there."""
+def test_missing_extracted_audio_is_made_again(small, tmp_path):
+    """The manifest must not contain missing files."""
     video = damaged(small, "mp4")
     write_clip(video, [np.zeros((96, 96, 3), np.uint8)] * 25, audio=tone(1.0))
     damaged(small, "wav").unlink()
@@ -314,7 +316,7 @@ def test_extracted_audio_that_is_gone_is_made_again(small, tmp_path):
 
 
 def test_what_normalization_changed_is_reported_and_recorded(small, tmp_path, capfd):
-    """A byte order mark and ends of lines of Windows change nothing; punctuation is removed."""
+    """Byte order marks and Windows line ends do not count as changes; punctuation does."""
     plain = "Text:  BIN BLUE AT F TWO NOW\r\nConf:  4\r\n"
     damaged(small, "txt").write_bytes(plain.encode("utf-8-sig"))
     (small / "test/spk0004/00001.txt").write_text(
@@ -358,17 +360,17 @@ def test_the_validation_set_of_a_corpus_is_kept(small, tmp_path, capfd):
     ("rate", "suffix"),
     [(24, "mp4"), (30, "mp4"), (50, "mp4"), (Fraction(30000, 1001), "avi"), (30, "h264")],
 )
-def test_a_clip_of_another_rate_is_refused(tmp_path, rate, suffix):
-    """Also where its sound is as long as its frames at 25 a second."""
+def test_a_clip_of_another_rate_is_rejected(tmp_path, rate, suffix):
+    """Also if its sound is as long as its frames at 25 frames/s."""
     path = write_clip(tmp_path / f"clip.{suffix}", [np.zeros((96, 96, 3), np.uint8)] * 60, rate)
     with pytest.raises(InputError) as error:
         load_video(path)
-    assert f"{float(rate):.4g} frames a second, expected 25" in str(error.value)
-    assert "prepare-video" in str(error.value)
+    assert f"{float(rate):.4g} frames/s, expected 25" in str(error.value)
+    assert "data video" in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "mpg", "h264"])
-def test_25_frames_a_second_pass_in_any_container(tmp_path, suffix):
+def test_25_frames_per_second_are_accepted_in_any_container(tmp_path, suffix):
     codec = "mpeg1video" if suffix == "mpg" else "libx264"
     frames = [np.zeros((96, 96, 3), np.uint8)] * 30
     path = write_clip(tmp_path / f"clip.{suffix}", frames, codecs=(codec, "aac"))
@@ -380,7 +382,7 @@ def test_a_variable_rate_is_judged_by_its_mean(tmp_path):
     uneven = [40 * n + 15 * (n % 2) for n in range(60)]
     assert len(load_video(write_clip(tmp_path / "even.mp4", frames, 1000, stamps=uneven))) == 60
     slow_end = [33 * n for n in range(50)] + [1650 + 40 * n for n in range(10)]
-    with pytest.raises(InputError, match=r"29\.\d+ frames a second"):
+    with pytest.raises(InputError, match=r"29\.\d+ frames/s"):
         load_video(write_clip(tmp_path / "mixed.mp4", frames, 1000, stamps=slow_end))
 
 
@@ -409,14 +411,14 @@ def test_a_difference_of_more_than_a_fifth_of_a_second_is_reported(caplog):
         check_in_step("long.mp4", 1000, 640 * 1005)
         check_in_step("long.mp4", 1000, 640 * 1010)
     (record,) = caplog.records
-    assert record.message == "long.mp4: the picture is 40.00 s long, its audio 40.40 s"
+    assert record.message == "long.mp4: the video is 40.00 s long, the audio 40.40 s"
 
 
 # ---- audio inside the video
 
 
-def test_audio_is_extracted_where_no_wav_is(small, tmp_path):
-    """The second utterance's wav is put into its mp4, at another rate and in stereo."""
+def test_audio_is_extracted_if_there_is_no_wav(small, tmp_path):
+    """The wav of the second utterance is moved into its mp4, at another rate and in stereo."""
     wav, video = (small / f"trainval/spk0001/00001.{s}" for s in ("wav", "mp4"))
     samples, frames = load_audio(wav), load_video(video)
     with av.open(str(video), "w") as container:
@@ -442,7 +444,7 @@ def test_audio_is_extracted_where_no_wav_is(small, tmp_path):
     assert np.corrcoef(*spectra)[0, 1] > 0.9
 
 
-def test_no_audio_at_all_is_named(small):
+def test_no_audio_at_all_is_reported(small):
     video = small / "trainval/spk0001/00001.mp4"
     with pytest.raises(Exception, match=r"00001\.mp4: no audio track"):
         extract_audio(video, small / "x.wav")
@@ -466,7 +468,7 @@ def test_noise_manifests(corpus, noise):
 
 
 def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
-    """Talkers are tones of their own, so that the spectrum of a babble tells who is in it."""
+    """Talkers are different tones, so the spectrum of a babble shows who is in it."""
     tones = {f"{i:02d}.wav": 300 + 100 * i for i in range(9)}  # Hz
     time = np.arange(16000 * 3) / 16000
     for kind in ("speech", "music", "noise"):
@@ -475,7 +477,7 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
             wave = (1000 * (1 + hertz / 300) * np.sin(2 * np.pi * hertz * time)).astype(np.int16)
             soundfile.write(tmp_path / "musan" / kind / "set" / name, wave, 16000)
     out = tmp_path / "noise"
-    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
+    assert main(["data", "noise", "--musan", str(tmp_path / "musan"), "--out", str(out)]) == 0
     talkers = {}
     for split in ("train", "valid", "test"):
         path, *others = (out / "babble" / f"{split}.tsv").read_text().splitlines()
@@ -491,7 +493,7 @@ def test_each_talker_is_in_the_babble_of_one_split_only(tmp_path):
     assert sum(map(len, talkers.values())) == 9
     assert set.union(*talkers.values()) == set(tones.values())
     again = tmp_path / "again"
-    assert main(["noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
+    assert main(["data", "noise", "--musan", str(tmp_path / "musan"), "--out", str(again)]) == 0
     for split in ("train", "valid", "test"):
         for number in range(10):
             name = f"babble/{split}/{number:02d}.wav"
@@ -530,7 +532,7 @@ def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
     (root / "noise/2.wav").write_bytes(b"no sound")
     whole = (root / "speech/3.wav").read_bytes()
     (root / "speech/3.wav").write_bytes(b"")
-    command = ["noise", "--musan", str(root), "--out", str(out)]
+    command = ["data", "noise", "--musan", str(root), "--out", str(out)]
     assert main(command) == 1
     told = capfd.readouterr().err
     for name, about in (("music/1", "8000 Hz"), ("noise/2", "not a"), ("speech/3", "not a")):
@@ -550,7 +552,7 @@ def test_bad_noise_is_named_and_left_out(tmp_path, capfd):
 
 def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
     root, out = musan(tmp_path / "musan", 6), tmp_path / "noise"
-    command = ["noise", "--musan", str(root), "--out", str(out)]
+    command = ["data", "noise", "--musan", str(root), "--out", str(out)]
     assert main(command) == 0
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("0*.wav")}
     assert len(before) == 30
@@ -565,7 +567,7 @@ def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
 
 
 def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
-    command = ["noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
+    command = ["data", "noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
     assert main([*command, "--manifests", str(manifests)]) == 1
     said = capsys.readouterr().err
     assert "all utterances are by spk" in said and "--valid-fraction" in said
@@ -580,17 +582,25 @@ def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path
         assert (tmp_path / f"noise/talker/{split}.tsv").read_text().splitlines() == expected
 
 
-# ---- bad input, by the real command line
+# ---- bad input
 
 
 def fails(named: Path | str, *command: str | Path, about: str = "") -> None:
-    """The command fails with one line that names a file and says `about`; no traceback."""
-    result = run("avhubert-ext", *command)
-    lines = result.stdout.replace("\r", "\n").splitlines()
+    """Check that the command fails with one line that contains file and reason.
+
+    It runs in this process, which is faster: an unexpected exception fails the test.
+    """
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        code = main([str(word) for word in command])
+    check_error(output.getvalue(), code, named, about)
+
+
+def check_error(output: str, code: int, named: Path | str, about: str) -> None:
+    lines = output.replace("\r", "\n").splitlines()
     errors = [line for line in lines if "error" in line.lower() and line[:8] != "failed: "]
-    assert result.returncode == 1, result.stdout
-    assert "Traceback" not in result.stdout
-    assert len(errors) == 1 and errors[0].startswith("avhubert-ext: error: "), result.stdout
+    assert code == 1 and "Traceback" not in output, output
+    assert len(errors) == 1 and errors[0].startswith("avhubert-ext: error: "), output
     assert str(named) in errors[0] and about in errors[0], errors[0]
 
 
@@ -600,16 +610,20 @@ def damaged(small: Path, suffix: str) -> Path:
 
 def prepare_fails(small: Path, named: Path | str, about: str, *options: str | Path) -> None:
     out = () if "--out" in options else ("--out", small.parent / "m")
-    fails(named, "prepare", "--corpus", small, *out, "--workers", "1", *options, about=about)
+    fails(
+        named, "data", "prepare", "--corpus", small, *out, "--workers", "1", *options, about=about
+    )
 
 
-def test_missing_corpus(tmp_path):
-    prepare_fails(tmp_path / "nowhere", tmp_path / "nowhere", "LRS3-layout")
+def test_missing_corpus_on_the_real_command_line(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    result = run("avhubert-ext", "data", "prepare", "--corpus", nowhere, "--out", tmp_path / "m")
+    check_error(result.stdout, result.returncode, nowhere, "LRS3-layout")
 
 
 def test_corrupt_video(small):
     damaged(small, "mp4").write_bytes(b"\0\0\0\x18ftypmp42" + b"x" * 500)
-    prepare_fails(small, damaged(small, "mp4"), "not a video that decodes")
+    prepare_fails(small, damaged(small, "mp4"), "not a video")
 
 
 @pytest.mark.parametrize(
@@ -649,7 +663,7 @@ def test_no_audio(small):
 
 def test_output_below_a_file(small, tmp_path):
     (tmp_path / "file").write_text("")
-    prepare_fails(small, tmp_path / "file" / "m", "cannot make", "--out", tmp_path / "file" / "m")
+    prepare_fails(small, tmp_path / "file" / "m", "cannot create", "--out", tmp_path / "file" / "m")
 
 
 def test_only_one_training_speaker(small):
@@ -670,14 +684,25 @@ def test_options_that_cannot_be(small, options, named, about):
 
 
 def test_noise_without_musan_and_below_a_file(corpus, tmp_path):
-    fails(tmp_path / "no/speech", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n")
+    fails(
+        tmp_path / "no/speech", "data", "noise", "--musan", tmp_path / "no", "--out", tmp_path / "n"
+    )
     (tmp_path / "file").write_text("")
     below = tmp_path / "file/n"
-    fails(below, "noise", "--musan", corpus / "musan", "--out", below, about="cannot make")
+    fails(
+        below, "data", "noise", "--musan", corpus / "musan", "--out", below, about="cannot create"
+    )
 
 
 def test_convert_and_report_of_missing_files(tmp_path):
-    fails(tmp_path / "x.pt", "convert", tmp_path / "x.pt", tmp_path / "y.pt", about="not found")
+    fails(
+        tmp_path / "x.pt",
+        "model",
+        "convert",
+        tmp_path / "x.pt",
+        tmp_path / "y.pt",
+        about="not found",
+    )
     row = ("--model", "one", tmp_path / "x.pt", tmp_path / "decoded")
     fails(tmp_path / "x.pt", "report", "--out", tmp_path / "r", *row, about="not found")
 
@@ -689,16 +714,16 @@ def test_help_lists_the_commands():
 
 
 def test_damage_inside_a_video_is_noticed(small):
-    """The index is whole, the pictures are not: FFmpeg alone would paint over it."""
+    """The index is intact, but the frames are not: FFmpeg alone would conceal that."""
     video = small / "trainval/spk0000/00001.mp4"
     content = bytearray(video.read_bytes())
     start = content.index(b"mdat") + 1000
     content[start : start + 1500] = np.random.default_rng(0).bytes(1500)
     video.write_bytes(content)
-    prepare_fails(small, video, "not a video that decodes")
+    prepare_fails(small, video, "cannot be decoded")
 
 
-def test_a_clip_that_is_no_mouth_region(small):
+def test_a_clip_that_is_not_a_mouth_region(small):
     video = small / "trainval/spk0000/00001.mp4"
     write_video(video, np.zeros((40, 224, 224), np.uint8), 25)
     prepare_fails(small, video, "frames are 224x224")
@@ -707,7 +732,7 @@ def test_a_clip_that_is_no_mouth_region(small):
 def test_a_clip_out_of_step_with_its_audio(small):
     video = small / "trainval/spk0000/00001.mp4"
     write_video(video, np.zeros((100, 96, 96), np.uint8), 50)
-    prepare_fails(small, video, "25 frames a second")
+    prepare_fails(small, video, "expected 25 frames/s")
 
 
 def test_reusing_the_subwords_of_the_output_folder_itself(small, tmp_path):

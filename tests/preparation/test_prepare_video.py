@@ -1,4 +1,4 @@
-"""`avhubert-ext prepare-video` and the recipe around it, on miniatures of the corpora."""
+"""`avhubert-ext data video` and its recipe on miniature corpora."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from avhubert_ext.data.audio import load_audio
 from avhubert_ext.data.video import load_video
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import mouth_clips
-from avhubert_ext.preparation.corpora import Source, corpus_sources, pieces, plain_videos
+from avhubert_ext.preparation.corpora import Source, corpus_sources, excerpts, plain_videos
 
 SIZE = (200, 160)
 FRAMES = 12
@@ -44,8 +44,8 @@ def put(source: Path, target: Path, text: str | None = None, suffix: str = ".txt
 
 
 def prepare_video(*words: str | Path) -> int:
-    """In this process, which is faster than a command of its own; returns the exit code."""
-    return main([str(w) for w in ("prepare-video", *words, "--workers", "1")])
+    """Run the command in this process, which is faster; returns the exit code."""
+    return main([str(w) for w in ("data", "video", *words, "--workers", "1")])
 
 
 def report(out: Path, name: str = "report.jsonl") -> dict[str, dict]:
@@ -74,7 +74,7 @@ def test_one_video(video, tmp_path):
 
 
 def test_folder_with_broken_files(video, tmp_path, capfd):
-    """Each is named and counted, the others are written, and nothing outside the folder."""
+    """Each is reported and counted, the others are written, and nothing outside the folder."""
     raw = tmp_path / "raw"
     put(video, raw / "a/good.mp4")
     put(video, raw / "b/http:x %d $(touch y).mp4")
@@ -90,7 +90,7 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     failed = {name for name, line in report(tmp_path / "out").items() if "error" in line}
     assert failed == {"zero", "cut", "text", "empty", "long" * 61}
     told = capfd.readouterr().err
-    assert "5 of 8 videos failed" in told and "its name is too long" in told
+    assert "5 of 8 videos failed" in told and "name is too long" in told
     assert "empty, 0 bytes" in told and "no face found" in told
     good = ("a/good", "b/http:x %d $(touch y)", "silent")
     expected = {f"out/{name}.mp4" for name in good} | {f"out/sheets/{name}.jpg" for name in good}
@@ -98,7 +98,7 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     assert files(tmp_path) - before == expected
 
 
-def test_rerun_does_only_what_is_left(video, tmp_path):
+def test_a_rerun_does_only_the_remaining_work(video, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("a", "b", "c"):
         put(video, raw / f"{name}.mp4")
@@ -108,7 +108,7 @@ def test_rerun_does_only_what_is_left(video, tmp_path):
     put(video, raw / "c.mp4")
     os.utime(raw / "b.mp4", (1, 1))  # another video
     with (out / "report.jsonl").open("a") as log:
-        log.write('{"name": "a", "vid')  # cut short by a kill
+        log.write('{"name": "a", "vid')  # truncated by a kill
     assert prepare_video(raw, out) == 0
     assert (out / "a.mp4").stat().st_mtime_ns == stamps["a"]
     assert (out / "b.mp4").stat().st_mtime_ns > stamps["b"]
@@ -118,7 +118,7 @@ def test_rerun_does_only_what_is_left(video, tmp_path):
 
 
 def test_earlier_calls_are_remembered(video, tmp_path):
-    """The report has the lines of other inputs, and what is done is not made again."""
+    """The report keeps the lines of other inputs, and finished videos are not processed again."""
     out = tmp_path / "out"
     stamps = {}
     for name in "abc":
@@ -133,7 +133,7 @@ def test_earlier_calls_are_remembered(video, tmp_path):
     assert set(report(out)) == set("abc")
 
 
-def test_a_file_that_is_gone_is_made_again(video, tmp_path):
+def test_a_missing_file_is_made_again(video, tmp_path):
     raw, out = put(video, tmp_path / "raw.mp4"), tmp_path / "out"
     assert prepare_video(raw, out, "--no-sheets") == 0
     stamp = (out / "raw.mp4").stat().st_mtime_ns
@@ -147,7 +147,7 @@ def test_a_file_that_is_gone_is_made_again(video, tmp_path):
 
 
 def test_clips_of_other_settings_are_removed(video, tmp_path):
-    """Or `prepare` would take them for clips of the corpus."""
+    """Otherwise `data prepare` would take them for clips of the corpus."""
     out = tmp_path / "out"
     assert prepare_video(video, out, "--face", "all", "--no-sheets") == 0
     assert files(out) == {"clip_face1.mp4", "clip_face1.wav", "report.jsonl"}
@@ -155,8 +155,8 @@ def test_clips_of_other_settings_are_removed(video, tmp_path):
     assert files(out) == {"clip.mp4", "clip.wav", "report.jsonl"}
 
 
-def test_videos_of_one_stem_get_names_of_their_own(video, tmp_path, capfd):
-    """Whatever call they come in; nothing is overwritten."""
+def test_videos_with_the_same_stem_get_unique_names(video, tmp_path, capfd):
+    """In one run or several; nothing is overwritten."""
     out = tmp_path / "out"
     first = put(video, tmp_path / "x/a.mp4")
     assert prepare_video(first, out) == 0
@@ -175,16 +175,16 @@ def test_videos_of_one_stem_get_names_of_their_own(video, tmp_path, capfd):
         }
     assert (out / "a.mp4").stat().st_mtime_ns == stamp
     assert load_video(out / "a_2.mp4").shape[0] == 3
-    assert f"y/a.mkv becomes a_2.mp4: {first} has its name" in capfd.readouterr().err
+    assert f"y/a.mkv becomes a_2.mp4, as {first} has" in capfd.readouterr().err
 
 
 def test_names_that_are_not_utf8(video, tmp_path):
-    """Are prepared as any other; the report and the terminal show them escaped."""
+    """They are processed like others; the report and the terminal show them escaped."""
     raw, out = tmp_path / "raw", os.fsdecode(os.fsencode(tmp_path) + b"/out\xe9")
     put(video, raw / "good.mp4")
     shutil.copy(video, os.fsencode(raw) + b"/caf\xe9.mp4")
     Path(os.fsdecode(os.fsencode(raw) + b"/bad\xe9.mp4")).write_bytes(b"no video")
-    result = run("avhubert-ext", "prepare-video", raw, out, PYTHONIOENCODING="utf-8:strict")
+    result = run("avhubert-ext", "data", "video", raw, out, PYTHONIOENCODING="utf-8:strict")
     assert result.returncode == 1 and "Traceback" not in result.stdout
     assert "bad\\udce9.mp4: not a " in result.stdout and "out\\udce9/sheets" in result.stdout
     assert set(report(Path(out))) == {"good", "caf\udce9", "bad\udce9"}
@@ -192,7 +192,7 @@ def test_names_that_are_not_utf8(video, tmp_path):
 
 
 def test_warnings_are_shown_and_reported(video, tmp_path, capfd):
-    """And shown by the report alone where a clip is not made again."""
+    """A rerun that does not process the clip again shows them only in the report."""
     frames = moved(movement(FRAMES, SIZE, 0.8), SIZE)
     path = write_clip(tmp_path / "late.mp4", frames, audio=tone(2.0))
     for again in range(2):
@@ -215,7 +215,7 @@ def test_mouth_regions_of_another_size_and_rate(tmp_path):
     assert np.abs(found.mean(axis=(1, 2)) - 4.8 * np.arange(50)).max() < 6, "at their times"
 
 
-def test_a_damaged_report_is_no_obstacle(video, tmp_path):
+def test_a_damaged_report_does_not_stop_a_run(video, tmp_path):
     out = tmp_path / "out"
     assert prepare_video(video, out) == 0
     (line,) = (out / "report.jsonl").read_text().splitlines()
@@ -237,17 +237,17 @@ def test_the_bar_counts_each_frame_once(video, tmp_path, capfd):
     assert f"{FRAMES}/{FRAMES}" in told and str(2 * FRAMES) not in told.replace("24-", "")
 
 
-def test_killed_and_started_again(video, tmp_path, capfd):
+def test_a_killed_run_can_be_resumed(video, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(6):
         put(video, raw / f"{number}.mp4")
-    command = [sys.executable, "-m", "avhubert_ext.cli", "prepare-video", raw, out]
+    command = [sys.executable, "-m", "avhubert_ext.cli", "data", "video", raw, out]
     process = subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.DEVNULL)
     while not (out / "report.jsonl").is_file() or not (out / "report.jsonl").stat().st_size:
         assert process.poll() is None
         time.sleep(0.02)
     assert prepare_video(raw, out) == 1
-    assert "report.jsonl: another run is writing it" in capfd.readouterr().err
+    assert "report.jsonl: another run is writing" in capfd.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = len(report(out))
@@ -287,7 +287,7 @@ def test_landmarks_of_a_folder(video, tmp_path, capfd):
     assert "s/a.mp4" in files(tmp_path / "out")
 
 
-def test_why_a_single_video_failed_is_told(tmp_path, capfd):
+def test_the_reason_of_a_failed_video_is_reported(tmp_path, capfd):
     (tmp_path / "zero.mp4").write_bytes(b"")
     assert prepare_video(tmp_path / "zero.mp4", tmp_path / "out") == 1
     assert "zero.mp4: empty, 0 bytes" in capfd.readouterr().err
@@ -296,14 +296,14 @@ def test_why_a_single_video_failed_is_told(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("words", "about"),
     [
-        (("raw", "raw"), "lie in the folder to write"),
+        (("raw", "raw"), "in the output folder"),
         (("raw", "nothing", "out"), "nothing: not found"),
-        (("none", "out"), "no video in it"),
+        (("none", "out"), "no video found"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
-        (("raw", "out", "--layout", "lrs3"), "not laid out as lrs3"),
+        (("raw", "out", "--layout", "lrs3"), "not in the layout of lrs3"),
         (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
-        (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
+        (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test need"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),
     ],
 )
@@ -367,7 +367,7 @@ def holds_a_clip_each(data: Path, text: str) -> None:
     ],
 )
 def test_corpus_to_manifests(video, tmp_path, corpus, text):
-    """The recipe, from a miniature of the raw corpus to what trainings read."""
+    """The recipe, from a miniature of the raw corpus to the manifests."""
     corpus(video, tmp_path / "raw")
     result = recipe(tmp_path / "raw", tmp_path / "work", corpus.__name__)
     assert result.returncode == 0, result.stdout
@@ -375,7 +375,7 @@ def test_corpus_to_manifests(video, tmp_path, corpus, text):
     assert len(list((tmp_path / "work/mouths/sheets").rglob("*.jpg"))) == 3
 
 
-def test_recipe_stops_at_failures_unless_told_otherwise(video, tmp_path):
+def test_the_recipe_stops_at_failures_unless_they_are_allowed(video, tmp_path):
     lrs3(video, tmp_path / "raw")
     put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript
     put(video, tmp_path / "raw/trainval/A/50003.mp4", "Text:  [laughter]\n")  # without words
@@ -394,7 +394,7 @@ def test_grid_speakers_for_the_test(video, tmp_path):
 
 
 def test_pretrain_clips_are_cut_between_words(video, tmp_path):
-    """Pieces of at most 24 s, with their words, frames and samples."""
+    """Excerpts have at most 24 s, with their words, frames, and samples."""
     words = [(f"W{n}", 0.4 * n, 0.4 * n + 0.3) for n in range(100)]
     lines = "".join(f"{w} {start:.2f} {end:.2f} 5.1\n" for w, start, end in words)
     put(
@@ -404,13 +404,13 @@ def test_pretrain_clips_are_cut_between_words(video, tmp_path):
     )
     (source,) = corpus_sources("lrs3", tmp_path)
     assert source.name == "trainval/A/pretrain_00001"
-    said = pieces(source)
+    said = excerpts(source)
     assert " ".join(p.text for p in said) == " ".join(w for w, *_ in words)
     assert all(p.end - p.start <= 24 for p in said) and len(said) == 2
     assert [p.suffix for p in said] == ["_00", "_01"]
 
 
-def test_pieces_of_a_video(video, tmp_path):
+def test_excerpts_of_a_video(video, tmp_path):
     put(
         video,
         tmp_path / "raw/pretrain/A/00001.mp4",
@@ -424,16 +424,16 @@ def test_pieces_of_a_video(video, tmp_path):
     assert Path(f"{name}.txt").read_text() == "Text:  A B\n"
 
 
-def test_the_validation_set_of_lrs2_stays_one(video, tmp_path, caplog):
+def test_the_validation_set_of_lrs2_is_kept(video, tmp_path, caplog):
     lrs2(video, tmp_path)
     put(video, tmp_path / "main/58/00001.mp4", "Text:  IN NO LIST\n")
     names = {source.name for source in corpus_sources("lrs2", tmp_path)}
     assert names == {"trainval/55/00001", "valid/56/00001", "test/57/00001"}
     told = " ".join(record.getMessage() for record in caplog.records)
-    assert "1 clips of its lists are not there: '../../../etc/passwd'" in told
-    assert "1 clips skipped, in no list: '58/00001'" in told
+    assert "1 clips in the lists are missing: '../../../etc/passwd'" in told
+    assert "1 clips skipped, not in a list: '58/00001'" in told
     (tmp_path / "test.txt").write_text("55/00001\n")
-    with pytest.raises(InputError, match=r"test\.txt: 55/00001 is in another list too"):
+    with pytest.raises(InputError, match=r"test\.txt: 55/00001 is also in another list"):
         corpus_sources("lrs2", tmp_path)
 
 
@@ -442,20 +442,20 @@ def test_the_validation_set_of_lrs2_stays_one(video, tmp_path, caplog):
     [
         ("grid", "0 7250 sil\n7250 now\n", "line 2: expected `START END WORD`"),
         ("grid", "0 \u00b2 bin\n", "line 1: expected `START END WORD`"),
-        ("grid", "0 1 sil\n\n1 2 sp\n", "no words in it"),
+        ("grid", "0 1 sil\n\n1 2 sp\n", ": no words"),
         ("timed", "WORD START END ASDSCORE\nA 0 \u00b2 1\n", "line 2: expected `WORD"),
         ("timed", "WORD START END ASDSCORE\nA 0.1 0.2 1\nB 0.2\n", "line 3: expected `WORD"),
-        ("timed", "WORD START END ASDSCORE\nA 0.5 0.6 1\nB 0.1 0.2 1\n", "its times go back"),
-        ("timed", "WORD START END ASDSCORE\nA 0.5 0.4 1\n", "its times go back"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.6 1\nB 0.1 0.2 1\n", "the times go backwards"),
+        ("timed", "WORD START END ASDSCORE\nA 0.5 0.4 1\n", "the times go backwards"),
         ("timed", "Text:  A\n", "no lines `WORD START END SCORE`"),
-        ("plain", "\ufeff \r\n", "no words in it"),
+        ("plain", "\ufeff \r\n", ": no words"),
     ],
 )
-def test_a_damaged_transcript_loses_no_word_in_silence(tmp_path, form, text, about):
+def test_a_damaged_transcript_is_reported(tmp_path, form, text, about):
     path = tmp_path / "clip.txt"
     path.write_bytes(text.encode())
     with pytest.raises(InputError, match=re.escape(about)) as error:
-        pieces(Source(tmp_path / "clip.mp4", "clip", "clip", path, form))
+        excerpts(Source(tmp_path / "clip.mp4", "clip", "clip", path, form))
     assert str(path) in str(error.value)
 
 
@@ -463,10 +463,10 @@ def test_a_video_outside_of_speakers_folders_is_skipped(video, tmp_path, caplog)
     grid(video, tmp_path)
     put(video, tmp_path / "intro.mp4")
     assert len(corpus_sources("grid", tmp_path)) == 3
-    assert "intro.mp4: skipped, not below a folder of a speaker" in caplog.text
+    assert "intro.mp4: skipped, not below the folder of a speaker" in caplog.text
 
 
-def test_clips_right_in_a_folder_are_a_speaker_each(video, tmp_path):
+def test_every_clip_directly_in_a_folder_is_a_speaker(video, tmp_path):
     for name in "abcde":
         put(video, tmp_path / f"{name}.mp4", "words")
     names = sorted(source.name for source in corpus_sources("folder", tmp_path))
@@ -481,9 +481,9 @@ def test_folders_are_searched_for_videos_only(video, tmp_path, caplog):
         (tmp_path / name).write_text("")
     found = [s.name for s in plain_videos([tmp_path])]
     assert found == ["m", "w", "x/A", "x/y.z/b.c"]
-    counts = "2 .html, 1 .jpg, 1 no ending, 1 .txt"
+    counts = "2 .html, 1 .jpg, 1 no suffix, 1 .txt"
     told = caplog.records[-1].getMessage()
     assert f"{tmp_path}: 5 files skipped, not videos: " in told
     assert sorted(told.split("videos: ")[1].split(", ")) == sorted(counts.split(", "))
-    with pytest.raises(InputError, match="known endings are"):
+    with pytest.raises(InputError, match="known suffixes are"):
         plain_videos([])

@@ -1,4 +1,4 @@
-"""`scripts/demo.sh --quick`: the whole way through the stock command lines, killed in between."""
+"""`scripts/demo.sh --quick`: the whole method with stock commands, killed several times."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kill_when(path: Path, work: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    for _ in range(12_000):  # a guard against a hang, as all such numbers here
+    for _ in range(12_000):  # a limit in case it hangs, like all such numbers here
         if path.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
@@ -46,7 +46,7 @@ def kill_when(path: Path, work: Path) -> None:
 
 
 def frontier(demo: Path) -> None:
-    """`scripts/frontier.sh --quick`: the student, and a round of pruning, all in 8 bits, too."""
+    """`scripts/frontier.sh --quick`: the student and one round of pruning, also with 8 bits."""
     work = demo / "frontier"
     printed = run_well("scripts/frontier.sh", "--quick", DEMO=str(demo), WORK=str(work))
     names = ["teacher", "student", "lrr-iterative-10"]
@@ -62,7 +62,7 @@ def frontier(demo: Path) -> None:
 
 
 def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
-    work = tmp_path / "demo"
+    work = tmp_path / "the demo"  # a path with a blank
     kill_when(work / "corpus/trainval/spk0000/00001.txt", work)
     kill_when(work / "distill/states-2.ckpt", work)
     kill_when(work / "student/checkpoint_last.pt", work)
@@ -78,8 +78,8 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
     assert teacher["wer_clean"] < 25, "the shipped teacher recognizes unseen speakers"
     assert student["flops_per_frame"] == sparse["flops_per_frame"] < teacher["flops_per_frame"]
     assert "student-sparse-50" in printed and "results.png" in printed
-    # Every rate is printed with what it was measured under.
-    told = (
+    # Every rate is printed with the conditions that it was measured under.
+    conditions = (
         f"noise babble at 0 dB in 100% from {work}/noise/babble, visual noise none, noise seed 1, "
         "pass 0, trained with"
     )
@@ -88,7 +88,7 @@ def test_demo_survives_kills_and_writes_its_results(tmp_path: Path) -> None:
         ("student", "800 frames x 1 batches x 1 processes"),
     ):
         line = next(x for x in printed.splitlines() if x.startswith(f"{model}, babble_0db: "))
-        assert "beam 5, length penalty 1" in line and f"{told} {batch}" in line
+        assert "beam 5, length penalty 1" in line and f"{conditions} {batch}" in line
     assert (work / "results.png").read_bytes().startswith(b"\x89PNG")
 
     frontier(work)

@@ -19,7 +19,7 @@ QUICK = ("scripts/prune_sweep.sh", "--preset", "quick")
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    work = tmp_path_factory.mktemp("sweep")
+    work = tmp_path_factory.mktemp("sweep") / "my sweep"
     run_well(*QUICK, WORK=str(work))
     return work
 
@@ -55,11 +55,11 @@ def test_sparse_and_dense_meet_under_visual_noise(sweep: Path) -> None:
         assert "'visual_noise': 'block," not in (sweep / f"log/{log}.log").read_text()
 
 
-def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
+def test_methods_prune_and_rewind_as_described(sweep: Path) -> None:
     def masks(name: str) -> dict[str, Tensor]:
         return read_masks(sweep / f"models/{name}.safetensors")
 
-    # One mask, the dense model's, for all that is pruned once; PARP prunes again, in the end.
+    # All one-shot methods have the mask of the dense model, except PARP, which prunes again.
     for name in ("finetune-20", "lth-20", "lrr-20", "rewind-1-20"):
         assert same(masks(name), masks("naive-20")), name
     for name, regrows in (("parp-20", True), ("finetune-20", False)):
@@ -68,7 +68,7 @@ def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
         first, second = masks(f"{method}-10"), masks(f"{method}-20")
         assert all(not (second[n] & ~first[n]).any() for n in first)
 
-    # Where the retraining begins: theta_0, or theta_1, below the mask.
+    # The masked weights that the training starts from: theta_0, or theta_1.
     for name, start in (
         ("lth-20", sweep / "start.safetensors"),
         ("lth-iterative-20", sweep / "start.safetensors"),
@@ -81,7 +81,7 @@ def test_methods_prune_and_rewind_what_they_say(sweep: Path) -> None:
             assert torch.equal(rewound[tensor], expected), (name, tensor)
 
 
-def test_methods_begin_with_the_weights_they_say(sweep: Path) -> None:
+def test_methods_start_from_the_right_weights(sweep: Path) -> None:
     dense, models = sweep / "dense/checkpoint_last.pt", sweep / "models"
     starts = {f"{name}-20": dense for name in ("finetune", "parp", "lrr")}
     starts |= {
@@ -95,8 +95,8 @@ def test_methods_begin_with_the_weights_they_say(sweep: Path) -> None:
 
 
 def test_finished_cells_are_skipped(sweep: Path) -> None:
-    environment = {"WORK": str(sweep), "OPTIONS": "--max-update 2"}  # as the sweep's
-    printed = run_well("scripts/prune.sh", "lrr-iterative", "20", **environment)
+    options = ("--max-update", "2", "--")  # as in the sweep
+    printed = run_well("scripts/prune.sh", *options, "lrr-iterative", "20", WORK=str(sweep))
     steps = [f"lrr-iterative-{s}{part}" for s in (10, 20) for part in ("", ".export")]
     assert printed.splitlines() == [f"{step}: done before" for step in steps]
 
@@ -114,25 +114,24 @@ def test_another_dense_model_is_not_passed_off_as_the_old_one(sweep: Path) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("lrr", "20", "100"), "sparsity 100: 1 to 99, in percent"),
-        (("lrr", "0"), "sparsity 0: 1 to 99, in percent"),
-        (("lrr", "0.5"), "sparsity 0.5: 1 to 99, in percent"),
-        (("lrr-iterative", "25"), "sparsity 25: rounds prune 10% each"),
-        (("rewind-7", "50"), "has no checkpoint of epoch or update 7: choose another of the kept"),
-        (("magic", "50"), "scripts/prune.sh METHOD SPARSITY"),
-        (("magic-iterative", "50"), "scripts/prune.sh METHOD SPARSITY"),
+        (("lrr", "20", "100"), "sparsity 100: expected 1 to 99 percent"),
+        (("lrr", "0"), "sparsity 0: expected 1 to 99 percent"),
+        (("lrr", "0.5"), "sparsity 0.5: expected 1 to 99 percent"),
+        (("lrr-iterative", "25"), "sparsity 25: every round prunes 10%"),
+        (("rewind-7", "50"), "has no checkpoint of epoch or update 7; choose one of these: check"),
+        (("magic", "50"), "scripts/prune.sh [OPTION... --] METHOD SPARSITY"),
+        (("magic-iterative", "50"), "scripts/prune.sh [OPTION... --] METHOD SPARSITY"),
+        (("--max-update", "2", "--", "lrr"), "scripts/prune.sh [OPTION... --] METHOD SPARSITY"),
     ],
 )
-def test_wrong_use_is_told_before_any_training(
-    sweep: Path, words: tuple[str, ...], said: str
-) -> None:
+def test_wrong_use_ends_before_any_training(sweep: Path, words: tuple[str, ...], said: str) -> None:
     before = sorted(path.name for path in sweep.iterdir())
     result = run("scripts/prune.sh", *words, WORK=str(sweep))
     assert result.returncode != 0 and said in result.stdout
     assert sorted(path.name for path in sweep.iterdir()) == before
 
 
-def test_a_missing_dense_model_is_told(tmp_path: Path) -> None:
+def test_a_missing_dense_model_is_reported(tmp_path: Path) -> None:
     result = run("scripts/prune.sh", "naive", "50", WORK=str(tmp_path))
     assert result.returncode == 1
     assert "dense/checkpoint_last.pt not found: train the dense model first" in result.stdout

@@ -32,7 +32,7 @@ def test_from_the_corpus_to_the_page(work: Path) -> None:
     assert found["settings"]["trained_with"].startswith("800 frames x 1 batches")
     for name in ("table_1.md", "table_1.html", "wer_babble.png", "wer_talker.png", "results.csv"):
         assert (work / "evaluation" / name).stat().st_size > 0
-    # The student's teacher is the one that the recipe made, with its blocks 4, 8, 12 as targets.
+    # The teacher of the student is the one that the recipe trained.
     assert f"teacher: {work}/teacher/checkpoint_last.pt" in (work / "model-4.yaml").read_text()
 
 
@@ -51,11 +51,11 @@ def test_a_second_talker_is_of_the_same_split_and_another_speaker(work: Path) ->
         (["--preset", "lrs3"], "LRS3: name the folder of LRS3"),
     ],
 )
-def test_wrong_use_is_told(arguments: list[str], said: str) -> None:
+def test_wrong_use_is_reported(arguments: list[str], said: str) -> None:
     result = run("scripts/table_1.sh", *arguments)
     assert result.returncode != 0 and said in result.stdout
 
 
-def test_a_model_that_is_none(work: Path) -> None:
+def test_an_unknown_model_is_refused(work: Path) -> None:
     result = run("scripts/table_1.sh", "--preset", "quick", "8", WORK=str(work))
-    assert result.returncode == 2 and "model '8' is none of teacher, 1 ... 7" in result.stdout
+    assert result.returncode == 2 and "model '8': expected teacher or 1 ... 7" in result.stdout

@@ -21,12 +21,12 @@ def test_from_the_corpus_to_the_figure(tmp_path: Path) -> None:
         assert result["settings"]["trained_with"].startswith("400 frames x 1 batches")
     for name in ("table_1.md", "table_1.html", "visual_noise_seen.png", "visual_noise_unseen.png"):
         assert (tmp_path / "evaluation" / name).stat().st_size > 0
-    # What the two trainings differ in.
-    for model, told in (("dense", False), ("dense-noise", True)):
+    # The difference between the two trainings.
+    for model, noisy in (("dense", False), ("dense-noise", True)):
         log = (tmp_path / f"log/{model}.log").read_text()
-        assert ("'visual_noise': 'block,gaussian_blur,motion_blur,pixelation'" in log) == told
+        assert ("'visual_noise': 'block,gaussian_blur,motion_blur,pixelation'" in log) == noisy
 
 
-def test_wrong_use_is_told() -> None:
+def test_wrong_use_is_reported() -> None:
     result = run("scripts/vsr.sh", "--huge")
     assert result.returncode == 2 and "scripts/vsr.sh --quick" in result.stdout

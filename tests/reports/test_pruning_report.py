@@ -1,4 +1,4 @@
-"""`avhubert-ext pruning-report` and `frontier`, on made-up results of real, small models."""
+"""`avhubert-ext report pruning` and `frontier`, on made-up results of real, small models."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_only_safetensors_as_evaluated_have_a_size(made: Evaluation, tmp_path: P
     made.store("pruned", 50).replace(files["changed"])
     text = frontier([out], tmp_path)
     for told in (
-        "good.pt holds more than the model, as an optimizer's state; `avhubert-ext convert` it",
+        "good.pt holds more than the model",
         "gone.safetensors is gone; put it back",
         "changed.safetensors is another one since; evaluate it under another name",
     ):
@@ -365,13 +365,15 @@ def test_the_command_lines(
     sweep: Path, sizes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
-    assert main(["pruning-report", "--evaluation", str(sweep), "--out", out, "--last", "75"]) == 0
+    assert (
+        main(["report", "pruning", "--evaluation", str(sweep), "--out", out, "--last", "75"]) == 0
+    )
     assert "Iterative: LRR" in capsys.readouterr().out
-    assert main(["frontier", "--evaluation", str(sizes), "--out", out]) == 0
+    assert main(["report", "frontier", "--evaluation", str(sizes), "--out", out]) == 0
     assert "lrr-80" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "pruning.md", "pruning.csv", "pruning_methods.png", "pruning_rewinding.png",
         "frontier.md", "frontier.csv", "frontier.png",
     }  # fmt: skip
-    assert main(["pruning-report", "--evaluation", str(tmp_path), "--out", out]) == 1
+    assert main(["report", "pruning", "--evaluation", str(tmp_path), "--out", out]) == 1
     assert "no results in it" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import yaml
 from checkout import make_checkout, spoil_installed
 from conftest import ROOT, run, run_well
-from readme import block, play
+from doc_blocks import play
 
 from avhubert_ext.checkpoints.description import build
 from avhubert_ext.checkpoints.model_file import load_avhubert, save_model
@@ -106,7 +106,7 @@ def assert_same_weights(one: dict, two: dict) -> None:
 
 def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
     target = tmp_path / "student.safetensors"
-    run_well("avhubert-ext", "convert", distilled, target)
+    run_well("avhubert-ext", "model", "convert", distilled, target)
     encoder = load_avhubert(target)
     assert encoder.config.dim == encoder_preset("student-tiny-7").dim
     state = last_state(distilled)["Student"]
@@ -115,7 +115,7 @@ def test_student_learns_and_converts(distilled: Path, tmp_path: Path) -> None:
 
 
 def test_resumed_equals_uninterrupted(setting: Path, distilled: Path) -> None:
-    """In a copy of the experiment's folder: what the command line names is where it is written."""
+    """In a copy of the experiment's folder: the results go to the folder on the command line."""
     out = setting / "resumed"
     before = sorted(path.name for path in distilled.iterdir())
     shutil.copytree(distilled, out)
@@ -132,7 +132,7 @@ def test_resumed_equals_uninterrupted(setting: Path, distilled: Path) -> None:
 def test_another_experiment_is_gone_on_from_at_its_end(
     setting: Path, distilled: Path, tmp_path: Path
 ) -> None:
-    """`-e FOLDER`: a torn state is passed over, a finished one taken, an option `-o` heard."""
+    """`-e FOLDER` skips a truncated state, takes a finished one, and applies `-o`."""
     past = tmp_path / "past"
     past.mkdir()
     line = distil_badly(setting, tmp_path / "out", "-e", past)
@@ -159,7 +159,7 @@ def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
 
 
 def expert(setting: Path, **changes: object) -> UpstreamPretrainExpert:
-    """The expert as s3prl's runner builds it, with changes to the model configuration."""
+    """The expert, built as s3prl's runner does, with changes to the model configuration."""
     datarc = yaml.safe_load((setting / "run.yaml").read_text())["pretrain_expert"]["datarc"]
     model = model_config(setting / "teacher.safetensors") | changes
     return UpstreamPretrainExpert(datarc, model, "cpu")
@@ -211,14 +211,14 @@ def test_an_exploding_loss_ends_the_run(setting: Path, tmp_path: Path) -> None:
 def test_good_states_outlive_an_explosion(
     setting: Path, distilled: Path, tmp_path: Path, max_keep: int
 ) -> None:
-    """Two states with good weights, then an update that spoils them, when one would be saved."""
+    """Two states with good weights, then an update that makes them NaN before the next state."""
     good = torch.load(distilled / "states-2.ckpt", weights_only=True)
     torch.save(good, tmp_path / "states-1.ckpt")
     next(iter(good["Optimizer"]["state"].values()))["exp_avg"].fill_(torch.inf)
     good["Config"]["runner"] |= {"save_step": 3, "max_keep": max_keep}
     torch.save(good, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
-    assert line.startswith("error: the student's weights are no longer finite: go on from")
+    assert line.startswith("error: the student's weights are no longer finite: if fp16 was on")
     assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["states-1.ckpt", "states-2.ckpt"]
     assert load_avhubert(tmp_path / "states-1.ckpt").layer_norm.weight.isfinite().all()
 
@@ -232,12 +232,12 @@ def test_a_state_of_a_student_with_another_teacher_is_refused(
     state["Upstream_Config"]["teacher"] = str(tmp_path / "teacher.safetensors")
     torch.save(state, tmp_path / "states-2.ckpt")
     line = distil_badly(setting, tmp_path, "-a")
-    assert line.startswith("error: the state to go on from is of a student")
-    assert "has the teacher's file" in line
+    assert line.startswith("error: the state to resume from has another student")
+    assert "restore the teacher's file" in line
 
 
 def large(manifests: Path, folder: Path, broken: int, missing: int = 0) -> Path:
-    """The manifests with 120 utterances to train on, some with a torn or a missing video."""
+    """The manifests with 120 training utterances, some with a damaged or missing video."""
     shutil.copytree(manifests, folder)
     rows = read_manifest(manifests / "train.tsv")
     rows = [replace(row, id=f"{row.id}-{n}") for n in range(10) for row in rows][:120]
@@ -264,10 +264,7 @@ def test_a_corrupt_utterance_is_named_once_and_replaced(
         )
     )  # fmt: skip
     assert "Training for 2 epochs, which is equivalent to 5 steps" in printed
-    assert (
-        len(re.findall(r"left out, another utterance takes its place: .*broken0\.mp4", printed))
-        == 1
-    )
+    assert len(re.findall(r"replaced by another utterance: .*broken0\.mp4", printed)) == 1
     assert last_state(tmp_path / "out")["Consumed_Batches"] == 10
 
 
@@ -342,7 +339,7 @@ def no_wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def elsewhere(setting: Path, tmp_path: Path) -> Path:
-    """A folder with the configurations that the README names, to start its commands in."""
+    """A folder with the configurations that the documentation names, to start its commands in."""
     for name in ("model.yaml", "run.yaml"):
         shutil.copy(setting / name, tmp_path)
     return tmp_path
@@ -351,16 +348,16 @@ def elsewhere(setting: Path, tmp_path: Path) -> Path:
 def test_the_launcher_runs_the_script_of_a_checkout(
     distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
-    """As the README says; started, resumed and finished."""
+    """As the documentation says; started, resumed and finished."""
     out = elsewhere / "distill"
-    home = {"HOME": str(package.parent.parent), **no_wheel}  # where the README has the checkout
-    play(elsewhere, block("S3PRL=~/s3prl"), **home)
+    home = {"HOME": str(package.parent.parent), **no_wheel}  # where the block has the checkout
+    play(elsewhere, "distill-checkout", **home)
     assert_same_weights(last_state(distilled), last_state(out))
     leave_step_2(out)
-    assert "Resume from" in play(elsewhere, block("S3PRL=~/s3prl"), **home)
+    assert "Resume from" in play(elsewhere, "distill-checkout", **home)
     assert_same_weights(last_state(distilled), last_state(out))
     leave_step_2(out)
-    # S3PRL may be the package, too, and a relative path; -p may be left out with -e.
+    # S3PRL may also be the package and a relative path. With -e there need be no -p.
     command = ["python", ROOT / "s3prl_upstream/run_pretrain.py", "-u", "distiller_av"]
     inner = {"S3PRL": os.path.relpath(package, elsewhere), **no_wheel}
     printed = run_well(*command, "-e", out / "states-2.ckpt", cwd=elsewhere, **inner)
@@ -371,9 +368,9 @@ def test_the_launcher_runs_the_script_of_a_checkout(
 def test_the_stock_script_of_a_checkout_with_a_link(
     distilled: Path, package: Path, no_wheel: dict[str, str], elsewhere: Path
 ) -> None:
-    """As the README says: linked, started in `s3prl_upstream/`, resumed and finished."""
+    """As the documentation says: linked, started in `s3prl_upstream/`, resumed and finished."""
     out = elsewhere / "distill"
-    play(elsewhere, block('ln -s "$PWD'), S3PRL=str(package), **no_wheel)
+    play(elsewhere, "distill-link", S3PRL=str(package), **no_wheel)
     assert_same_weights(last_state(distilled), last_state(out))
     command = [
         "python", package / "run_pretrain.py", "-u", "distiller_av", "-n", "x", "-p", out,
@@ -430,7 +427,7 @@ def test_mistakes_in_options_are_told_before_the_start(
 
 
 class Touch:
-    """Creates a file when a pickle of it is opened by a loader that runs what is in it."""
+    """Creates a file when a pickle of it is loaded without PyTorch's safety."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -473,7 +470,7 @@ def test_where_s3prl_stops_is_one_line(
 
 
 def test_the_finished_state_is_the_one_to_go_on_from(tmp_path: Path) -> None:
-    """s3prl names it by the epoch and would then prefer an older one."""
+    """s3prl names it after the epoch and would then prefer an older one."""
     torch.save({"Step": 40}, tmp_path / "states-epoch-3.ckpt")
     torch.save({"Step": 30}, tmp_path / "states-30.ckpt")
     rename_finished_states(tmp_path)

@@ -79,12 +79,12 @@ def assert_same_as_alone(expert: UpstreamExpert, clips: list) -> None:
                 assert not state[row, frames:].any()
 
 
-# What an upstream gives
+# The output of an upstream
 
 
 @upstreams
 def test_waveforms_give_what_the_encoder_gives(name: str, files: dict[str, Path]) -> None:
-    """On int16 samples, computed with the library alone."""
+    """For int16 samples, computed with the library only."""
     samples = (wave(16000) * 32768).clamp(-32768, 32767).to(torch.int16)
     expert = getattr(hubconf, name)(files[name])
     assert not any(module.training for module in expert.modules())
@@ -104,7 +104,7 @@ def test_waveforms_give_what_the_encoder_gives(name: str, files: dict[str, Path]
 def test_files_on_disk_give_what_the_data_set_gives(
     name: str, files: dict[str, Path], manifests: Path
 ) -> None:
-    """A recording loaded as s3prl's tasks load it, its video by the library."""
+    """A recording, loaded as s3prl's tasks do it, and its video, loaded by the library."""
     dataset = AVDataset(manifests, "test", DataConfig())
     utterance, sample = dataset.utterances[0], dataset[0]
     waveform, rate = torchaudio.load(str(utterance.audio))
@@ -127,7 +127,7 @@ def test_frames_follow_the_video_and_audio_fits_itself(name: str, files: dict[st
         short, long = wave(1500), wave(6000)
         for waveform in (short, long, None):
             assert expert([(waveform, mouth(5))])["last_hidden_state"].shape[1] == 5
-        # What lies beyond the video is not heard; windows of 25 ms reach 15 ms across its end.
+        # Audio after the video is ignored, but windows of 25 ms reach 15 ms beyond its end.
         longer = torch.cat([long[: 5 * 640 + 240], wave(2000, seed=2)])
         expected = expert([(long, mouth(5))])["last_hidden_state"]
         assert_close(expert([(longer, mouth(5))])["last_hidden_state"], expected)
@@ -165,7 +165,7 @@ def test_arrays_tensors_and_sizes_are_one(files: dict[str, Path]) -> None:
 
 
 def test_samples_between_int16_steps_are_rounded_as_in_a_file(files: dict[str, Path]) -> None:
-    """What lies below a step, such as dither, would fill digital silence in the filter banks."""
+    """Values below one step, for example dither, would change digital silence."""
     expert = hubconf.avhubert_local(files["avhubert_local"])
     steps = (wave(3200) * 32768).round() * (torch.arange(3200) < 2000)
     expected = expert([steps / 32768])["last_hidden_state"]
@@ -210,7 +210,7 @@ def test_hooks_collect_what_they_are_set_on(files: dict[str, Path]) -> None:
     assert len(expert(clips)["hidden_states"]) == len(expected)
 
 
-# The checks that s3prl makes of its upstreams
+# s3prl's own checks of upstreams
 
 
 def pseudo_states(model: S3PRLUpstream, seed: int = 0, **options: float) -> list[torch.Tensor]:
@@ -256,7 +256,7 @@ def test_gradients_reach_every_weight_from_pairs(name: str, files: dict[str, Pat
 def test_as_s3prl_padded_waveforms_are_the_same_as_one_by_one(
     name: str, files: dict[str, Path]
 ) -> None:
-    """Whatever remains of the last frame."""
+    """Whatever the length of the last frame is."""
     model = S3PRLUpstream(name, path_or_url=str(files[name])).eval()
     lengths = torch.tensor([16000, 15999, 9601, 9840, 9841, 4000, 801])
     waves = [wave(int(n), seed=int(n)) for n in lengths]
@@ -282,7 +282,7 @@ def test_as_s3prl_featurizers(name: str, files: dict[str, Path]) -> None:
         assert (featurizer.output_size, featurizer.downsample_rate) == (32, 640)
         features, own_frames = featurizer(states, frames)
         assert features.shape == states[0].shape and torch.equal(own_frames, frames[0])
-    # The one of run_downstream.py, which trains on unpadded features.
+    # That of run_downstream.py, which trains on features without padding.
     for selection in ("hidden_states", "last_hidden_state"):
         featurizer = RunnersFeaturizer(model.upstream, selection, upstream_device="cpu")
         assert (featurizer.output_dim, featurizer.downsample_rate) == (32, 640)
@@ -427,7 +427,7 @@ else:
 
 
 def test_library_and_upstream_before_hub(files: dict[str, Path], tmp_path: Path) -> None:
-    """`s3prl_upstream` first; then S3PRLUpstream, the hub and torch.hub know its names."""
+    """After `import s3prl_upstream`, S3PRLUpstream, the hub and torch.hub have its names."""
     (tmp_path / "hubconf.py").write_text("from s3prl.hub import *\n")  # as s3prl's repository has
     code = f"""
 import sys, torch
@@ -538,7 +538,7 @@ def package(task: Path, tmp_path: Path) -> Path:
 def test_the_launcher_runs_the_script_of_a_checkout(
     files: dict[str, Path], package: Path, tmp_path: Path
 ) -> None:
-    """Not the installed one, and with the checkout's configuration of the task."""
+    """Not the installed one, and with the configuration of the task in the checkout."""
     spoiled = os.pathsep.join([str(ROOT), spoil_installed(tmp_path / "spoiled")])
     out = tmp_path / "out"
     command = [
@@ -555,11 +555,11 @@ def test_the_launcher_runs_the_script_of_a_checkout(
 def test_stock_script_of_a_checkout_sees_the_linked_folder(
     files: dict[str, Path], task: Path, package: Path, tmp_path: Path
 ) -> None:
-    """As the folder's docstring says, where another s3prl is installed, too."""
+    """As described in the folder's docstring, although another s3prl is installed."""
     (package / "upstream/avhubert_ext").symlink_to(FOLDER)
     with (package / "hub.py").open("a") as hub:
         hub.write("from s3prl.upstream.avhubert_ext.hubconf import *\n")
-    # Stands in for huggingface_hub<1: newer ones lack two names that the script imports.
+    # Replaces huggingface_hub<1: newer versions do not have two names that the script imports.
     (tmp_path / "old").mkdir()
     (tmp_path / "old/sitecustomize.py").write_text(
         f"import huggingface_hub\nfor name in {run_downstream.REMOVED}:\n"

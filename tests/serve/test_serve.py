@@ -191,7 +191,7 @@ def test_another_face_is_chosen(server: Server, tmp_path: Path):
         scales.append(found["quality"]["scale"])
     assert scales[1] == pytest.approx(1.5 * scales[0], rel=0.1)
     _, error = server.ask("POST", "/api/clips?face=3", *form(content, "two.mp4"))
-    assert error["error"].startswith("two.mp4: no face 3, 2 found")
+    assert error["error"].startswith("two.mp4: no face 3: found 2")
 
 
 def test_without_a_face_there_is_the_sound(server: Server, tmp_path: Path):

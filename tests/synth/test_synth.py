@@ -1,4 +1,4 @@
-"""The synthetic corpus: the same for the same seed, resumable, and lips that go with the sound."""
+"""The synthetic corpus: reproducible, resumable, with lips that match the sound."""
 
 import json
 import os
@@ -42,7 +42,7 @@ PLAN = {"speakers": 6, "utterances": 2, "seed": 3, "domain": "commands"}
 
 @contextmanager
 def patched_noise() -> Iterator[None]:
-    """A noise tree of few, short files."""
+    """Make a noise corpus of few, short files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise, "SECONDS", (1.5, 2.0))
         for kind in noise.COUNTS:
@@ -152,7 +152,7 @@ def test_another_seed_gives_other_utterances(reference, short_noise, tmp_path):
 
 
 def test_speech_does_not_depend_on_what_was_said_before():
-    """Nor on the clock: espeak-ng itself is not repeatable (flutter, breath noise)."""
+    """Nor on the clock, although espeak-ng itself is not reproducible (flutter, breath noise)."""
     voices = [Voice("en+f1"), Voice("en+f3")]
     first = [speak(("hello", "world"), voice).samples for voice in voices]
     time.sleep(1.01)  # the clock that seeds breath noise ticks once a second
@@ -160,7 +160,7 @@ def test_speech_does_not_depend_on_what_was_said_before():
         assert np.array_equal(samples, speak(("hello", "world"), voice).samples)
 
 
-# Going on
+# Interrupted runs
 
 
 def test_missing_and_empty_files_are_made_again(reference, short_noise, tmp_path):
@@ -183,7 +183,7 @@ def test_a_finished_corpus_is_left_alone(reference, short_noise, monkeypatch):
     assert before == {name: (reference / name).stat().st_mtime_ns for name in files_of(reference)}
 
 
-def test_a_file_that_fails_half_way_is_not_trusted(short_noise, tmp_path, monkeypatch):
+def test_a_file_that_fails_halfway_is_not_kept(short_noise, tmp_path, monkeypatch):
     def write_half(path, samples):
         with whole_file(path) as temporary:
             temporary.write_bytes(b"RIFF")
@@ -205,7 +205,7 @@ synthesize(Path(sys.argv[1]), **eval(sys.argv[2]), workers=2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for workers in /proc")
-def test_a_killed_run_goes_on_to_the_same_corpus(reference, short_noise, tmp_path):
+def test_a_killed_run_is_resumed_to_the_same_corpus(reference, short_noise, tmp_path):
     command = [sys.executable, "-c", RUN, tmp_path, repr(PLAN)]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 600  # a guard against a hang
@@ -237,19 +237,19 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"domain": "open"}, {"utterances": 3}])
-def test_other_parameters_are_refused(reference, change):
+def test_other_parameters_are_rejected(reference, change):
     with pytest.raises(InputError, match="choose another --out") as caught:
         synthesize(reference, **{**PLAN, **change}, workers=1)
     assert str(reference) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_strange_corpus_is_refused(tmp_path):
+def test_an_unknown_corpus_is_rejected(tmp_path):
     (tmp_path / "trainval").mkdir()
     with pytest.raises(InputError, match=r"no corpus\.json"):
         synthesize(tmp_path, **PLAN, workers=1)
 
 
-def test_a_broken_record_is_refused(tmp_path):
+def test_a_broken_record_is_rejected(tmp_path):
     (tmp_path / "corpus.json").write_text("{")
     with pytest.raises(InputError, match=r"corpus\.json: is not JSON"):
         synthesize(tmp_path, **PLAN, workers=1)
@@ -267,14 +267,14 @@ def test_unwritable_folder_is_one_line(tmp_path, below):
     "change",
     [{"speakers": 1}, {"utterances": 0}, {"seed": -1}, {"domain": "lrs3"}, {"workers": 0}],
 )
-def test_bad_arguments_are_named(tmp_path, change):
+def test_bad_arguments_are_reported(tmp_path, change):
     (name,) = change
     with pytest.raises(InputError, match=f"--{name} {change[name]}"):
         synthesize(tmp_path / "out", **{**PLAN, "workers": 1, **change})
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_voice_is_named():
+def test_an_unknown_voice_is_reported():
     with pytest.raises(InputError, match="'tlh\\+m1'"):
         speak(("hello",), Voice("tlh+m1"))
 
@@ -315,7 +315,7 @@ def test_letters_are_spoken_by_name(accent, letter, sound):
     assert " ".join(heard) == sound
 
 
-def test_speakers_differ_and_stay_themselves():
+def test_speakers_differ_and_are_reproducible():
     drawn = [speakers.make_speaker(1, index) for index in range(20)]
     assert drawn[7] == speakers.make_speaker(1, 7)
     assert drawn[7] != speakers.make_speaker(2, 7)
@@ -343,7 +343,7 @@ def test_noises_are_bounded_and_differ():
 
 
 def trajectory_of(*names: str) -> np.ndarray:
-    """Frames of phonemes of 0.12 s each after 0.12 s of rest."""
+    """Draw the frames of phonemes of 0.12 s each, after 0.12 s of rest."""
     spans = [(name, 0.12 * i, 0.12 * (i + 1)) for i, name in enumerate(names, start=1)]
     return mouth_trajectory(spans, 3 * len(names) + 6, 25)
 
@@ -397,7 +397,7 @@ def test_drawn_opening_follows_the_trajectory():
 
 
 def test_lips_move_with_the_speech(tmp_path):
-    """Also through sensor noise, head motion and H.264."""
+    """Even with sensor noise, head motion, and H.264."""
     speaker = speakers.make_speaker(1, 0)
     sentence = grammar.command_sentence(np.random.default_rng(3))
     utterance = corpus.make_utterance(speaker, sentence, np.random.default_rng(0))
@@ -413,7 +413,7 @@ def test_lips_move_with_the_speech(tmp_path):
     assert motion[speaking].mean() > 1.5 * motion[silent].mean()
 
 
-def test_faces_are_drawn_apart():
+def test_faces_differ():
     trajectory = trajectory_of("A:")
     faces = [speakers.make_speaker(1, index).face for index in range(4)]
     frames = [

@@ -1,4 +1,4 @@
-"""Settings, frozen teacher and training batch of a distillation, as both toolkits use them."""
+"""Distillation as both toolkits use it: settings, frozen teacher, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoder() -> AVHubertEncoder:
 
 
 def batch(clean: bool = False) -> Batch:
-    """Two clips, the second shorter; the clean audio is another signal altogether."""
+    """Two clips, the second shorter; the clean audio is an unrelated signal."""
     audio, video = clip(batch=2, frames=6)
     padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
     return Batch(audio, video, padding, clip(batch=2, frames=6, seed=9)[0] if clean else None)
@@ -104,7 +104,7 @@ def test_a_teacher_without_the_block_is_refused(encoder):
 
 
 class Recorder(nn.Module):
-    """Notes what a network is given, and passes it on."""
+    """Records the inputs of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_settings_from_a_file():
         ({"teacher": "t", "cosine_weight": float("nan")}, "cosine_weight nan: expected a number"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(values, message):
+def test_invalid_settings_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         DistillationConfig.from_mapping(values, "m.yaml")
 

@@ -127,7 +127,7 @@ def lips():
 
 
 def divergence(logits, teacher_logits, lengths, temperature) -> float:
-    """KL(teacher || student), an output at a time."""
+    """KL(teacher || student), output by output."""
     total = 0.0
     for b, length in enumerate(lengths):
         for n in range(length):
@@ -269,7 +269,7 @@ def test_no_loss_waits_for_the_device(lips, case):
 
 
 def path_sum(log_probs, labels) -> torch.Tensor:
-    """Minus the log of the sum of all alignments of labels [L], a path of T frames at a time."""
+    """Minus the log of the sum of all alignments of labels [L], one path of T frames at a time."""
     total = [
         sum(log_probs[t, unit] for t, unit in enumerate(path))
         for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs))
@@ -288,7 +288,7 @@ def smoothed(logits, labels, smoothing) -> torch.Tensor:
 
 
 def test_ctc_and_attention_are_their_formulas_with_gradients():
-    """In float64, an utterance at a time, its padding cut away; one is too short for its labels."""
+    """In float64, one utterance at a time without padding; one is too short for its labels."""
     torch.manual_seed(3)
     targets = torch.tensor([[1, 1, 2, 3], [2, 3, IGNORED, IGNORED], [1, 2, 3, IGNORED]])
     frames, tokens = [5, 3, 1], [4, 2, 3]

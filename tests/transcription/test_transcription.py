@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 
 from avhubert_ext.benchmarks.transcription import (
-    Said,
+    Reference,
     benchmark_transcription,
     join,
     text_table,
@@ -502,7 +502,7 @@ def test_errors_of_words_that_are_right() -> None:
     said = (("ONE", 0.0, 1.0), ("TWO", 1.0, 2.0), ("FOUR", 3.0, 4.0))
     found = (spoken("one", 0.1, 0.8), spoken("too", 1.0, 2.0), spoken("four", 3.0, 4.5))
     assert time_errors(said, found) == [pytest.approx((0.1, 0.2)), pytest.approx((0.0, 0.5))]
-    clip = Said(np.zeros(640 * 50, np.int16), np.zeros((50, 96, 96), np.uint8), said)
+    clip = Reference(np.zeros(640 * 50, np.int16), np.zeros((50, 96, 96), np.uint8), said)
     joined_twice = join([clip, clip])
     assert joined_twice.words[3:] == (("ONE", 2.0, 3.0), ("TWO", 3.0, 4.0), ("FOUR", 5.0, 6.0))
 

@@ -1,4 +1,5 @@
-// Requests to the server: JSON, or lines of JSON that tell of progress and end with the outcome.
+// Requests to the server. It answers with JSON, or with lines of JSON that report progress and end
+// with the result.
 
 const BUSY = 503;
 const RETRY_MS = 1500;
@@ -7,8 +8,8 @@ export async function getJson(url) {
   return outcome(await send(url, {}), () => {});
 }
 
-// What the last line tells; onProgress(done, of) for those before. While the server is busy it is
-// asked again, after onBusy().
+// Returns the content of the last line; calls onProgress(done, of) for those before. While the server
+// is busy, calls onBusy() and tries again.
 export async function post(url, { body, signal, onProgress = () => {}, onBusy = () => {} }) {
   for (;;) {
     const response = await send(url, { method: "POST", body, signal });
@@ -33,7 +34,7 @@ async function send(url, options) {
     return await fetch(url, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is “avhubert-ext serve” still running?");
+    throw new Error("The server does not respond. Is “avhubert-ext serve” still running?");
   }
 }
 
@@ -44,7 +45,7 @@ async function outcome(response, onProgress) {
     if ("done" in last) onProgress(last.done, last.of);
   }
   if ("error" in last) throw new Error(last.error);
-  if ("done" in last) throw new Error("The server stopped before it was done.");
+  if ("done" in last) throw new Error("The server stopped before it was finished.");
   return last;
 }
 

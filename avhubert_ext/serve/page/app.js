@@ -1,4 +1,4 @@
-// The page: a clip comes in, is recognized at a level of noise, and compared.
+// The page: upload a clip, recognize it at a level of noise, and compare transcripts.
 
 import { forget, getBlob, getJson, post } from "./api.js";
 import { openCamera } from "./camera.js";
@@ -7,7 +7,7 @@ import { align, edits, wordsOf } from "./compare.js";
 import { Player } from "./player.js";
 
 const NAMES = { both: "Audio-visual", audio: "Audio only", video: "Video only" };
-const SETTLE_MS = 250; // after which a slider stands still
+const SETTLE_MS = 250; // a slider that has not moved for this long is at rest
 
 const $ = (id) => document.getElementById(id);
 const player = new Player($("mouth"), $("sound"));
@@ -15,12 +15,12 @@ const player = new Player($("mouth"), $("sound"));
 let settings;
 let clip = null;
 let transcripts = new Map(); // by modalities and level
-let working = new AbortController(); // what is under way for the clip and level shown
-let referenceIsOurs = true; // until someone types another
-let source; // the file that the clip was made of, and its name
-let settling; // the slider
+let working = new AbortController(); // requests for the clip and level shown
+let referenceIsOurs = true; // until the user types another
+let source; // the file of the clip, and its name
+let settling; // timer of the slider
 
-// ---- a clip comes in
+// ---- uploading a clip
 
 async function upload(file, name, face = "speaking") {
   showError("");
@@ -28,7 +28,7 @@ async function upload(file, name, face = "speaking") {
     return showError(`${name}: larger than ${settings.megabytes} MB; try a shorter clip.`);
   }
   const signal = restart();
-  $("result").inert = true; // whatever is touched there would end the upload
+  $("result").inert = true; // using it would cancel the upload
   const form = new FormData();
   form.append("file", file, name);
   showWork(`Reading ${name} …`);
@@ -48,7 +48,7 @@ async function upload(file, name, face = "speaking") {
   $("result").inert = false;
   if (!clip) return;
   showQuality();
-  await recognize(); // after a failure what the upload had ended
+  await recognize(); // also after a failure, as the upload has canceled it
 }
 
 async function show(received) {
@@ -79,7 +79,7 @@ function showQuality() {
     facts.push(
       ["Faces", q.faces],
       ["Face not seen", `${q.missing} of ${q.frames} frames`],
-      ["Movement", `${q.motion.toFixed(1)} px a frame`],
+      ["Movement", `${q.motion.toFixed(1)} px per frame`],
       ["Scaled by", q.scale.toFixed(2)],
     );
   }
@@ -93,7 +93,7 @@ function showQuality() {
 
 // ---- recognizing
 
-// All transcripts at the level of the slider, and its sound.
+// Get all transcripts at the level of the slider, and its sound.
 async function recognize() {
   const signal = restart();
   const level = currentLevel();
@@ -137,7 +137,7 @@ async function transcribeAt(level, signal) {
   }
 }
 
-// Ends what is under way; the signal of what begins now.
+// Cancel the current requests; returns the signal for new ones.
 function restart() {
   clearTimeout(settling);
   working.abort();
@@ -261,7 +261,7 @@ function hideWork() {
 }
 
 function showFailure(error) {
-  if (error.name === "AbortError") return; // something else began
+  if (error.name === "AbortError") return; // replaced by another request
   hideWork();
   showError(error.message);
 }
@@ -321,7 +321,7 @@ async function useCamera() {
   };
 }
 
-// ---- the start
+// ---- start
 
 async function start() {
   settings = await getJson("/api/settings");

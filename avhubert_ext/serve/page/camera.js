@@ -1,15 +1,15 @@
-// Recording from camera and microphone.
+// Record from camera and microphone.
 
 const TYPES = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
 const BITS_PER_SECOND = 4_000_000;
-// What is said in noise should reach the model as it is.
+// Speech in noise should reach the model unprocessed.
 const SOUND = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 25 } };
 
 export async function openCamera(viewfinder) {
   if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
     throw new Error(
-      "No camera here: browsers give it to pages on localhost or by HTTPS only. Choose a file.");
+      "The camera is not available: browsers allow it only on localhost or with HTTPS. Choose a file.");
   }
   let stream;
   try {
@@ -25,11 +25,11 @@ export async function openCamera(viewfinder) {
 function reasonOf(error) {
   switch (error.name) {
     case "NotAllowedError":
-      return "The browser may not use the camera and microphone: allow it for this page.";
+      return "Camera and microphone are blocked: allow this page to use them.";
     case "NotFoundError":
-      return "No camera with a microphone was found: connect one, or choose a file.";
+      return "No camera with a microphone found: connect one, or choose a file.";
     default:
-      return `The camera can't be used (${error.message}): is another program using it?`;
+      return `The camera cannot be used (${error.message}): is another program using it?`;
   }
 }
 
@@ -43,7 +43,7 @@ class Camera {
     return this.recorder?.state === "recording";
   }
 
-  // The recording, once stop() or close() was called.
+  // Resolves to the recording after stop() or close() is called.
   record() {
     const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
     this.recorder = new MediaRecorder(

@@ -1,7 +1,7 @@
-// How many words differ at each level of noise: curves that grow as levels are tried.
+// The chart: how many words differ at each level of noise. Curves grow as levels are tried.
 
-const HEIGHT = 220; // pixels, as all here
-const LABEL = 32; // the width of one
+const HEIGHT = 220; // pixels, like all lengths here
+const LABEL = 32; // width of a label
 const [LEFT, RIGHT, TOP, BOTTOM] = [36, 96, 12, 28];
 
 // curves: [{ name, kind, rates: [% or undefined for each label] }]; here: number of the level shown.
@@ -44,7 +44,7 @@ export function drawChart(labels, curves, here, width) {
   return svg;
 }
 
-// Names moved down where they would cover one another, and up again where that leaves the chart.
+// Move names down if they overlap, and up again if they leave the chart.
 function apart(names, gap) {
   names.sort((a, b) => a.at - b.at);
   names.forEach((name, n) => {
@@ -56,12 +56,12 @@ function apart(names, gap) {
 }
 
 function summary(labels, curves) {
-  const told = curves.map(({ name, rates }) => {
+  const parts = curves.map(({ name, rates }) => {
     const points = rates.map((rate, n) =>
       rate === undefined ? "" : `${labels[n]} ${Math.round(rate)}%`);
     return `${name}: ${points.filter(Boolean).join(", ")}`;
   });
-  return `Words that differ. ${told.join(". ")}`;
+  return `Words that differ. ${parts.join(". ")}`;
 }
 
 function element(name, attributes, text) {

@@ -1,17 +1,17 @@
-// Words against words.
+// Compare two sequences of words.
 
-// The words of a text as they are written, without what is no word.
+// The words of a text as written, without tokens that are not words.
 export function wordsOf(text) {
   return text.split(/\s+/).filter(bare);
 }
 
-// A word for comparison: in capitals, without punctuation.
+// A word as it is compared: in upper case, without punctuation.
 function bare(word) {
   return word.toUpperCase().replace(/[^\p{L}\p{N}']/gu, "");
 }
 
-// The fewest edits from the words `saidWords` to `heardWords`, in order: { kind, word (its number
-// in heardWords), said }, kind "same", "wrong" (another or a further word) or "missing".
+// The fewest edits from `saidWords` to `heardWords`, in order: { kind, word (its number in
+// heardWords), said }. The kind is "same", "wrong" (a substitution or insertion), or "missing".
 export function align(saidWords, heardWords) {
   const said = saidWords.map(bare);
   const heard = heardWords.map(bare);

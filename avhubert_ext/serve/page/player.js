@@ -1,4 +1,4 @@
-// The mouth region and the words in step with the sound.
+// Show the mouth region and highlight the words in sync with the sound.
 
 const SIZE = 96; // pixels of the mouth region, as on the sheets
 
@@ -12,7 +12,7 @@ export class Player {
     sound.addEventListener("seeked", () => this.show());
   }
 
-  // Another clip: from its first frame on.
+  // Open another clip at its first frame.
   async open(clip, { fps, sheet }) {
     this.clip = clip;
     this.sound.pause();
@@ -28,7 +28,7 @@ export class Player {
     this.show();
   }
 
-  // The same clip with another sound, at the same place.
+  // Change the sound of the clip, and keep the position.
   setSound(blob) {
     const { currentTime, paused } = this.sound;
     URL.revokeObjectURL(this.sound.src);
@@ -37,7 +37,7 @@ export class Player {
     if (!paused) this.sound.play();
   }
 
-  // words: [{ element, start, end }] to light up in their time, in seconds.
+  // words: [{ element, start, end }] to highlight at their times in seconds.
   setWords(words) {
     this.words = words;
     this.show();

@@ -1,4 +1,4 @@
-"""The two YAML files of a distillation, in the library's terms."""
+"""Translate the two YAML files of a distillation to the library's settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 DATARC = "pretrain_expert.datarc of the run configuration"
 DATA_KEYS = ("data", "train_batch_size", "max_frames", "num_workers", "seed")
 OPTIONAL_DATA_KEYS = ("cache_dir", "noise", "valid_step")
-WHOLE_NUMBERS = {  # and the lowest that makes sense
+WHOLE_NUMBERS = {  # setting -> lowest valid value
     "train_batch_size": 1,
     "max_frames": 1,
     "num_workers": 0,
@@ -30,9 +30,16 @@ OPTIONAL_NOISE_KEYS = ("for", "mixed", "start")
 
 
 def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConfig:
-    """The model configuration: the path of a YAML file, or what was read from one.
+    """Read the model configuration.
 
-    Paths in it become absolute.
+    Args:
+        upstream_config: The path of a YAML file, or its content.
+
+    Returns:
+        The settings of the distillation, with absolute paths.
+
+    Raises:
+        InputError: The file is not YAML, or a setting is missing, unknown or invalid.
     """
     where = upstream_config if isinstance(upstream_config, str) else "the model configuration"
     values = upstream_config
@@ -47,7 +54,11 @@ def read_model_config(upstream_config: str | dict[str, Any]) -> DistillationConf
 
 
 def check_data_keys(datarc: object) -> None:
-    """Raise an InputError if the section `datarc` of the run configuration is not complete."""
+    """Check the section `datarc` of the run configuration.
+
+    Raises:
+        InputError: A setting is missing, unknown or invalid.
+    """
     check_keys(datarc, DATA_KEYS, OPTIONAL_DATA_KEYS, DATARC)
     for key in ("data", "cache_dir"):
         value = datarc.get(key)
@@ -56,11 +67,24 @@ def check_data_keys(datarc: object) -> None:
     for key in (key for key, lowest in WHOLE_NUMBERS.items() if datarc.get(key) is not None):
         value, lowest = datarc[key], WHOLE_NUMBERS[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise InputError(f"{DATARC}: {key} {value!r}: expected a whole number from {lowest} on")
+            raise InputError(
+                f"{DATARC}: {key} {value!r}: expected a whole number, at least {lowest}"
+            )
 
 
 def data_config(datarc: dict[str, Any], augment: bool) -> DataConfig:
-    """How utterances are read, from the section `datarc` of the run configuration."""
+    """How utterances are read.
+
+    Args:
+        datarc: The section `datarc` of the run configuration, checked by `check_data_keys`.
+        augment: Whether to augment, as for training.
+
+    Returns:
+        The library's settings.
+
+    Raises:
+        InputError: A setting of the noise is missing, unknown or invalid.
+    """
     cache = datarc.get("cache_dir")
     noise = datarc.get("noise")
     return DataConfig(
@@ -75,7 +99,7 @@ def data_config(datarc: dict[str, Any], augment: bool) -> DataConfig:
 
 
 def noise_config(noise: dict[str, Any]) -> NoiseConfig:
-    """The section `noise` of `datarc`."""
+    """Read the section `noise` of `datarc`; raises InputError for settings that are invalid."""
     where = f"noise in {DATARC}"
     check_keys(noise, NOISE_KEYS, OPTIONAL_NOISE_KEYS, where)
     if noise.get("for", "both") not in RECEIVERS:
@@ -96,7 +120,17 @@ def noise_config(noise: dict[str, Any]) -> NoiseConfig:
 def check_keys(
     section: object, keys: tuple[str, ...], optional: tuple[str, ...], where: str
 ) -> None:
-    """Raise an InputError that names the missing and the unknown keys of a section."""
+    """Check the keys of a section.
+
+    Args:
+        section: The section.
+        keys: The keys that it must have.
+        optional: The keys that it may have.
+        where: What the section is, for messages.
+
+    Raises:
+        InputError: Keys are missing or unknown; the message names all of them.
+    """
     found = section if isinstance(section, dict) else {}
     missing = [key for key in keys if key not in found]
     unknown = [str(key) for key in found if key not in (*keys, *optional)]
@@ -106,5 +140,5 @@ def check_keys(
 
 
 def resolve(path: str | Path) -> str:
-    """An absolute path: relative ones belong to where the launcher was started."""
+    """Make a path absolute. Relative ones start at the folder where the launcher was started."""
     return os.path.abspath(os.path.join(os.environ.get("S3PRL_START_FOLDER", "."), path))

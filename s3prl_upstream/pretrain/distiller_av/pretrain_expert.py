@@ -1,4 +1,4 @@
-"""s3prl's contract for `-u distiller_av`; the networks, loss and data are the library's."""
+"""The expert that s3prl loads for `-u distiller_av`. Networks, loss and data are the library's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.checkpoints.s3prl_file import student_states
@@ -19,6 +18,7 @@ from avhubert_ext.data.batching import BucketBatchSampler
 from avhubert_ext.data.corrupt import CorruptUtterances
 from avhubert_ext.data.dataset import AVDataset, Batch, collate
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Progress
 from avhubert_ext.training.distillation import distill_batch, mean_terms
 from s3prl_upstream.launch import check_device
 
@@ -32,13 +32,13 @@ from .state import (
 )
 
 REMEDY = (
-    "go on from the last state with -a -o config.runner.fp16=False where fp16 was on; else start "
+    "if fp16 was on, resume from the last state with -a -o config.runner.fp16=False; if not, start "
     "again in another folder with a lower learning rate"
 )
 
 
 class UpstreamPretrainExpert(nn.Module):
-    """Teacher and student on the same batches; s3prl's runner trains `self.model`."""
+    """Teacher and student on the same batches. s3prl's runner trains `self.model`."""
 
     def __init__(
         self,
@@ -47,11 +47,23 @@ class UpstreamPretrainExpert(nn.Module):
         device: str = "cuda",
         multi_gpu: bool = False,
     ) -> None:
+        """Build teacher and student.
+
+        Args:
+            datarc: The section of the run configuration.
+            upstream_config: The model configuration, or its file.
+            device: The device of the training.
+            multi_gpu: Not supported.
+
+        Raises:
+            InputError: A setting is invalid, there is no such device, or the teacher cannot be
+                loaded.
+        """
         super().__init__()
         if multi_gpu:
             raise InputError(
-                "--multi_gpu: distiller_av runs on one GPU; leave the option out, or distill on "
-                "several with fairseq-train --task av_distillation"
+                "--multi_gpu: distiller_av runs on one GPU; leave the option out, or use several "
+                "with fairseq-train --task av_distillation"
             )
         check_device(device)
         check_data_keys(datarc)
@@ -73,9 +85,22 @@ class UpstreamPretrainExpert(nn.Module):
     def forward(
         self, data: Batch, records: dict[str, list], global_step: int, log_step: int, **kwargs: Any
     ) -> tuple[Tensor, dict[str, list]]:
-        """The distillation loss of one batch; its terms are collected in `records`."""
+        """Compute the loss of one batch.
+
+        Args:
+            data: The batch.
+            records: Lists to which the loss and its terms are appended.
+            global_step: The number of the update.
+            log_step: Ignored, as are `kwargs`.
+
+        Returns:
+            The loss, a scalar, and `records`.
+
+        Raises:
+            InputError: The loss is NaN or infinite.
+        """
         if self.restored_rng is not None:
-            # Not earlier: building the data loader draws from the same generator.
+            # Only now, because building the data loader uses the same generator.
             restore_random_state(self.restored_rng)
             self.restored_rng = None
         self.consumed_batches += 1
@@ -87,11 +112,14 @@ class UpstreamPretrainExpert(nn.Module):
         return loss, records
 
     def on_before_zero_grad(self) -> None:
-        """After each update: InputError where the student's weights are no longer finite.
+        """Check the weights of the student after each update.
 
-        Here, and not when a state is saved, for the runner first deletes old ones.
+        The runner deletes old states before it saves a new one, so that a check there is too late.
+
+        Raises:
+            InputError: A weight is NaN or infinite.
         """
-        # One norm for each tensor, and one answer from the GPU for all of them.
+        # One norm per tensor, and a single transfer from the GPU for all of them.
         weights = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         norms = torch._foreach_norm(weights)
         if not torch.stack(norms).isfinite().all():
@@ -100,9 +128,9 @@ class UpstreamPretrainExpert(nn.Module):
     def log_records(
         self, records: dict[str, list], logger: Any, prefix: str, global_step: int, **kwargs: Any
     ) -> None:
-        """Mean of each term since the last call; a validation where it is due.
+        """Log the mean of each term since the last call, and validate every `valid_step` steps.
 
-        Both go to TensorBoard and, a line a call, to `metrics.jsonl` beside the states.
+        The values go to TensorBoard and to `metrics.jsonl` beside the states, one line per call.
         """
         means = {f"train-{n}": torch.stack(v).mean().item() for n, v in records.items()}
         valid_step = self.datarc.get("valid_step")
@@ -111,9 +139,9 @@ class UpstreamPretrainExpert(nn.Module):
             valid = self.validate()
             means |= {f"valid-{name}": value for name, value in valid.items()}
             shown = ", ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            tqdm.write(f"[Validation] - step {global_step}: {shown}")
+            Progress.write(f"[Validation] - step {global_step}: {shown}")
         for name, value in means.items():
-            # The runner logs a `train-loss` of its own, that of the last update.
+            # The runner logs `train-loss`, the loss of the last update.
             tag = prefix.removesuffix("train-") + name.replace("train-loss", "train-mean-loss")
             logger.add_scalar(tag, value, global_step=global_step)
         with (Path(logger.logdir) / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -121,10 +149,10 @@ class UpstreamPretrainExpert(nn.Module):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and terms on the validation split, in eval mode, averaged over its frames."""
+        """The loss and its terms on the validation split, in eval mode, averaged over frames."""
         self.model.eval()
         results = []
-        for batch in tqdm(self.valid_batches, desc="valid", leave=False, dynamic_ncols=True):
+        for batch in Progress(self.valid_batches, desc="valid", unit="batch", leave=False):
             data = batch.to(self.device)
             loss, terms = distill_batch(self.config, self.teacher, self.model, data, training=False)
             results.append(({"loss": loss, **terms}, int((~data.padding_mask).sum())))
@@ -132,7 +160,7 @@ class UpstreamPretrainExpert(nn.Module):
         return mean_terms(results)
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        # The runner counts an update only after saving, which would repeat it on resume.
+        # The runner counts an update only after it saves, so a resumed run would repeat it.
         all_states["Step"] += 1
         all_states["Args"] = pack_arguments(all_states["Args"])
         pack_schedules(all_states["Optimizer"])
@@ -144,13 +172,18 @@ class UpstreamPretrainExpert(nn.Module):
         return all_states
 
     def load_model(self, all_states: dict[str, Any]) -> None:
-        """Raises InputError if the state is of another student, after a change of teacher."""
+        """Restore student, schedules and random state.
+
+        Raises:
+            InputError: The state is of another student, for example because the teacher's file has
+                changed.
+        """
         own, found = student_states(self.model), all_states.get("Student_Description")
         if found != own["Student_Description"]:
             raise InputError(
-                f"the state to go on from is of a student {found}, now it is "
-                f"{own['Student_Description']}: has the teacher's file {self.config.teacher} "
-                "changed? put it back, or start again in another folder"
+                f"the state to resume from has another student: {found}, expected "
+                f"{own['Student_Description']}; restore the teacher's file {self.config.teacher} "
+                "if it has changed, or start again in another folder"
             )
         self.model.load_state_dict(all_states["Student"])
         unpack_schedules(all_states["Optimizer"])
@@ -160,32 +193,39 @@ class UpstreamPretrainExpert(nn.Module):
 
 
 class Batches:
-    """Batches of a split, one epoch an iteration, as s3prl's runner wants its data loader.
+    """The batches of a split, with the interface that s3prl's runner expects of a data loader.
 
-    Utterances that cannot be read are reported, see `CorruptUtterances`.
+    Each iteration is one epoch. Unreadable utterances are reported, see `CorruptUtterances`.
     """
 
     def __init__(
         self, datarc: dict[str, Any], split: str, shuffle: bool, consumed: int = 0
     ) -> None:
-        """shuffle: in training, with augmentation; consumed: batches of earlier epochs and runs."""
+        """Open a split.
+
+        Args:
+            datarc: The section of the run configuration.
+            split: The name of the split.
+            shuffle: Whether to shuffle and augment, as for training.
+            consumed: How many batches earlier epochs and runs have used.
+        """
         rc = datarc
         data = AVDataset(Path(resolve(rc["data"])), split, data_config(rc, augment=shuffle))
         self.corrupt = CorruptUtterances(len(data))
         sampler = BucketBatchSampler(
             data.frames(), rc["train_batch_size"], rc["seed"], consumed, shuffle
         )
-        # The runner takes the length of this for the number of batches in an epoch.
+        # Its length is what the runner uses as the number of batches in an epoch.
         self.dataset = sampler
         self.loader = DataLoader(
             data,
             batch_sampler=sampler,
             num_workers=rc["num_workers"],
-            # Forked once, while the process is still small; the epoch comes with each index.
+            # Workers start once, while the process is small. The epoch is part of each index.
             persistent_workers=rc["num_workers"] > 0,
             collate_fn=collate,
-            # Its own generator: each epoch draws a seed for the workers, and the global generator
-            # must not notice where epochs begin, or a resumed run would part ways.
+            # A separate generator: the loader draws a seed for the workers in each epoch. From the
+            # global generator this would change the results of a resumed run.
             generator=torch.Generator(),
         )
 

@@ -1,7 +1,7 @@
-"""What s3prl's states hold, as plain containers and tensors, so that PyTorch loads them safely.
+"""The content of s3prl's states as plain containers and tensors, which PyTorch loads safely.
 
-s3prl puts objects of its own into them, which torch.load refuses from 2.6 on; its unmodified
-scripts resume from states of this form.
+s3prl stores objects of its own classes, which torch.load refuses since version 2.6. Its unmodified
+scripts also resume from states of this form.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import torch
 
 SCHEDULE = "schedule"  # an object in each of the optimizer's parameter groups
 CLASS = "class"
-# Options of each run, not of the experiment: settings of `-o` are in the state's configuration by
-# then, and an experiment may resume on another machine or in another folder.
+# Options of a run, not of the experiment: the settings of `-o` are in the configuration of the
+# state, and an experiment may be resumed on another machine or in another folder.
 OWN = ("override", "device", "expdir", "expname")
 
 
 def pack_arguments(arguments: Namespace) -> OrderedDict:
-    """s3prl reads attributes, and an OrderedDict is the one safe class that has some.
+    """Store options as the attributes of an OrderedDict, the only safe class that can have any.
 
-    Without OWN: kept, they would take the place of the same options of the run that resumes.
+    s3prl reads attributes. Those in `OWN` are left out: they would replace the options of the run
+    that resumes.
     """
     packed = OrderedDict()
     vars(packed).update({n: v for n, v in vars(arguments).items() if n not in OWN})
@@ -30,7 +31,7 @@ def pack_arguments(arguments: Namespace) -> OrderedDict:
 
 
 def pack_schedules(optimizer: dict[str, Any]) -> None:
-    """In an optimizer's state dict turn learning-rate schedules into dicts."""
+    """Turn the schedules in the state of an optimizer into dicts, in place."""
     for group in optimizer["param_groups"]:
         if SCHEDULE in group:
             schedule = group[SCHEDULE]
@@ -38,8 +39,8 @@ def pack_schedules(optimizer: dict[str, Any]) -> None:
 
 
 def unpack_schedules(optimizer: dict[str, Any]) -> None:
-    """The inverse of `pack_schedules`."""
-    import optimizers  # s3prl's, under the name that its scripts import it by
+    """Turn the dicts of `pack_schedules` into schedules again, in place."""
+    import optimizers  # s3prl's, under the name by which its scripts import it
 
     for group in optimizer["param_groups"]:
         if SCHEDULE in group:
@@ -50,13 +51,13 @@ def unpack_schedules(optimizer: dict[str, Any]) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of PyTorch's generators, on the CPU and on every GPU."""
+    """The state of PyTorch's random generators on the CPU and on every GPU."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """The inverse of `random_state`; GPUs that were not there stay as they are."""
+    """Restore the state of `random_state`. Additional GPUs are left unchanged."""
     torch.set_rng_state(state["cpu"])
     for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(generator, device)

@@ -1,4 +1,4 @@
-"""From what s3prl hands an upstream to the encoder's input, with every check on the way."""
+"""Check the clips that s3prl gives to an upstream, and turn them into input for the encoder."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ from avhubert_ext.data.video import CROP, center_crop, check_in_step, normalize_
 from avhubert_ext.errors import InputError
 
 Array: TypeAlias = Tensor | np.ndarray
-Clip: TypeAlias = Array | tuple[Array | None, Array | None]
+ClipInput: TypeAlias = Array | tuple[Array | None, Array | None]
 
 INT16_SCALE = 32768
-# int16 samples that only became floats exceed it if they are louder than -60 dB of full scale;
-# noise of unit variance, with which s3prl probes its upstreams, never does.
+# int16 samples that were converted to floats without scaling exceed this if they are louder than
+# -60 dB of full scale. Noise of unit variance, with which s3prl tests upstreams, never does.
 LOUDEST = 32.0
 
 
-def read_clips(clips: Sequence[Clip] | Tensor) -> list[Sample]:
+def read_clips(clips: Sequence[ClipInput] | Tensor) -> list[Sample]:
     """Check clips and compute their features.
 
-    A clip is a waveform or a pair (waveform, video) of which one may be None. Waveform: floats
-    [samples], 16 kHz, full scale is 1. Video: uint8 [T, H, W], 25 gray frames a second of the mouth
-    region, H and W at least 88. Tensors on any device, or NumPy arrays.
-    A clip has as many frames as its video, its audio being cut or padded to fit if it is nearly as
-    long (`check_in_step`); without video a frame for every 640 samples, the last ones may be fewer.
-    Raises InputError that names the clip by its place in the list.
+    A clip has as many frames as its video. Its audio must be about as long (`check_in_step`) and is
+    cut or padded to fit. Without video there is one frame per 640 samples, the last one may have
+    fewer.
+
+    Args:
+        clips: Waveforms, or pairs (waveform, video) of which one may be None; tensors on any device
+            or NumPy arrays. Waveform: floats [samples] at 16 kHz, full scale is 1. Video: uint8
+            [T, H, W], gray frames of the mouth region, 25 per second, H and W at least 88.
+
+    Returns:
+        The input for the encoder, one sample per clip.
+
+    Raises:
+        InputError: A clip is invalid; the message has its position in the list.
     """
     if not isinstance(clips, (list, tuple, Tensor)) or len(clips) == 0:
         found = (
@@ -41,8 +49,8 @@ def read_clips(clips: Sequence[Clip] | Tensor) -> list[Sample]:
     return [read_clip(clip, f"clip {number}") for number, clip in enumerate(clips)]
 
 
-def read_clip(clip: Clip, name: str) -> Sample:
-    """One clip; `name` is for messages."""
+def read_clip(clip: ClipInput, name: str) -> Sample:
+    """Check one clip and compute its features; `name` is for messages."""
     is_pair = isinstance(clip, (tuple, list)) and len(clip) == 2
     waveform, video = clip if is_pair else (clip, None)
     if waveform is None and video is None:
@@ -61,12 +69,19 @@ def read_clip(clip: Clip, name: str) -> Sample:
 
 
 def read_waveform(waveform: Array, name: str) -> np.ndarray:
-    """float64 [samples] on the scale of int16, rounded as if read from a file."""
+    """Check a waveform.
+
+    Returns:
+        float64 [samples], scaled to int16 and rounded, as if read from a file.
+
+    Raises:
+        InputError: It is empty, not floats in [-1, 1], or has more than one channel.
+    """
     samples = as_numpy(waveform, f"{name}: its waveform")
     if not np.issubdtype(samples.dtype, np.floating):
         raise InputError(
             f"{name}: its waveform is {samples.dtype}, expected floats in [-1, 1]: divide int16 "
-            "samples by 32768; a video belongs into a pair (waveform, video)"
+            "samples by 32768; pass a video in a pair (waveform, video)"
         )
     if samples.ndim != 1 or not samples.size:
         raise InputError(
@@ -88,12 +103,19 @@ def read_waveform(waveform: Array, name: str) -> np.ndarray:
 
 
 def read_video(video: Array, name: str) -> np.ndarray:
-    """uint8 [T, H, W] that the crop fits into."""
+    """Check a video.
+
+    Returns:
+        uint8 [T, H, W], at least as large as the crop.
+
+    Raises:
+        InputError: It is not uint8, empty or too small.
+    """
     frames = as_numpy(video, f"{name}: its video")
     if frames.dtype != np.uint8:
         raise InputError(
-            f"{name}: its video is {frames.dtype}, expected uint8 gray frames, 0 to 255, neither "
-            "scaled nor normalized"
+            f"{name}: its video is {frames.dtype}, expected uint8 gray frames from 0 to 255: do "
+            "not scale or normalize them"
         )
     if frames.ndim != 3 or not len(frames) or min(frames.shape[1:]) < CROP:
         raise InputError(
@@ -104,7 +126,7 @@ def read_video(video: Array, name: str) -> np.ndarray:
 
 
 def as_numpy(value: object, name: str) -> np.ndarray:
-    """A tensor's or array's content on the CPU, without gradient; floats of a tensor as float64."""
+    """The content of a tensor or array on the CPU, without gradient; float tensors as float64."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return (value.double() if value.is_floating_point() else value).numpy()
@@ -117,7 +139,7 @@ def as_numpy(value: object, name: str) -> np.ndarray:
 
 
 def by_streams(samples: list[Sample]) -> list[list[int]]:
-    """Indices of the samples, those with the same streams together."""
+    """The indices of the samples in groups with the same streams."""
     groups: dict[tuple[bool, bool], list[int]] = {}
     for index, sample in enumerate(samples):
         groups.setdefault((sample.audio is None, sample.video is None), []).append(index)

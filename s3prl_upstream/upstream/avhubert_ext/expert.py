@@ -1,4 +1,4 @@
-"""s3prl's contract for an upstream; the network and the features are the library's."""
+"""The upstream that s3prl loads. The network and the features are the library's."""
 
 from __future__ import annotations
 
@@ -15,40 +15,54 @@ from avhubert_ext.checkpoints.model_file import load_avhubert
 from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.data.dataset import Batch, collate
 from avhubert_ext.errors import InputError
-from s3prl_upstream.upstream.avhubert_ext.clips import Clip, by_streams, read_clips
+from s3prl_upstream.upstream.avhubert_ext.clips import ClipInput, by_streams, read_clips
 
 
 class UpstreamExpert(UpstreamBase):
-    """An encoder on waveforms, video or both; in eval mode until s3prl trains it.
+    """An encoder for waveforms, video or both. It is in eval mode until s3prl trains it.
 
-    Gradients reach the weights, not the waveforms: the filter banks are computed outside PyTorch.
+    There are gradients for the weights, not for the waveforms: the filter banks are computed
+    outside of PyTorch.
     """
 
     def __init__(self, ckpt: Path | str) -> None:
-        """`ckpt`: any file that `load_avhubert` reads; raises its InputError."""
+        """Load an encoder.
+
+        Args:
+            ckpt: Any file that `load_avhubert` reads.
+
+        Raises:
+            InputError: The file is missing, damaged, or has no encoder.
+        """
         super().__init__()
         self.model = load_avhubert(ckpt)
         self.eval()
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples at 16 kHz for one frame, the same in every hidden state."""
+        """The number of samples per frame at 16 kHz, the same for every hidden state."""
         return SAMPLES_PER_FRAME
 
-    def forward(self, wavs: Sequence[Clip] | Tensor) -> dict[str, Any]:
-        """Encode a list of waveforms or pairs (waveform, video), see `read_clips`; they may mix.
+    def forward(self, wavs: Sequence[ClipInput] | Tensor) -> dict[str, Any]:
+        """Encode clips. The result for a clip does not depend on the others.
 
-        hidden_states: the fused input, the residual stream after each block, last the output of
-            the final layer norm; each [B, T, D], zero at padding.
-        last_hidden_state: the last of them. padding_mask: [B, T] bool, True = padding.
-        With hooks of your own (`add_hook`) the hidden states are what these collect instead.
-        Every clip's result is the same as alone. Raises InputError for clips it cannot encode.
+        Args:
+            wavs: Waveforms, pairs (waveform, video) or a mixture of both, as for `read_clips`.
+
+        Returns:
+            `hidden_states`: the fused input, the residual stream after each block, and the output
+            of the final layer norm; each [B, T, D], zero at padding. `last_hidden_state`: the last
+            of them. `padding_mask`: bool [B, T], True at padding. If hooks were added with
+            `add_hook`, s3prl collects the hidden states from these instead.
+
+        Raises:
+            InputError: A clip is invalid, or there are hooks and clips with different streams.
         """
         samples = read_clips(wavs)
         groups = by_streams(samples)
         if self.hooks and len(groups) > 1:
             raise InputError(
-                "clips with and without video, or audio, in one list: hooks see one kind at a "
-                "time; give each kind its own list, or remove the hooks"
+                "the list has clips with different streams, which hooks cannot handle: give each "
+                "kind its own list, or remove the hooks"
             )
         states_of: dict[int, list[Tensor]] = {}
         for group in groups:
@@ -71,7 +85,7 @@ class UpstreamExpert(UpstreamBase):
         }
 
     def _encode(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The encoder's states, then its output, on the weights' device and in their precision."""
+        """The hidden states and the output, on the device and in the precision of the weights."""
         weight = self.model.layer_norm.weight
         audio = None if batch.audio is None else batch.audio.to(weight)
         video = None if batch.video is None else batch.video.to(weight)

@@ -1,7 +1,7 @@
-"""The upstreams' names, as functions that s3prl's hub and `torch.hub` call.
+"""The names of the upstreams: functions that s3prl's hub and `torch.hub` call.
 
-All give the same expert, for any file that `avhubert_ext.load_avhubert` reads; the two names keep
-teachers and students apart in the logs of experiments.
+All of them return the same kind of expert, for any file that `avhubert_ext.load_avhubert` reads.
+The different names distinguish teachers and students in the logs of experiments.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ SCHEMES = ("http", "https", "file")
 def avhubert_local(
     ckpt: Path | str | None = None, model_config: str | None = None, refresh: bool = False
 ) -> UpstreamExpert:
-    """The encoder in a file: `-k`, `path_or_url`.
+    """Load the encoder in a file.
 
-    `model_config` must be None: the file holds the configuration. `refresh` is for URLs.
-    Raises InputError if the file is not named, missing or none that `load_avhubert` reads.
+    Args:
+        ckpt: The file: `-k` of s3prl's scripts, or `path_or_url`.
+        model_config: Must be None, because the file contains the configuration.
+        refresh: Ignored; it is for URLs.
+
+    Returns:
+        The upstream.
+
+    Raises:
+        InputError: The file is not given, missing, damaged, or has no encoder.
     """
     if ckpt is None:
         raise InputError("ckpt is None: name a model's file with -k, path_or_url or ckpt")
@@ -34,7 +42,7 @@ def avhubert_local(
         raise InputError(
             f"model_config {model_config}: {ckpt} holds its configuration; leave -g out"
         )
-    # Here, for s3prl and torch take seconds, and importing the names must not.
+    # Imported here, because importing this module must not take the seconds that s3prl needs.
     from s3prl_upstream.launch import s3prl_package
 
     s3prl_package()
@@ -46,7 +54,19 @@ def avhubert_local(
 def avhubert_url(
     ckpt: str | None = None, model_config: str | None = None, refresh: bool = False
 ) -> UpstreamExpert:
-    """As `avhubert_local` of what s3prl downloads from a URL into its cache, anew if `refresh`."""
+    """Load the encoder in a file that s3prl downloads to its cache.
+
+    Args:
+        ckpt: The URL.
+        model_config: Must be None, because the file contains the configuration.
+        refresh: Download the file again, even if it is in the cache.
+
+    Returns:
+        The upstream.
+
+    Raises:
+        InputError: This is not a URL, the download failed, or the file has no encoder.
+    """
     if urlsplit(str(ckpt)).scheme not in SCHEMES:
         raise InputError(
             f"ckpt {ckpt}: expected a URL that starts with one of {', '.join(SCHEMES)}; the "
