@@ -199,7 +199,8 @@ def test_a_stream_may_be_missing():
 def test_half_precision_is_scored_in_single():
     """Without blocks, so that only the rounding of the scores is seen."""
     torch.manual_seed(0)
-    decoder = TransformerDecoder(replace(DECODER, layers=0)).eval().bfloat16()
+    decoder = TransformerDecoder(DECODER).eval().bfloat16()
+    decoder.layers = torch.nn.ModuleList()
     memory = torch.zeros(1, 3, 24, dtype=torch.bfloat16)
     for hypothesis in search(decoder, memory, None, BeamConfig(4, length_penalty=0.0))[0]:
         logits = decoder(torch.tensor([[EOS, *hypothesis.tokens[:-1]]]), memory)[0].float()
@@ -212,7 +213,7 @@ def test_nothing_found_is_an_error():
     decoder = MODELS["transformer-resnet"]().decoder
     memory = torch.randn(2, FRAMES, 24)
     memory[1] = math.nan
-    with pytest.raises(InputError, match=r"clips \[1\] of the batch: .* look for NaN"):
+    with pytest.raises(InputError, match=r"clips \[1\] of the batch: .*NaN"):
         search(decoder, memory, None, BeamConfig(3))
 
 
