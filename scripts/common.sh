@@ -81,8 +81,8 @@ decode_all() {
 evaluate_all() {
   local file
   for file in "$1"/*.safetensors; do
-    printf '%s\0%s\0' "$(basename "$file" .safetensors)" "$file"
-  done | xargs -0 -n 2 -P "${JOBS:-1}" avhubert-ext evaluate "${@:2}" --model > /dev/null
+    printf '%s\0' --model "$(basename "$file" .safetensors)" "$file"
+  done | xargs -0 -n 36 -P "${JOBS:-1}" avhubert-ext evaluate "${@:2}" > /dev/null  # 12 models each
   avhubert-ext evaluate "${@:2}"
 }
 

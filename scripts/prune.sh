@@ -70,7 +70,9 @@ retrain() {
     --save-dir "$work/$1" --cache-dir "$work/cache" "${on_cpu[@]}" --finetune-from-model "$3" \
     "${@:4}" "${options[@]}"
 }
-export_model() { step "$1.export" avhubert-ext model convert "$work/$1/checkpoint_last.pt" "$(model "$1")"; }
+export_model() {
+  step "$1.export" avhubert-ext model convert "$work/$1/checkpoint_last.pt" "$(model "$1")"
+}
 
 # rewound NAME SCHEDULE RANKED WEIGHTS SPARSITY: prune the smallest weights of RANKED, reset the rest
 # to those of WEIGHTS, and train them.

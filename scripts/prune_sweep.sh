@@ -62,13 +62,15 @@ else
   # The tiny schedule is too short to learn lip reading from random weights. In place of the paper's
   # frontend from LRW, the start is a reader of other speakers, as scripts/vsr.sh trains it, without
   # its embedding and output layers.
-  avhubert-ext data synth --out "$work/other/corpus" --speakers "$speakers" --utterances "$utterances" --seed 1
+  avhubert-ext data synth --out "$work/other/corpus" --seed 1 \
+    --speakers "$speakers" --utterances "$utterances"
   step other.prepare avhubert-ext data prepare --corpus "$work/other/corpus" --out "$work/other/data" \
     --reuse-subwords "$shipped"
   read_options other "$config/vsr.args" "$config/vsr_dense.args"
   step other fairseq-train "$work/other/data" --user-dir fairseq_user_dir "${other[@]}" \
     --save-dir "$work/other/model" --cache-dir "$work/other/cache" "${on_cpu[@]}" "${few_updates[@]}"
-  avhubert-ext data synth --out "$work/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2
+  avhubert-ext data synth --out "$work/corpus" --seed 2 \
+    --speakers "$speakers" --utterances "$utterances"
   step prepare avhubert-ext data prepare --corpus "$work/corpus" --out "$work/data" \
     --reuse-subwords "$shipped"
   step start avhubert-ext model init tiny "$work/start.safetensors" --data "$work/data" \

@@ -65,8 +65,8 @@ if [ -n "$family" ]; then
   read_options teacher_settings "$config/table_1_teacher.args"
   make_generic() {
     local open=$work/open
-    avhubert-ext data synth --out "$open/corpus" --speakers "$speakers" --utterances "$utterances" --seed 2 \
-      --domain open
+    avhubert-ext data synth --out "$open/corpus" --seed 2 --domain open \
+      --speakers "$speakers" --utterances "$utterances"
     step prepare-open avhubert-ext data prepare --corpus "$open/corpus" --out "$open/data" \
       --subwords bpe --vocabulary 128
     data=$open/data train generic av_asr "${generic_settings[@]}" "${few_updates[@]}"

@@ -116,8 +116,8 @@ def make_point(name: str, result: Result, condition: str) -> Point:
     why = ""
     if file.suffix != ".safetensors":
         why = (
-            f"{file} holds more than the model, such as optimizer state; `avhubert-ext model "
-            "convert` it to .safetensors and evaluate that"
+            f"{file} holds more than the model, such as optimizer state; run `avhubert-ext model "
+            "convert` on it and evaluate the .safetensors file"
         )
     elif not file.is_file():
         why = f"{file} is gone; put it back, or evaluate it where it is now"

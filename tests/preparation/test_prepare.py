@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import soundfile
-from conftest import run, run_well
+from conftest import run
 from portrait import tone, write_clip
 
 from avhubert_ext.cli import main
@@ -705,12 +705,6 @@ def test_convert_and_report_of_missing_files(tmp_path):
     )
     row = ("--model", "one", tmp_path / "x.pt", tmp_path / "decoded")
     fails(tmp_path / "x.pt", "report", "--out", tmp_path / "r", *row, about="not found")
-
-
-def test_help_lists_the_commands():
-    text = run_well("avhubert-ext", "--help")
-    for command in ("synth", "prepare", "noise", "convert", "report"):
-        assert command in text
 
 
 def test_damage_inside_a_video_is_noticed(small):

@@ -433,7 +433,15 @@ def test_missing_espeak_names_the_remedy(monkeypatch):
 def test_errors_are_one_line_on_the_command_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = subprocess.run(
-        [sys.executable, "-m", "avhubert_ext.cli", "synth", "--out", tmp_path / "file" / "out"],
+        [
+            sys.executable,
+            "-m",
+            "avhubert_ext.cli",
+            "data",
+            "synth",
+            "--out",
+            tmp_path / "file" / "out",
+        ],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
