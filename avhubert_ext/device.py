@@ -11,10 +11,10 @@ def choose_device(device: torch.device | str) -> torch.device | str:
     """Check the name of a device, and choose one for `auto`.
 
     Args:
-        device: auto, cpu, cuda, cuda:N, or mps.
+        device: auto, cpu, cuda, cuda:N, mps, or a torch.device.
 
     Returns:
-        The name; for `auto`, cuda if PyTorch finds a CUDA GPU, else cpu.
+        The device; for `auto`, cuda if PyTorch finds a CUDA GPU, else cpu.
 
     Raises:
         InputError: If PyTorch does not have this device here.

@@ -218,17 +218,17 @@ def test_a_clip_without_a_probability_is_an_error():
     log_probs, memory, _ = clips([6, 6], 23)
     spoiled = memory.clone()
     spoiled[1] = math.nan
-    with pytest.raises(InputError, match=r"clips \[1\] of the batch: .* look for NaN"):
+    with pytest.raises(InputError, match=r"clips \[1\] of the batch: .*NaN"):
         joint_search(Shaped(23), log_probs, spoiled, None, JointConfig(3))
     log_probs[0, 2, 0] = math.nan
-    with pytest.raises(InputError, match=r"clips \[0\] of the batch: .* look for NaN"):
+    with pytest.raises(InputError, match=r"clips \[0\] of the batch: .*NaN"):
         joint_search(Shaped(23), log_probs, memory, None, JointConfig(3, ctc_weight=1))
 
 
 def test_shapes_that_do_not_fit():
     log_probs, memory, _ = clips([6, 6], 23)
     for wrong in (log_probs[:, :5], log_probs[..., 1:], log_probs[:1]):
-        with pytest.raises(InputError, match=r"expected \(2, 6, 23\), the frames of the memory"):
+        with pytest.raises(InputError, match=r"expected \(2, 6, 23\)"):
             joint_search(Shaped(23), wrong, memory, None, JointConfig())
 
 

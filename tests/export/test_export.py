@@ -292,7 +292,7 @@ def test_a_damaged_folder_is_named(teacher_onnx, tmp_path):
         with pytest.raises(InputError, match=r"model\.json: damaged, or of another version"):
             opened(folder)
     record.unlink()
-    with pytest.raises(InputError, match=r"no model\.json in it; make it with"):
+    with pytest.raises(InputError, match=r"no model\.json in it; .*avhubert-ext export"):
         opened(folder)
 
 
@@ -348,7 +348,7 @@ def test_folders_of_the_format_torch_are_refused_unopened(tmp_path):
     record = asdict(MODEL) | {"format": "torch", "files": files}
     del record["encoder_parameters"]  # which older versions did not write
     (tmp_path / "model.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"could run code .* again with --format onnx"):
+    with pytest.raises(InputError, match=r"model\.json: .*could run code.*--format onnx"):
         opened(tmp_path)
     assert not marker.exists()
     torch.load(tmp_path / "encoder.pt2", weights_only=False)

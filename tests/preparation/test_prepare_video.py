@@ -234,7 +234,7 @@ def test_a_damaged_report_does_not_stop_a_run(video, tmp_path):
 def test_the_bar_counts_each_frame_once(video, tmp_path, capfd):
     assert prepare_video(video, tmp_path / "out") == 0
     told = capfd.readouterr().err
-    assert f"{FRAMES}/{FRAMES}" in told and str(2 * FRAMES) not in told.replace("24-", "")
+    assert f"{FRAMES} of {FRAMES}" in told and str(2 * FRAMES) not in told.replace("24-", "")
 
 
 def test_a_killed_run_can_be_resumed(video, tmp_path, capfd):
@@ -301,7 +301,7 @@ def test_the_reason_of_a_failed_video_is_reported(tmp_path, capfd):
         (("none", "out"), "no video found"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
         (("raw", "out", "--layout", "lrs3"), "not in the layout of lrs3"),
-        (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
+        (("raw", "none", "out", "--layout", "grid"), "--layout grid expects one folder, got 2"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
         (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test need"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),

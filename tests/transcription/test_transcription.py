@@ -545,7 +545,7 @@ def test_lengths_that_differ_a_little_are_fitted(teacher: Recognizer, clips: Cli
         teacher.recognize(fitted, video)
     for frames in (-6, 6, 1500):
         other = np.zeros(len(video) * 640 + frames * 640, np.int16)
-        with pytest.raises(InputError, match=r"the clip's sound is .*, the picture .* 0\.2 s"):
+        with pytest.raises(InputError, match=r"audio is .* s long, its video .* 0\.2 s"):
             teacher.recognize(other, video)
 
 
