@@ -39,7 +39,7 @@ GLOSSARY = {
     r"going on (?:from|where|with)": "resuming, continuing",
     r"mak(?:es?|ing) no sense": "is invalid",
     r"(?:breaks?|broke|broken) off": "is interrupted",
-    r"torn|cut short": "truncated",
+    r"torn(?!\\?\.\w)|cut short": "truncated",
     r"has a say|have a say": "contributes",
     # words
     r"as (?:cuda|mps)": "for example cuda",

@@ -57,6 +57,7 @@ def test_words_of_the_glossary_are_found(text, words):
         "The promise, an exercise, a premise, noise, to revise and raise.",
         "Paper B: SparseVSR, Fernandez-Lopez et al., AV-HuBERT by Shi et al.",
         "25 frames a second",
+        r"torn.pt: truncated, torn\.pt: not a checkpoint",
         'another project says "behaviour"  <!-- english: ok -->',
     ],
 )
