@@ -111,7 +111,7 @@ def check_options(options: argparse.Namespace) -> None:
         read_yaml(Path(options.config))
     past = Path(options.past_exp) if options.past_exp else None
     if past is not None and past.is_dir():
-        set_aside_torn_states(past)
+        set_aside_truncated_states(past)
         newest_state(past)  # raises an InputError if there is none
     elif past is not None:
         check_state(past)
@@ -188,12 +188,12 @@ def allow_states(optimizers: ModuleType) -> None:
     torch.serialization.add_safe_globals([argparse.Namespace, *schedules])
 
 
-def set_aside_torn_states(folder: Path) -> None:
+def set_aside_truncated_states(folder: Path) -> None:
     """Rename truncated states, so that a resumed run takes the one before."""
     for state in folder.glob("states-*.ckpt"):
         if not zipfile.is_zipfile(state):
-            print(f"{state} is truncated; renamed to {state.name}.torn")
-            state.rename(state.with_name(state.name + ".torn"))
+            print(f"{state} is truncated; renamed to {state.name}.truncated")
+            state.rename(state.with_name(state.name + ".truncated"))
 
 
 def run_script(path: Path, arguments: list[str]) -> None:

@@ -26,7 +26,7 @@ from s3prl_upstream.launch import (
     option_parser,
     package_to_run,
     run_script,
-    set_aside_torn_states,
+    set_aside_truncated_states,
 )
 
 REMOVED = ("HfFolder", "Repository")  # in huggingface_hub 1.0
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
         raise InputError("the experiment's folder is missing: name it with -p")
     fill_in_removed_names(options)
     if options.expdir:
-        set_aside_torn_states(Path(options.expdir))
+        set_aside_truncated_states(Path(options.expdir))
     check_resumed(options)
     allow_states(importlib.import_module("s3prl.optimizers"))
     run_script(package / "run_downstream.py", [*as_arguments(options), *others])

@@ -25,7 +25,7 @@ from s3prl_upstream.launch import (
     option_parser,
     package_to_run,
     run_script,
-    set_aside_torn_states,
+    set_aside_truncated_states,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     options, others = parse(arguments)
     check_options(options)
     for folder in {Path(f) for f in (options.expdir, options.past_exp) if f and Path(f).is_dir()}:
-        set_aside_torn_states(folder)
+        set_aside_truncated_states(folder)
         rename_finished_states(folder)
     check_resumed(options)
     sys.path.insert(0, str(package))  # s3prl's scripts import each other without the package name

@@ -564,7 +564,7 @@ def test_outside_a_training_the_criterion_is_its_base(manifests: Path) -> None:
 def files(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model, a pruned one, its mask alone, and damaged or other files."""
     folder = tmp_path_factory.mktemp("files")
-    names = ("dense", "half", "mask", "other", "torn")
+    names = ("dense", "half", "mask", "other", "truncated")
     paths = {name: folder / f"{name}.safetensors" for name in names}
     model = new_model(new_task(manifests)).recognizer
     save_model(paths["dense"], model)
@@ -572,10 +572,10 @@ def files(manifests: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     save_masks(paths["mask"], read_masks(paths["half"]))
     save_model(folder / "small.safetensors", build_vsr("tiny", vocabulary=9))
     prune(folder / "small.safetensors", paths["other"], 0.5)
-    paths["torn"].write_bytes(paths["half"].read_bytes()[:-100])
+    paths["truncated"].write_bytes(paths["half"].read_bytes()[:-100])
     prune(paths["dense"], folder / "half.pt", 0.5)
-    paths["torn_pt"] = folder / "torn.pt"
-    paths["torn_pt"].write_bytes((folder / "half.pt").read_bytes()[:-100])
+    paths["truncated_pt"] = folder / "cut.pt"
+    paths["truncated_pt"].write_bytes((folder / "half.pt").read_bytes()[:-100])
     paths["gone"] = folder / "gone.safetensors"
     return paths
 
@@ -598,8 +598,8 @@ def begin(data: Path, state: dict[str, Any] | None = None, **options: Any) -> Sp
         ({"sparsity": 1.0}, r"sparsity 1\.0: expected at least 0 and less than 1"),
         ({"sparsity": -0.1}, r"sparsity -0\.1: expected at least 0"),
         ({"mask": "gone"}, "gone.safetensors not found: correct the path"),
-        ({"mask": "torn"}, "torn.safetensors: truncated or not safetensors"),
-        ({"mask": "torn_pt"}, "torn.pt: truncated"),
+        ({"mask": "truncated"}, "truncated.safetensors: truncated or not safetensors"),
+        ({"mask": "truncated_pt"}, "cut.pt: truncated"),
         ({"mask": "dense"}, "dense.safetensors: a dense model; name a pruned model"),
         (
             {"mask": "other"},

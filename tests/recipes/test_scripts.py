@@ -34,7 +34,7 @@ def test_options_are_read_with_their_blanks(tmp_path: Path) -> None:
     assert in_recipe(read, path) == '<--data><my data><--flag><--base-options><{"a":*}>'
     path.write_text("# only a comment\n")
     assert in_recipe('read_options words "$1"; echo "${#words[@]}"', path) == "0\n"
-    missing = in_recipe('read_options words "$1"; echo "goes on"', tmp_path / "none.args")
+    missing = in_recipe('read_options words "$1"; echo "reached"', tmp_path / "none.args")
     assert missing == f"error: {tmp_path}/none.args not found\n"
 
 

@@ -140,21 +140,24 @@ def test_another_experiment_is_gone_on_from_at_its_end(
     newest = max(distilled.glob("states-*.ckpt"), key=lambda path: path.stat().st_mtime)
     shutil.copy(newest, past / "states-epoch-1.ckpt")
     shutil.copy(distilled / "states-2.ckpt", past / "states-2.ckpt")
-    (past / "states-9.ckpt").write_bytes(b"torn")
+    (past / "states-9.ckpt").write_bytes(b"cut")
     options = ("-e", past, "-o", "config.runner.total_steps=5,,config.runner.fp16=False")
     printed = run_well(*distil_command(setting, tmp_path / "out", *options))
-    assert f"Resume from {past}/states-4.ckpt" in printed and (past / "states-9.ckpt.torn").exists()
+    assert (
+        f"Resume from {past}/states-4.ckpt" in printed
+        and (past / "states-9.ckpt.truncated").exists()
+    )
     assert "Training for 5 steps" in printed
     assert last_state(tmp_path / "out")["Step"] == 5
 
 
-def test_torn_state_is_set_aside(setting: Path, distilled: Path) -> None:
-    out = setting / "torn"
+def test_a_truncated_state_is_set_aside(setting: Path, distilled: Path) -> None:
+    out = setting / "truncated"
     shutil.copytree(distilled, out)
     whole = (out / "states-2.ckpt").read_bytes()
     (out / "states-3.ckpt").write_bytes(whole[: len(whole) // 2])
     printed = run_well(*distil_command(setting, out, "-a"))
-    assert (out / "states-3.ckpt.torn").is_file() and "states-3.ckpt" in printed
+    assert (out / "states-3.ckpt.truncated").is_file() and "states-3.ckpt" in printed
     assert last_state(out)["Step"] == 4
 
 
@@ -405,7 +408,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) ->
         ("-u distiller_av", "the experiment's folder is missing: name it with -p"),
         ("-u distiller_av -p out -g none.yaml", r"none\.yaml not found: name a configuration"),
         ("-u distiller_av -p out -c none.yaml", r"none\.yaml not found: name a configuration"),
-        ("-u distiller_av -p out -c torn.yaml", r"torn\.yaml: not YAML"),
+        ("-u distiller_av -p out -c broken.yaml", r"broken\.yaml: not YAML"),
         ("-u distiller_av -p out -c list.yaml", r"list\.yaml: expected a mapping, found list"),
         ("-u distiller_av -p out --device gpu", "--device gpu: .*use --device cpu"),
         ("-u distiller_av -p out -e none", "none not found: -e names a state, or a folder"),
@@ -416,10 +419,10 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) ->
 def test_mistakes_in_options_are_told_before_the_start(
     arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "torn.yaml").write_text("a: [")
+    (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "list.yaml").write_text("[a, b]")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "states-3.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    (tmp_path / "states-3.ckpt").write_bytes(b"PK\x03\x04 and no more")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         run_pretrain.main(arguments.split())

@@ -338,11 +338,11 @@ def test_files_that_are_none_are_refused(name: str, tmp_path: Path) -> None:
         entry()
     with pytest.raises(InputError, match=r"nowhere\.safetensors not found"):
         S3PRLUpstream(name, path_or_url=str(tmp_path / "nowhere.safetensors"))
-    (tmp_path / "torn.safetensors").write_bytes(b"\x08")
-    with pytest.raises(InputError, match=r"torn\.safetensors: truncated"):
-        entry(ckpt=tmp_path / "torn.safetensors")
+    (tmp_path / "short.safetensors").write_bytes(b"\x08")
+    with pytest.raises(InputError, match=r"short\.safetensors: truncated"):
+        entry(ckpt=tmp_path / "short.safetensors")
     with pytest.raises(InputError, match=r"model_config config\.yaml: .* leave -g out"):
-        entry(ckpt=tmp_path / "torn.safetensors", model_config="config.yaml")
+        entry(ckpt=tmp_path / "short.safetensors", model_config="config.yaml")
 
 
 # URLs
