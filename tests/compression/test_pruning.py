@@ -220,9 +220,7 @@ def test_a_weight_that_layers_share_counts_once():
 @pytest.mark.parametrize("sparsity", [0.1, 0.9])
 def test_weights_that_are_not_a_number_are_named(model, sparsity):
     model.conv2.weight.data[1, 0, 2, 2] = float("nan")
-    with pytest.raises(
-        InputError, match=r"conv2\.weight: NaN among the weights; prune a checkpoint"
-    ):
+    with pytest.raises(InputError, match=r"conv2\.weight: NaN among the weights"):
         global_magnitude_mask(model, sparsity)
 
 

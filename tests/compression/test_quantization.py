@@ -267,7 +267,7 @@ def test_admm_goes_on_from_its_state() -> None:
 
 @pytest.mark.parametrize(("rho", "interval"), [(0.0, 10), (-1.0, 10), (0.1, 0)])
 def test_settings_that_make_no_sense_are_refused(rho: float, interval: int) -> None:
-    with pytest.raises(InputError, match=f"rho {rho:g}, interval {interval}: expected more"):
+    with pytest.raises(InputError, match=f"rho {rho:g}, interval {interval}: expected"):
         ADMM(rho, interval)
 
 
