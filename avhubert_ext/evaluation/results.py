@@ -55,12 +55,10 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A model's passes by condition, and `model.json`: what they were measured under."""
+class Rates:
+    """A model's passes by condition."""
 
     model: str
-    encoder: Encoder
-    settings: dict[str, Any]
     passes: dict[str, list[Pass]]
 
     def mean(self, condition: str) -> float:
@@ -70,18 +68,6 @@ class Result:
         """Standard deviation between the passes (n - 1); 0 for a single one."""
         rates = [p.wer for p in self.passes[condition]]
         return statistics.stdev(rates) if len(rates) > 1 else 0.0
-
-    def curve(self, kind: str) -> dict[float, str]:
-        """SNR in dB -> condition, of one kind of noise, rising."""
-        places = {condition: parse_condition(condition) for condition in self.passes}
-        found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
-        return dict(sorted(found.items()))
-
-    def levels(self, kind: str) -> dict[int, str]:
-        """Level -> condition, of one type of visual noise, rising."""
-        places = {condition: parse_condition(condition) for condition in self.passes}
-        found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
-        return dict(sorted(found.items()))
 
     def mean_over(self, conditions: Iterable[str | None]) -> float | None:
         """The mean of their means; None if there are none, or one is missing."""
@@ -97,6 +83,26 @@ class Result:
         mean = f"{self.mean(condition):.2f}"
         several = len(self.passes[condition]) > 1
         return f"{mean} ± {self.spread(condition):.2f}" if several else mean
+
+
+@dataclass(frozen=True)
+class Result(Rates):
+    """A model that was evaluated: its rates, its encoder, and what they were measured under."""
+
+    encoder: Encoder
+    settings: dict[str, Any]
+
+    def curve(self, kind: str) -> dict[float, str]:
+        """SNR in dB -> condition, of one kind of noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
+        return dict(sorted(found.items()))
+
+    def levels(self, kind: str) -> dict[int, str]:
+        """Level -> condition, of one type of visual noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
+        return dict(sorted(found.items()))
 
     def unreadable(self) -> int:
         """Utterances that could not be read, in all passes together."""
@@ -149,7 +155,7 @@ def _read_result(folder: Path) -> Result:
         raise InputError(
             f"{folder / 'model.json'}: damaged; delete {folder} and evaluate again"
         ) from None
-    return Result(folder.name, encoder, settings, passes)
+    return Result(folder.name, passes, encoder, settings)
 
 
 def _order(path: Path) -> tuple[str, float, int]:
