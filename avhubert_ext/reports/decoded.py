@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ CONDITIONS = {
     "babble_0db": ("babble 0 dB", "#e09f3e"),
     "babble_0db_no_video": ("babble 0 dB, no video", "#9e2a2b"),
 }
+MARKERS = "osD^v<>p*"  # one per model, repeated
 GENERATED = "generate-test.txt"
 CLOSING = re.compile(r"^Generate .* WER: (?:\S+ \((.*)\)|.*)$", re.MULTILINE)
 
@@ -151,27 +153,29 @@ def plot(rows: Sequence[dict[str, Any]], rates: Sequence[Rates], path: Path) -> 
         1, 2, figsize=(11, 4.2), width_ratios=(1.7, 1), layout="constrained"
     )
     plot_bars(bars, rates, "Word error rate on unseen speakers")
-    for condition, (label, color) in CONDITIONS.items():
-        points = sorted((row["parameters"] / 1e6, row[f"wer_{condition}"]) for row in rows)
-        sizes.plot(*zip(*points, strict=True), "o-", color=color, label=label)
+    for row, marker in zip(rows, cycle(MARKERS)):
+        for condition, (_, color) in CONDITIONS.items():
+            rate = row[f"wer_{condition}"]
+            sizes.plot(row["parameters"] / 1e6, rate, marker, color=color, markersize=8)
+        sizes.plot([], [], marker, color="0.4", label=row["model"])
     sizes.set_xlim(0)
+    sizes.legend(frameon=False, fontsize=9)
     sizes.set_xlabel("encoder parameters (millions)")
     style_rates(sizes, "Accuracy against size")
     save_picture(figure, path)
 
 
 def plot_bars(axes: Axes, rates: Sequence[Rates], title: str) -> None:
-    """Draw a group of bars for each model, one bar per condition, and dots for several runs."""
+    """Draw a group of bars for each model, one bar per condition, with the spread of its runs."""
     width = 0.8 / len(CONDITIONS)
     for number, (condition, (label, color)) in enumerate(CONDITIONS.items()):
         places = [group + number * width for group in range(len(rates))]
         means = [r.mean(condition) for r in rates]
-        bars = axes.bar(places, means, width, label=label, color=color)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-        for place, r in zip(places, rates, strict=True):
-            runs = [p.wer for p in r.passes[condition]]
-            if len(runs) > 1:
-                axes.plot([place] * len(runs), runs, ".", color="black", markersize=5)
+        spreads = [r.spread(condition) for r in rates]
+        bars = axes.bar(
+            places, means, width, yerr=spreads if any(spreads) else None, label=label, color=color
+        )
+        axes.bar_label(bars, [f"{mean:.1f}" for mean in means], fontsize=8, padding=2)
     axes.set_xticks([group + width for group in range(len(rates))], [r.model for r in rates])
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.07))
     style_rates(axes, title)

@@ -387,7 +387,9 @@ def _finish(axes: Axes, sweep: Sweep, rates: Sequence[float], title: str) -> Non
     dense = sweep.rate(Pruned(DENSE))
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
-    axes.set_ylim(top=min(axes.get_ylim()[1], (min(rates) if dense is None else dense) + MARGIN))
+        rates = [*rates, dense]
+    top = (min(rates) if dense is None else dense) + MARGIN
+    axes.set_ylim(0.98 * min(rates), min(axes.get_ylim()[1], top))
     axes.set_ylabel("WER (%)")
     style(axes, title)
     axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)

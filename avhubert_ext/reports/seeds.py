@@ -91,7 +91,7 @@ def plot(
     """Plot the rates, and loss and cosine similarities of the distillations."""
     plt = pyplot()
     figure, (bars, losses, cosines) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    plot_bars(bars, models, "WER, mean over the runs (dots: each run)")
+    plot_bars(bars, models, "WER, mean and standard deviation of the runs")
     for metrics in distillations:
         losses.plot(*curve(metrics, "train-loss"), "C0-", alpha=0.5, label="training")
         losses.plot(*curve(metrics, "valid-loss"), "C1o-", markersize=3, label="validation")
