@@ -301,7 +301,7 @@ def test_why_a_single_video_failed_is_told(tmp_path, capfd):
         (("none", "out"), "no video in it"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
         (("raw", "out", "--layout", "lrs3"), "not laid out as lrs3"),
-        (("raw", "none", "out", "--layout", "grid"), "takes one folder, 2 are named"),
+        (("raw", "none", "out", "--layout", "grid"), "expects one folder, got 2"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
         (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test take"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),
