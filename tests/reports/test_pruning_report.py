@@ -1,4 +1,4 @@
-"""`avhubert-ext pruning-report` and `frontier`, on made-up results of real, small models."""
+"""`avhubert-ext report pruning` and `frontier`, on made-up results of real, small models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`avhubert-ext report sparsity`: where the pruned weights are."""
+"""`avhubert-ext report decoded sparsity`: where the pruned weights are."""
 
 import csv
 import json
@@ -168,7 +168,7 @@ def test_every_kind_of_file(tmp_path, capsys):
 
 def test_the_command_writes_what_it_says(tmp_path, capsys):
     pruned, out = tmp_path / "pruned.safetensors", tmp_path / "out"
-    assert main(["prune", str(TINY_TEACHER), str(pruned), "--sparsity", "0.3"]) == 0
+    assert main(["model", "prune", str(TINY_TEACHER), str(pruned), "--sparsity", "0.3"]) == 0
     assert main(["report", "sparsity", str(pruned), "--out", str(out)]) == 0
     assert f"written: {out}/sparsity.csv, .json, .png" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
