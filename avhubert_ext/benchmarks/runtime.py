@@ -141,7 +141,7 @@ def _open(name: str, folder: Path, forms: list[str], clip: Features, decoder: st
     """A model in all forms; those that are missing are exported."""
     file, place = Path(name), folder / Path(name).stem
     if not file.suffix:
-        size = decoder or ("tiny" if "tiny" in name else "base")
+        size = (decoder or ("tiny" if "tiny" in name else "base")).removeprefix("decoder-")
         file = place / f"{size}.safetensors"
         if not file.is_file():
             torch.manual_seed(0)

@@ -277,8 +277,8 @@ def _add_runtime(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--decoder",
-        choices=("base", "tiny"),
-        help="Decoder of the presets; by default base, and tiny for tiny presets",
+        metavar="NAME",
+        help="Decoder of the presets; by default decoder-base, and decoder-tiny for tiny presets",
     )
     parser.add_argument(
         "--form",

@@ -46,10 +46,10 @@ def _add_decoded(commands: argparse._SubParsersAction) -> None:
 
 
 def _seeds(args: argparse.Namespace) -> None:
-    from avhubert_ext.reports.compare import compare
+    from avhubert_ext.reports.seeds import report
 
     decoded = [(name, Path(folder)) for name, folder in args.model]
-    print(compare(decoded, args.distillation, args.out))
+    print(report(decoded, args.distillation, args.out))
     print(f"\nwritten: {args.out / 'compare.json'}, {args.out / 'compare.png'}")
 
 

@@ -1,4 +1,4 @@
-"""`transcribe`: from videos to text, words with times, and subtitles."""
+"""`transcribe`: text, timed words and subtitles from videos."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from avhubert_ext.recognizers.base import Recognizer
 
 FORMATS = ("txt", "json", "srt", "vtt")
-LONG = 300  # seconds; for a longer file it is reported how long it took
+LONG = 300  # seconds; for longer files the time that it took is reported
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -57,7 +57,10 @@ def _transcribe(args: argparse.Namespace) -> None:
         there = [form for form in formats if args.out and (args.out / f"{name}.{form}").exists()]
         if there:
             found = " ".join(f"{name}.{form}" for form in there)
-            print(f"{path}: {args.out} has {found} already; delete to do again", file=sys.stderr)
+            print(
+                f"{path}: {args.out} already has {found}; delete to transcribe again",
+                file=sys.stderr,
+            )
         missing = tuple(form for form in formats if form not in there)
         if not missing:
             continue
@@ -76,23 +79,23 @@ def _transcribe(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace, formats: tuple[str, ...]) -> None:
-    """Raise an InputError for options that do not fit, before anything is done."""
+    """Raise an InputError for options that do not fit together, before anything is read."""
     from avhubert_ext.transcription.transcribe import check_longest
 
     check_longest(args.longest)
     several = len(args.files) > 1
     if args.landmarks and several:
-        raise InputError("--landmarks are those of one video: name one")
+        raise InputError("--landmarks belongs to one video; name one")
     if args.landmarks and args.mouth:
-        raise InputError("--mouth: a mouth region has no landmarks; leave --landmarks out")
+        raise InputError("--mouth: a mouth region has no landmarks; omit --landmarks")
     if not args.out and (len(formats) > 1 or (several and formats[0] in ("srt", "vtt"))):
-        raise InputError("several files to write: name a folder for them, --out FOLDER")
+        raise InputError("several files to write; name a folder for them with --out FOLDER")
     if args.out:
         _names(args.files)
 
 
 def _modalities(args: argparse.Namespace, recognizer: Recognizer) -> tuple[str, ...]:
-    """What may be used of the files."""
+    """The streams that may be used."""
     if args.modalities is None:
         return recognizer.modalities
     if args.modalities not in recognizer.modalities:
@@ -110,7 +113,7 @@ def _one(
     name: str,
     bar: Progress,
 ) -> str:
-    """Transcribe a file, write it as `name` under `--out` if there is one; what to print."""
+    """Transcribe a file and write the formats under `--out`, if given; returns what to print."""
     from avhubert_ext.data.files import write_text
     from avhubert_ext.data.media import MediaLimits
     from avhubert_ext.transcription import subtitles
@@ -153,10 +156,10 @@ def _one(
 
 
 def _stage(bar: Progress, what: str) -> Callable[[int, int], None]:
-    """Progress of a part of the work, which begins at its first call."""
+    """A function that reports the progress of one stage, which begins with its first call."""
     begun = False
 
-    def tell(done: int, of: int) -> None:
+    def show(done: int, of: int) -> None:
         nonlocal begun
         if not begun:
             bar.reset()
@@ -165,12 +168,12 @@ def _stage(bar: Progress, what: str) -> Callable[[int, int], None]:
         bar.total = of or None
         bar.update(done - bar.n)
 
-    return tell
+    return show
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """What the files written for each are called: by its stem, where several share that also by
-    its ending or folder."""
+    """The names of the files to write: the stem of each path, with its suffix or folder added where
+    several paths share a stem."""
     names = [path.stem for path in paths]
     for longer in (_with_ending, _with_folder, _with_both):
         counts = Counter(names)
@@ -180,7 +183,7 @@ def _names(paths: list[Path]) -> list[str]:
         ]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise InputError(f"several files are called {name}: write each to a folder of its own")
+        raise InputError(f"several files are called {name}; write them to different folders")
     return names
 
 

@@ -54,19 +54,10 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Result:
-    """The results of one model.
-
-    Attributes:
-        model: Its name.
-        encoder: Its encoder.
-        settings: The rest of its `model.json`.
-        passes: Condition -> passes.
-    """
+class Rates:
+    """A model's passes by condition."""
 
     model: str
-    encoder: Encoder
-    settings: dict[str, Any]
     passes: dict[str, list[Pass]]
 
     def mean(self, condition: str) -> float:
@@ -77,18 +68,6 @@ class Result:
         """Return the sample standard deviation of the passes' WER; 0 for a single pass."""
         rates = [p.wer for p in self.passes[condition]]
         return statistics.stdev(rates) if len(rates) > 1 else 0.0
-
-    def curve(self, kind: str) -> dict[float, str]:
-        """Return SNR in dB -> condition for one kind of noise, ascending."""
-        places = {condition: parse_condition(condition) for condition in self.passes}
-        found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
-        return dict(sorted(found.items()))
-
-    def levels(self, kind: str) -> dict[int, str]:
-        """Return level -> condition for one type of visual noise, ascending."""
-        places = {condition: parse_condition(condition) for condition in self.passes}
-        found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
-        return dict(sorted(found.items()))
 
     def mean_over(self, conditions: Iterable[str | None]) -> float | None:
         """Return the mean over conditions; None if there are none, or one is missing."""
@@ -104,6 +83,26 @@ class Result:
         mean = f"{self.mean(condition):.2f}"
         several = len(self.passes[condition]) > 1
         return f"{mean} ± {self.spread(condition):.2f}" if several else mean
+
+
+@dataclass(frozen=True)
+class Result(Rates):
+    """A model that was evaluated: its rates, its encoder, and what they were measured under."""
+
+    encoder: Encoder
+    settings: dict[str, Any]
+
+    def curve(self, kind: str) -> dict[float, str]:
+        """SNR in dB -> condition, of one kind of noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.snr_db: c for c, p in places.items() if p.kind == kind and p.snr_db is not None}
+        return dict(sorted(found.items()))
+
+    def levels(self, kind: str) -> dict[int, str]:
+        """Level -> condition, of one type of visual noise, rising."""
+        places = {condition: parse_condition(condition) for condition in self.passes}
+        found = {p.level: c for c, p in places.items() if p.kind == kind and p.level is not None}
+        return dict(sorted(found.items()))
 
     def unreadable(self) -> int:
         """Return the number of unreadable utterances in all passes."""
@@ -162,7 +161,7 @@ def _read_result(folder: Path) -> Result:
         raise InputError(
             f"{folder / 'model.json'}: damaged; delete {folder} and evaluate again"
         ) from None
-    return Result(folder.name, encoder, settings, passes)
+    return Result(folder.name, passes, encoder, settings)
 
 
 def _order(path: Path) -> tuple[str, float, int]:

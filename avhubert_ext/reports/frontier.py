@@ -1,10 +1,9 @@
 """Accuracy against size: which evaluated models are worth their bytes.
 
-A model's size is that of its file as stored. Only `.safetensors` hold a model and nothing else; a
-checkpoint of fairseq or s3prl holds the optimizer's state too, of two to three times the model's
-size. So a model that was evaluated from another file, or whose file is gone or has changed since,
-is in the table without a size, with the reason, and has no part in the front. A folder without any
-sized model is refused.
+The size of a model is that of its file as stored. Only a `.safetensors` file holds nothing but a
+model; a checkpoint of fairseq or s3prl also holds the state of the optimizer, which is two to three
+times as large. A model that was evaluated from such a checkpoint, or whose file is missing or has
+changed since, is listed without a size, with the reason, and is not part of the front.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,24 +27,21 @@ from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError, printable
 from avhubert_ext.evaluation.evaluate import CLEAN, content_digest
 from avhubert_ext.evaluation.results import Result, read_results
-from avhubert_ext.reports.page import Section, as_text, markdown, pyplot, save_picture
-from avhubert_ext.reports.pruning import check_comparable, measured_under, scale_rates
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.transforms import Bbox
+from avhubert_ext.reports.page import Section, as_text, markdown, pyplot, save_picture, style
+from avhubert_ext.reports.pruning import check_comparable, measured_under
 
 PICTURE = "frontier.png"
-GAP = 5.0  # points between a point and its name
-# Where a name may stand, the best first: (right, up) is its middle's direction from the point. To
-# the lower left of the front there is nothing: farther off there it gets a line to its point.
-FRONT_PLACES = ((-1, -1), (-1, 0), (0, -1), (-1, -3), (-1, -5), (1, 1), (1, 0), (0, 1))
-PLACES = ((1, 0), (1, 1), (0, 1), (1, -1), (-1, 0), (-1, 1), (0, -1), (-1, -1))
+FRONT, BEHIND = "#0072b2", "0.5"  # colors
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a file in bytes; parameters: of the whole model, without pruned ones."""
+    """The size of a model.
+
+    Attributes:
+        bytes: size of its file.
+        parameters: number of parameters of the whole model, without pruned ones.
+    """
 
     bytes: int
     parameters: int
@@ -55,7 +49,16 @@ class Size:
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluated model. wer: in %. size: None where `why` tells that it has none."""
+    """An evaluated model.
+
+    Attributes:
+        name: as in the tables.
+        file: that it was evaluated from.
+        wer: in percent.
+        size: None if it is not known.
+        why: the reason why the size is not known.
+        on_front: whether no other model is smaller and as good, or better and as small.
+    """
 
     name: str
     file: str
@@ -66,11 +69,19 @@ class Point:
 
 
 def frontier(evaluations: Sequence[Path], out: Path, condition: str = CLEAN) -> str:
-    """Write `frontier.{md,csv,png}`; returns the table.
+    """Write `frontier.md`, `frontier.csv` and `frontier.png`.
 
-    evaluations: folders that `evaluate` wrote. condition: as it names them, `block_level3`. Raises
-    InputError for a folder without results, models of several test sets, a condition that no model
-    was decoded under, and if no model has a size.
+    Args:
+        evaluations: folders written by `evaluate`.
+        out: folder to write to.
+        condition: for example `babble_0dB` or `block_level3`.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: if a folder has no results, the models were evaluated on different test sets, no
+            model was decoded under the condition, or no model has a size.
     """
     named = read_named(evaluations)
     check_comparable(named)
@@ -80,12 +91,11 @@ def frontier(evaluations: Sequence[Path], out: Path, condition: str = CLEAN) -> 
         raise InputError(f"condition '{condition}': expected one of {', '.join(known)}")
     points = with_front([make_point(name, r, condition) for name, r in measured.items()])
     if not any(point.size for point in points):
-        told = "; ".join(f"{point.name}: {point.why}" for point in points)
-        raise InputError(f"no model with a size: {told}")
+        reasons = "; ".join(f"{point.name}: {point.why}" for point in points)
+        raise InputError(f"no model with a size: {reasons}")
     notes = [
         "MB: 10^6 bytes of the model's file as stored; parameters: of the whole model, without "
-        "pruned ones; front: no other model is smaller and as good, or better and as small. In "
-        "the picture models behind the front have a name where there is room.",
+        "pruned ones; front: no other model is smaller and as good, or better and as small.",
         *(f"{point.name} has no size: {point.why}." for point in points if point.size is None),
         *(f"{name} is left out: not decoded under {condition}."
           for name in named if name not in measured),
@@ -99,7 +109,7 @@ def frontier(evaluations: Sequence[Path], out: Path, condition: str = CLEAN) -> 
 
 
 def read_named(evaluations: Sequence[Path]) -> dict[str, Result]:
-    """The models of all folders; a name that several folders have is told with its folder."""
+    """The models of all folders by name; a name that several folders have gets its folder too."""
     folders = list(dict.fromkeys(folder.absolute() for folder in evaluations))
     found = [(folder, result) for folder in folders for result in read_results(folder)]
     counts = Counter(result.model for _, result in found)
@@ -111,24 +121,24 @@ def read_named(evaluations: Sequence[Path]) -> dict[str, Result]:
 
 
 def make_point(name: str, result: Result, condition: str) -> Point:
-    """With the size of its file, or the reason why that is not known."""
+    """A model with the size of its file, or the reason why that is not known."""
     file = Path(result.settings["file"])
     why = ""
     if file.suffix != ".safetensors":
         why = (
-            f"{file} holds more than the model, such as optimizer state; run `avhubert-ext model "
-            "convert` on it and evaluate the .safetensors file"
+            f"{file} also holds an optimizer's state; convert it to .safetensors with "
+            "`avhubert-ext model convert` and evaluate that"
         )
     elif not file.is_file():
-        why = f"{file} is gone; put it back, or evaluate it where it is now"
+        why = f"{file} is missing; put it back, or evaluate it where it is now"
     elif content_digest(file) != result.settings["sha256"]:
-        why = f"{file} is another one since; evaluate it under another name"
+        why = f"{file} has changed since; evaluate it under another name"
     size = None if why else measure(file)
     return Point(name, str(file), result.mean(condition), size, why)
 
 
 def measure(file: Path) -> Size:
-    """Of a `.safetensors` that was evaluated; the weights themselves are not read."""
+    """Measure a `.safetensors` file without reading its weights."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened, torch.device("meta"):
@@ -137,8 +147,7 @@ def measure(file: Path) -> Size:
 
 
 def with_front(points: Sequence[Point]) -> list[Point]:
-    """The points from the smallest to the largest, marked where they are on the front, then those
-    without size."""
+    """The points by size, with the front marked, followed by those without size."""
     sized = sorted(
         (point for point in points if point.size), key=lambda p: (p.size.bytes, p.wer, p.name)
     )
@@ -148,8 +157,14 @@ def with_front(points: Sequence[Point]) -> list[Point]:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of (size, rate), less is better: which have no other that is at most as large and at most as
-    bad, and less in one of them. Equal points are on the front together."""
+    """Which points no other point beats in size or rate while being as good in the other.
+
+    Args:
+        points: (size, rate) of each; less is better.
+
+    Returns:
+        Whether each point is on the front. Equal points are on it together.
+    """
     front = [False] * len(points)
     best = (math.inf, math.inf)  # of the points so far: (rate, size)
     for index in sorted(range(len(points)), key=lambda i: points[i]):
@@ -161,7 +176,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def table(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
-    """Header and a row a model."""
+    """Header and rows, one per model."""
     header = ["model", "MB", "bytes", "parameters", "WER (%)", "front"]
     rows = []
     for p in points:
@@ -173,7 +188,7 @@ def table(points: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
 
 
 def as_csv(points: Sequence[Point], condition: str) -> str:
-    """A line a model; no bytes and parameters where the size is not known."""
+    """One line per model, without bytes and parameters where the size is not known."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["model", "bytes", "parameters", "condition", "wer", "on_front", "file"])
@@ -184,80 +199,33 @@ def as_csv(points: Sequence[Point], condition: str) -> str:
 
 
 def plot(points: Sequence[Point], condition: str, path: Path) -> None:
-    """WER over size; the front as steps: the best rate that so many bytes can have."""
-    plt = pyplot()
-    from matplotlib.ticker import LogLocator, NullLocator
+    """Plot WER over size; the front as steps: the best rate that a file of that size can have.
 
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    sized = [(p, (p.size.bytes / 1e6, p.wer)) for p in points if p.size]
-    front = [place for p, place in sized if p.on_front]
-    others = [place for p, place in sized if not p.on_front]
-    axes.step(*zip(*front, strict=True), where="post", color="#0072b2", linewidth=1.2)
-    if others:
-        axes.plot(*zip(*others, strict=True), "o", color="0.6", markersize=4)
-    axes.plot(*zip(*front, strict=True), "o", color="#0072b2", markersize=6)
-    axes.set_xscale("log")
-    smallest, largest = sized[0][1][0], sized[-1][1][0]
-    axes.set_xlim(smallest / 1.3, largest * 1.3)
-    axes.xaxis.set_major_locator(LogLocator(10, (1, 1.5, 2, 3, 5, 7)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("model file (MB)")
-    axes.set_title(f"Accuracy against size, {condition}: the front, and behind it", loc="left",
-                   fontsize=11)  # fmt: skip
-    scale_rates(axes, [place[1] for _, place in sized])
-    figure.draw_without_rendering()
-    label(axes, [(p.name, place, p.on_front) for p, place in sorted(sized, key=_front_first)])
-    save_picture(figure, path)
-
-
-def _front_first(sized: tuple[Point, tuple[float, float]]) -> bool:
-    return not sized[0].on_front
-
-
-def label(axes: Axes, named: Sequence[tuple[str, tuple[float, float], bool]]) -> None:
-    """Write names beside their points (name, place, whether it is on the front), the first first.
-
-    Where no place is free, a name of the front goes there nevertheless, another is left out.
+    Each model is marked by its number in the legend, from the smallest to the largest.
     """
-    from matplotlib.patheffects import withStroke
-    from matplotlib.transforms import Bbox
+    plt = pyplot()
+    from matplotlib.ticker import LogLocator
 
-    renderer = axes.figure.canvas.get_renderer()
-    outline = [withStroke(linewidth=2, foreground="white")]  # lines behind a name stay away from it
-    pixels = axes.figure.dpi / 72  # a point
-    places = axes.transData.transform([place for _, place, _ in named])
-    dot = 4 * pixels
-    taken = [Bbox.from_bounds(x - dot, y - dot, 2 * dot, 2 * dot) for x, y in places]
-    # The steps between the points of the front, too.
-    corners = sorted((x, y) for (x, y), (*_, front) in zip(places, named, strict=True) if front)
-    for (x, y), (right, low) in pairwise(corners):
-        taken += [Bbox.from_extents(x, y - 1, right, y + 1)]
-        taken += [Bbox.from_extents(right - 1, low, right + 1, y)]
-    for (name, place, front), (x, y) in zip(named, places, strict=True):
-        text = axes.annotate(
-            name, place, xytext=(0, 0), textcoords="offset points",
-            fontsize=8 if front else 7, color="black" if front else "0.4", path_effects=outline,
-        )  # fmt: skip
-        size = text.get_window_extent(renderer)
-        for right, up in FRONT_PLACES if front else PLACES:
-            left = right * GAP * pixels + (right - 1) / 2 * size.width
-            low = up * GAP * pixels + (up - 1) / 2 * size.height
-            box = Bbox.from_bounds(x + left, y + low, size.width, size.height)
-            if _inside(axes.bbox, box) and not any(box.overlaps(other) for other in taken):
-                break
-        else:
-            if not front:
-                text.remove()
-                continue
-        text.set_position((left / pixels, low / pixels))
-        if up < -1:
-            axes.annotate(
-                "", place, xytext=(-GAP, (low + size.height) / pixels), textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.6, "shrinkA": 0},
-            )  # fmt: skip
-        taken.append(box)
-
-
-def _inside(outer: Bbox, box: Bbox) -> bool:
-    return outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    sized = [(point, point.size.bytes / 1e6) for point in points if point.size]
+    front = [(size, point.wer) for point, size in sized if point.on_front]
+    axes.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.5)
+    for number, (point, size) in enumerate(sized, start=1):
+        axes.plot(
+            size,
+            point.wer,
+            marker=f"${number}$",
+            markersize=5 + 3 * len(str(number)),
+            color=FRONT if point.on_front else BEHIND,
+            linestyle="none",
+            label=point.name,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("model file (MB)")
+    axes.set_ylabel("WER (%)")
+    style(axes, f"Accuracy against size, {condition}: the front in blue, and behind it")
+    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=8)
+    save_picture(figure, path)

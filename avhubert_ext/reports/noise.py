@@ -1,4 +1,4 @@
-"""The page of `evaluate`: paper A's Table 1 with curves of WER against SNR, and visual noise."""
+"""The report of `evaluate`: paper A's Table 1, curves of WER against SNR, and visual noise."""
 
 from __future__ import annotations
 
@@ -31,9 +31,19 @@ TABLE_SNR = 0.0  # dB, of Table 1's columns
 
 
 def report(out: Path) -> str:
-    """Write `results.{json,csv}`, `table_1.{md,html}` and their pictures; returns the tables.
+    """Write `results.json`, `results.csv`, `table_1.md`, `table_1.html` and their plots.
 
-    Of acoustic noise `wer_KIND.png`, of visual noise `visual_noise_{seen,unseen}.png`.
+    The plots are `wer_KIND.png` for acoustic noise, and `visual_noise_seen.png` and
+    `visual_noise_unseen.png` for visual noise.
+
+    Args:
+        out: folder written by `evaluate`.
+
+    Returns:
+        The tables.
+
+    Raises:
+        InputError: if there are no results, or they are damaged.
     """
     results = read_results(out)
     kinds = acoustic_kinds(results)
@@ -58,7 +68,7 @@ def acoustic_kinds(results: list[Result]) -> list[str]:
 
 
 def acoustic_section(results: list[Result], kinds: list[str], out: Path) -> Section:
-    """Table 1 and the curves, which are written to `out`."""
+    """Table 1 and its plots, which are written to `out`."""
     for kind in kinds:
         plot(results, kind, out / f"wer_{kind}.png")
     title = "Acoustic noise" if kinds else "Clean speech"
@@ -68,7 +78,7 @@ def acoustic_section(results: list[Result], kinds: list[str], out: Path) -> Sect
 def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of Table 1: network, cost, WER in % at 0 dB of each kind of noise, clean.
 
-    Then the means over all levels, which paper A tells in its text.
+    Then the means over all levels, which paper A states in its text.
     """
     header = ["model", "teacher", "init", "targets", "visual frontend", "type", "N", "D", "C"]
     header += ["parameters", "MFLOPs/frame"]
@@ -89,7 +99,7 @@ def table(results: list[Result], kinds: list[str]) -> tuple[list[str], list[list
 
 
 def recipe(model: str) -> list[str]:
-    """Table 1's teacher, initialization and targets of the students that go by its names."""
+    """Teacher, initialization and targets in Table 1 of a student with one of its names."""
     student = STUDENTS.get(model)
     if student is None:
         return ["-", "-", "-"]
@@ -99,7 +109,7 @@ def recipe(model: str) -> list[str]:
 
 
 def notes_on(results: list[Result]) -> list[str]:
-    """What the rates were measured under, a line each; models may differ in it."""
+    """What the rates were measured under, one line per model."""
     lines = [
         "WER in %: total word edits over total reference words, mean and standard deviation of the "
         "passes, each with other noise; no mean over levels (-) where some are missing; "
@@ -111,24 +121,24 @@ def notes_on(results: list[Result]) -> list[str]:
         words = result.passes[CLEAN][0].words
         lines.append(
             f"{result.model}: split {s['split']} of {s['data']} ({words} words), modalities "
-            f"{s['modalities']}, {told_beam(s['beam'])}, noise {noise or 'none'}, noise seed "
-            f"{s['noise_seed']}, passes: {told_passes(result)}; trained with {s['trained_with']}; "
+            f"{s['modalities']}, {search_settings(s['beam'])}, noise {noise or 'none'}, noise seed "
+            f"{s['noise_seed']}, passes: {pass_counts(result)}; trained with {s['trained_with']}; "
             f"{result.unreadable_note()}"
         )
     return lines
 
 
-def told_beam(beam: dict[str, Any]) -> str:
-    """How hypotheses were searched, of either family."""
+def search_settings(beam: dict[str, Any]) -> str:
+    """The search settings of a model of either family."""
     if "ctc_weight" in beam:
         return f"beam {beam['beam']}, CTC weight {beam['ctc_weight']:g}"
     return f"beam {beam['beam']}, length penalty {beam['length_penalty']:g}"
 
 
-def told_passes(result: Result) -> str:
-    """How often each condition was decoded; types with the same levels and passes together."""
+def pass_counts(result: Result) -> str:
+    """How often each condition was decoded, with types that share levels and passes together."""
     places = {condition: parse_condition(condition) for condition in result.passes}
-    told = [f"{c} {len(result.passes[c])}" for c, place in places.items() if place.level is None]
+    counts = [f"{c} {len(result.passes[c])}" for c, place in places.items() if place.level is None]
     alike: dict[tuple[int, str], list[str]] = {}
     for kind in visual_types([result]):
         by_number: dict[int, list[int]] = {}
@@ -137,12 +147,12 @@ def told_passes(result: Result) -> str:
         for number, levels in by_number.items():
             alike.setdefault((number, span(levels)), []).append(kind.replace("_", " "))
     for (number, levels), kinds in alike.items():
-        told.append(f"{number} of {', '.join(kinds)} at each of levels {levels}")
-    return "; ".join(told)
+        counts.append(f"{number} of {', '.join(kinds)} at each of levels {levels}")
+    return "; ".join(counts)
 
 
 def plot(results: list[Result], kind: str, path: Path) -> None:
-    """WER against SNR in one kind of noise, a line a model (paper A, Figures 3 and 4)."""
+    """Plot WER against SNR in one kind of noise, one line per model (paper A, Figures 3 and 4)."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     levels = sorted({snr for r in results for snr in r.curve(kind)})

@@ -1,4 +1,4 @@
-"""A picture of all visual noise on one frame of a clip: a row a type, a column a level."""
+"""One frame of a clip under all visual noise: a row for each type, a column for each level."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ LEFT, TOP, GAP = 130, 70, 4  # pixels: room for the labels, space between frames
 
 
 def noise_preview(video: Path, out: Path, frame: int | None = None, seed: int = 1) -> None:
-    """Write a PNG of one frame (from 0; None: the middle one) in all types and levels.
+    """Write a PNG that shows one frame under all types and levels, pixel by pixel.
 
-    A pixel of the frame is a pixel of the picture. Raises InputError for a clip that can't be read,
-    a frame that it doesn't have, a missing matplotlib and a folder that can't be written.
+    Args:
+        video: clip of the mouth region.
+        out: PNG file to write.
+        frame: number of the frame, counted from 0; None for the middle frame.
+        seed: of the random noise.
+
+    Raises:
+        InputError: if the clip cannot be read or does not have the frame, or matplotlib is missing.
     """
     frames = load_video(video)
     number = len(frames) // 2 if frame is None else frame
     if not 0 <= number < len(frames):
-        raise InputError(f"{video} has no frame {number}: choose one of 0 to {len(frames) - 1}")
-    # The whole clip each time, for H.264 looks at the frames around; the same draws at all levels.
+        raise InputError(f"{video} has no frame {number}; choose one of 0 to {len(frames) - 1}")
+    # The whole clip each time, since H.264 uses neighboring frames; the same draws at all levels.
     rows = [
         [
             add_visual_noise(frames, kind, level, hashed_generator("preview", seed, kind))[number]
@@ -39,7 +45,7 @@ def noise_preview(video: Path, out: Path, frame: int | None = None, seed: int = 
 
 
 def _plot(frames: np.ndarray, title: str, path: Path) -> None:
-    """Frames uint8 [types, levels, H, W] as a labeled sheet."""
+    """Write frames, uint8 [types, levels, H, W], as a labeled sheet."""
     import cv2
 
     plt = pyplot()
@@ -60,7 +66,7 @@ def _plot(frames: np.ndarray, title: str, path: Path) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title(f"{printable(title)}: visual noise by level", loc="left", fontsize=11, pad=10)
     figure.canvas.draw()
-    # All is gray: one channel makes half the file that matplotlib's four would.
+    # Everything is gray: with one channel the file is half as large as with matplotlib's four.
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., 0]
     png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     plt.close(figure)
@@ -69,7 +75,7 @@ def _plot(frames: np.ndarray, title: str, path: Path) -> None:
 
 
 def _sheet(frames: np.ndarray) -> np.ndarray:
-    """uint8 [types, levels, H, W] -> [rows of pixels, columns], white below and beside frames."""
+    """Tile frames with white gaps: uint8 [types, levels, H, W] -> [rows, columns] of pixels."""
     spaced = np.pad(frames, ((0, 0), (0, 0), (0, GAP), (0, GAP)), constant_values=255)
     types, levels, height, width = spaced.shape
     return spaced.swapaxes(1, 2).reshape(types * height, levels * width)

@@ -1,4 +1,4 @@
-"""Tables with their pictures as markdown, as HTML and for a terminal."""
+"""Tables and plots as Markdown, as HTML and for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ td { border-bottom: 1px solid #ddd; } img { max-width: 100%; }"""
 
 @dataclass(frozen=True)
 class Section:
-    """A table, the first column to the left, and the pictures (file names) that belong to it."""
+    """A table with its plots.
+
+    Attributes:
+        title: the heading.
+        header: names of the columns; the first column is aligned to the left.
+        rows: the cells.
+        pictures: file names of the plots, relative to the page.
+    """
 
     title: str
     header: list[str]
@@ -32,6 +39,7 @@ class Section:
 
 
 def markdown(sections: list[Section], notes: list[str]) -> str:
+    """Sections and notes as a page in Markdown."""
     lines = [f"# {TITLE}", ""]
     for section in sections:
         lines += [f"## {section.title}", "", f"| {' | '.join(section.header)} |"]
@@ -42,6 +50,7 @@ def markdown(sections: list[Section], notes: list[str]) -> str:
 
 
 def as_html(sections: list[Section], notes: list[str]) -> str:
+    """Sections and notes as a page in HTML."""
     body = [f"<h1>{TITLE}</h1>"]
     for section in sections:
         body += [
@@ -63,7 +72,7 @@ def _html_row(tag: str, cells: list[str]) -> str:
 
 
 def as_text(sections: list[Section], notes: list[str]) -> str:
-    """For a terminal."""
+    """Sections and notes for a terminal."""
     lines = []
     for section in sections:
         lines += [section.title, *_text_table(section), ""]
@@ -82,7 +91,11 @@ def _text_table(section: Section) -> list[str]:
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, for files; an InputError tells how to get it."""
+    """Import matplotlib's pyplot for writing files.
+
+    Raises:
+        InputError: if matplotlib is missing.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -94,16 +107,22 @@ def pyplot() -> Any:
 
 
 def style_rates(axes: Axes, title: str) -> None:
-    """Of curves of word error rates that are drawn already: from zero, with all they show."""
-    axes.set_ylim(0, 1.05 * max(1.0, axes.dataLim.ymax))
+    """Finish a plot of word error rates, with an axis that begins at zero."""
+    axes.set_ylim(bottom=0)
     axes.set_ylabel("WER (%)")
+    style(axes, title)
+
+
+def style(axes: Axes, title: str) -> None:
+    """Give a plot its title and the common look."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write a PNG in one step."""
+    """Write a figure to a PNG file and close it. The file appears complete or not at all."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     pyplot().close(figure)

@@ -1,20 +1,19 @@
-"""The page of a pruning sweep: SparseVSR's Table 1 and Figure 1 from what `evaluate` wrote.
+"""The report of a pruning sweep: SparseVSR's Table 1 and Figure 1 from results of `evaluate`.
 
-The name of an evaluated model says how it was pruned, with S the sparsity in percent, 1 to 99:
+The name of an evaluated model states how it was pruned, with S the sparsity in percent, 1 to 99:
 
     dense               the model that was pruned
     METHOD-S            a column of Table 1: a key of METHODS, as in `lrr-iterative-50`
     rewind-T-S          one shot, the weights rewound to the kept checkpoint T (Figure 1)
 
-In Figure 1 one-shot LTH is T = 0, one-shot LRR the last T. What is not evaluated yet is missing in
-the tables and pictures, so the page can be made while a sweep is under way.
+In Figure 1 one-shot LTH is T = 0 and one-shot LRR the last T. Models that are not evaluated yet are
+missing in the tables and plots, so the report can be written while a sweep is running.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,21 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from avhubert_ext.data.files import write_text
 from avhubert_ext.errors import InputError
 from avhubert_ext.evaluation.evaluate import CLEAN
 from avhubert_ext.evaluation.results import Result, read_results
-from avhubert_ext.reports.noise import told_beam
-from avhubert_ext.reports.page import Section, as_text, markdown, pyplot, save_picture
-from avhubert_ext.reports.visual_noise import all_levels, told_levels, visual_types
+from avhubert_ext.reports.noise import search_settings
+from avhubert_ext.reports.page import Section, as_text, markdown, pyplot, save_picture, style
+from avhubert_ext.reports.visual_noise import all_levels, level_ranges, visual_types
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DENSE, REWIND = "dense", "rewind"
-# Of Table 1, in its order and words.
+# The columns of Table 1, in its order and words.
 METHODS = {
     "naive": "Naïve pruning",
     "finetune": "One-shot: Finetune",
@@ -47,7 +44,7 @@ METHODS = {
     "lrr-iterative": "Iterative: LRR",
 }
 SPARSITIES = tuple(range(10, 100, 10))
-# Table 1 as printed, WER in % on LRS3: sparsity -> a value for each of METHODS.
+# Table 1 as printed, WER in % on LRS3: sparsity -> one value for each of METHODS.
 PAPER = {
     0: "39.30 39.30 39.30 39.30 39.30 39.30 39.30",
     10: "39.20 40.15 39.36 39.11 37.40 40.78 37.88",
@@ -60,9 +57,10 @@ PAPER = {
     80: "110.8 95.99 376.00 50.21 44.81 48.40 43.53",
     90: "100.0 100.0 141.00 68.45 64.40 57.69 53.12",
 }
+MARGIN = 20  # points of WER that a plot reaches above the dense model
 METHODS_PICTURE, REWINDING_PICTURE = "pruning_methods.png", "pruning_rewinding.png"
-# LTH and LRR have the same color in one shot, dashed, and iteratively; told apart with red-green
-# blindness too.
+# LTH and LRR have the same color in one shot (dashed) and iteratively. The colors also differ for
+# readers with red-green blindness.
 STYLES = {
     "naive": ("0.55", ":", "x"),
     "finetune": ("#cc79a7", "--", "v"),
@@ -76,8 +74,13 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Pruned:
-    """How a model was pruned. sparsity: percent of the prunable weights; rewind: of `rewind` the
-    checkpoint T, an epoch or an update."""
+    """How a model was pruned.
+
+    Attributes:
+        method: `dense`, one of METHODS, or `rewind`.
+        sparsity: in percent of the prunable weights.
+        rewind: checkpoint T (an epoch or an update) of a `rewind` model.
+    """
 
     method: str
     sparsity: int = 0
@@ -85,7 +88,7 @@ class Pruned:
 
 
 def parse_name(name: str) -> Pruned | None:
-    """Of `dense`, `lrr-iterative-50` or `rewind-20-50`; None for a name that is none of these."""
+    """Parse `dense`, `lrr-iterative-50` or `rewind-20-50`; None for any other name."""
     if name == DENSE:
         return Pruned(DENSE)
     if match := re.fullmatch(rf"{REWIND}-(0|[1-9]\d*)-([1-9]\d?)", name):
@@ -99,9 +102,14 @@ class Sweep:
     """The models of a sweep that are evaluated so far."""
 
     def __init__(self, results: Iterable[Result], last: int | None = None) -> None:
-        """last: T of one-shot LRR, None leaves it out of Figure 1.
+        """Take the models of a sweep out of results.
 
-        Raises InputError if no name says how a model was pruned, or T is not the last.
+        Args:
+            results: all evaluated models.
+            last: T of one-shot LRR; None leaves it out of Figure 1.
+
+        Raises:
+            InputError: if no name states how a model was pruned, or a T is larger than `last`.
         """
         results = list(results)
         parsed = {result.model: parse_name(result.model) for result in results}
@@ -109,18 +117,18 @@ class Sweep:
         self.models = {found: r for r in results if (found := parsed[r.model]) is not None}
         if not self.models:
             raise InputError(
-                f"no model of a pruning sweep among {', '.join(parsed)}: expected names as dense, "
-                f"{', '.join(f'{method}-50' for method in METHODS)} or {REWIND}-20-50"
+                f"no model of a pruning sweep among {', '.join(parsed)}: expected names like "
+                f"dense, {', '.join(f'{method}-50' for method in METHODS)} or {REWIND}-20-50"
             )
         rewinds = [model.rewind for model in self.models if model.rewind is not None]
         if last is not None and last < max(rewinds, default=0):
             raise InputError(
-                f"--last {last}: expected at least {max(rewinds)}, which a model was rewound to"
+                f"--last {last}: expected at least {max(rewinds)}, since a model was rewound to it"
             )
         self.last = last
 
     def in_order(self) -> list[tuple[Pruned, Result]]:
-        """The dense model, the methods in Table 1's order, then the rewound ones."""
+        """The dense model, the methods in the order of Table 1, then the rewound models."""
         order = [DENSE, *METHODS, REWIND]
         return sorted(
             self.models.items(),
@@ -129,26 +137,27 @@ class Sweep:
         )  # fmt: skip
 
     def named(self) -> dict[str, Result]:
-        """By the models' names, in the same order."""
+        """The results by model name, in the same order."""
         return {result.model: result for _, result in self.in_order()}
 
     def rewound_to(self, model: Pruned) -> int | None:
-        """T of Figure 1; None for what it does not show."""
+        """T in Figure 1; None for a model that is not in it."""
         return {"lth": 0, "lrr": self.last}.get(model.method, model.rewind)
 
     def rate(self, model: Pruned) -> float | None:
-        """WER in % on clean speech; None where it is not evaluated."""
+        """WER in % on clean speech; None if the model is not evaluated."""
         return self.models[model].mean(CLEAN) if model in self.models else None
 
     def curve(self, method: str) -> dict[int, float]:
-        """Sparsity -> WER in %, of one of METHODS, rising."""
+        """WER in % of one of METHODS by sparsity, in ascending order."""
         found = {m.sparsity: r.mean(CLEAN) for m, r in self.models.items() if m.method == method}
         return dict(sorted(found.items()))
 
     def rewinding(self) -> dict[int, dict[int, float]]:
-        """Sparsity -> T -> WER in %, both rising: Figure 1, at the sparsities of `rewind` models.
+        """Figure 1: WER in % by sparsity and T, both in ascending order.
 
-        Where one-shot LTH or LRR and a `rewind` model have the same T, it is the latter's.
+        Sparsities are those of `rewind` models. Where one-shot LTH or LRR has the same T as a
+        `rewind` model, the latter counts.
         """
         curves: dict[int, dict[int, float]] = {}
         for sparsity in sorted({m.sparsity for m in self.models if m.method == REWIND}):
@@ -162,11 +171,19 @@ class Sweep:
 
 
 def report(evaluation: Path, out: Path, last: int | None = None) -> str:
-    """Write `pruning.{md,csv}`, `pruning_methods.png` and `pruning_rewinding.png`; returns the
-    tables.
+    """Write `pruning.md`, `pruning.csv`, `pruning_methods.png` and `pruning_rewinding.png`.
 
-    evaluation: what `evaluate` wrote. last: T of one-shot LRR in Figure 1. Raises InputError for a
-    folder without results or without models of a sweep, or with models of several test sets.
+    Args:
+        evaluation: folder written by `evaluate`.
+        out: folder to write to.
+        last: T of one-shot LRR in Figure 1.
+
+    Returns:
+        The tables.
+
+    Raises:
+        InputError: if the folder has no results or no models of a sweep, or the models were
+            evaluated on different test sets.
     """
     results = read_results(evaluation)
     sweep = Sweep(results, last)
@@ -187,19 +204,20 @@ def check_comparable(named: Mapping[str, Result]) -> None:
     """Raise InputError if the models were not decoded on the same number of reference words."""
     words = {result.passes[CLEAN][0].words: name for name, result in named.items()}
     if len(words) > 1:
-        told = ", ".join(f"{model} {count}" for count, model in words.items())
+        counts = ", ".join(f"{model} {count}" for count, model in words.items())
         raise InputError(
-            f"models of several test sets, in reference words: {told}; name results of one test set"
+            f"models of several test sets, in reference words: {counts}; name results of one test "
+            "set"
         )
 
 
 def methods_section(sweep: Sweep, out: Path) -> Section:
-    """Table 1 and its picture, which is written to `out`."""
+    """Table 1 and its plot, which is written to `out`."""
     sparsities = sorted({*SPARSITIES, *(s for method in METHODS for s in sweep.curve(method))})
     rates = [[sweep.rate(Pruned(DENSE))] * len(METHODS)]
     rates += [[sweep.rate(Pruned(method, s)) for method in METHODS] for s in sparsities]
     rows = [
-        [told_sparsity(sparsity), *mark_best([told_rate(rate) for rate in row])]
+        [sparsity_name(sparsity), *mark_best([rate_cell(rate) for rate in row])]
         for sparsity, row in zip([0, *sparsities], rates, strict=True)
     ]
     pictures = []
@@ -211,22 +229,22 @@ def methods_section(sweep: Sweep, out: Path) -> Section:
 
 
 def paper_section() -> Section:
-    """Table 1 itself."""
-    rows = [[told_sparsity(s), *mark_best(rates.split())] for s, rates in PAPER.items()]
+    """Table 1 as the paper has it."""
+    rows = [[sparsity_name(s), *mark_best(rates.split())] for s, rates in PAPER.items()]
     title = "For comparison, the paper's own numbers: LRS3 and BASE-S, another corpus and network"
     return Section(title, ["Sp", *METHODS.values()], rows, [])
 
 
-def told_sparsity(sparsity: int) -> str:
+def sparsity_name(sparsity: int) -> str:
     return f"{sparsity}%" if sparsity else "0 (dense)"
 
 
-def told_rate(rate: float | None) -> str:
+def rate_cell(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.2f}"
 
 
 def mark_best(cells: list[str]) -> list[str]:
-    """Markdown's bold around the lowest rates of a row, unless they are all the same."""
+    """Set the lowest rates of a row in bold, unless all are the same."""
     rates = {float(cell) for cell in cells if cell != "-"}
     if len(rates) < 2:
         return cells
@@ -235,11 +253,11 @@ def mark_best(cells: list[str]) -> list[str]:
 
 
 def rewinding_section(sweep: Sweep, out: Path) -> Section:
-    """Figure 1 as a table and its picture, which is written to `out`."""
+    """Figure 1 as a table and its plot, which is written to `out`."""
     curves = sweep.rewinding()
-    header = ["T", *(told_sparsity(sparsity) for sparsity in curves)]
+    header = ["T", *(sparsity_name(sparsity) for sparsity in curves)]
     rows = [
-        [str(t), *(told_rate(curve.get(t)) for curve in curves.values())]
+        [str(t), *(rate_cell(curve.get(t)) for curve in curves.values())]
         for t in sorted({t for curve in curves.values() for t in curve})
     ]
     plot_rewinding(sweep, out / REWINDING_PICTURE)
@@ -248,27 +266,27 @@ def rewinding_section(sweep: Sweep, out: Path) -> Section:
 
 
 def visual_section(models: list[tuple[Pruned, Result]]) -> Section:
-    """Clean and visual noise, dense against sparse: WER in %, and the difference to dense.
+    """WER in % on clean video and under visual noise, and the differences to the dense model.
 
-    Under noise it is the mean of the types' means over their levels, as on the page of `evaluate`.
+    Under noise it is the mean of the types' means over their levels, as `evaluate` reports it.
     """
     results = [result for _, result in models]
     types = visual_types(results)
     rates = {r.model: (r.mean(CLEAN), visual_mean(r, results, types)) for r in results}
     rows = []
     for model, result in models:
-        row = [result.model, told_sparsity(model.sparsity)]
+        row = [result.model, sparsity_name(model.sparsity)]
         for rate, dense in zip(rates[result.model], rates.get(DENSE, (None, None)), strict=True):
             known = rate is not None and dense is not None
-            row += [told_rate(rate), f"{rate - dense:+.2f}" if known else "-"]
+            row += [rate_cell(rate), f"{rate - dense:+.2f}" if known else "-"]
         rows.append(row)
-    title = f"Visual noise, mean over {len(types)} types, {told_levels(results, types)}, WER (%)"
+    title = f"Visual noise, mean over {len(types)} types, {level_ranges(results, types)}, WER (%)"
     header = ["model", "Sp", CLEAN, "minus dense", "visual noise", "minus dense"]
     return Section(title, header, rows, [])
 
 
 def visual_mean(result: Result, results: list[Result], types: list[str]) -> float | None:
-    """Over types of the means over levels; None if one that any of `results` has is missing."""
+    """The mean over types of the means over levels; None if a level of any result is missing."""
     means = [
         result.mean_over(result.levels(kind).get(n) for n in all_levels(results, kind))
         for kind in types
@@ -277,46 +295,46 @@ def visual_mean(result: Result, results: list[Result], types: list[str]) -> floa
 
 
 def notes_on(sweep: Sweep) -> list[str]:
-    """How to read the tables and pictures, and what was measured under what."""
+    """How to read the tables and plots, and what the rates were measured under."""
     notes = [
         "WER in %: total word edits over total reference words, above 100 where a model inserts "
         "words; bold: the best of a row; -: not evaluated (yet). Sparsity: of the prunable "
-        "weights, as the models' names tell.",
-        "Pictures: WER is linear where two thirds of the rates are, logarithmic above the dotted "
-        "line, if there is one; the axis does not start at 0.",
+        "weights, as stated by the names of the models.",
+        f"Plots: the axis does not start at 0 and ends {MARGIN} points above the dense model (or "
+        "the best one, if no dense model was evaluated); the tables have the higher rates.",
         "The paper finetunes (Finetune, PARP) for 10 epochs with a fixed learning rate; its "
-        "numbers tell which method is better, not what rates to expect here.",
+        "numbers show which method is better, not which rates to expect here.",
         *measured_under(sweep.named()),
     ]
     if sweep.last is None and any(m.method == REWIND for m in sweep.models):
-        notes.append("One-shot LRR is not in Figure 1: name its T with --last.")
+        notes.append("One-shot LRR is missing in Figure 1; name its T with --last.")
     if sweep.unknown:
-        notes.append(f"Left out, their names are none of a sweep's: {', '.join(sweep.unknown)}.")
+        notes.append(f"Left out because of their names: {', '.join(sweep.unknown)}.")
     return notes
 
 
 def measured_under(named: Mapping[str, Result]) -> list[str]:
-    """Data and search, a line for all models that have them in common."""
+    """Data and search settings, one line for all models that share them."""
     alike: dict[str, list[str]] = {}
     for name, r in named.items():
         s, words = r.settings, r.passes[CLEAN][0].words
-        told = f"split {s['split']} of {s['data']} ({words} words), modalities {s['modalities']}"
-        told += f", {told_beam(s['beam'])}"
+        shown = f"split {s['split']} of {s['data']} ({words} words), modalities {s['modalities']}"
+        shown += f", {search_settings(s['beam'])}"
         if r.unreadable():
-            told += f", {r.unreadable_note()}"
-        alike.setdefault(told, []).append(name)
+            shown += f", {r.unreadable_note()}"
+        alike.setdefault(shown, []).append(name)
     if len(alike) == 1:
         return [f"All models: {next(iter(alike))}."]
-    return [f"{', '.join(models)}: {told}." for told, models in alike.items()]
+    return [f"{', '.join(models)}: {shown}." for shown, models in alike.items()]
 
 
 COLUMNS = ("method", "rewind", "sparsity", "condition", "wer", "encoder_parameters", "file")
 
 
 def as_csv(sweep: Sweep) -> str:
-    """A line a model and condition; sparsity and WER (mean of the passes) in percent.
+    """One line per model and condition; sparsity and WER (mean of the passes) in percent.
 
-    rewind: T of Figure 1. encoder_parameters: without pruned ones.
+    Column `rewind` is T of Figure 1; `encoder_parameters` is without pruned ones.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -330,7 +348,7 @@ def as_csv(sweep: Sweep) -> str:
 
 
 def plot_methods(sweep: Sweep, path: Path) -> None:
-    """WER over sparsity, a line a method."""
+    """Plot WER over sparsity, one line per method."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 5.2), layout="constrained")
     curves = {method: curve for method in METHODS if (curve := sweep.curve(method))}
@@ -341,15 +359,14 @@ def plot_methods(sweep: Sweep, path: Path) -> None:
             markersize=5, label=METHODS[method],
         )  # fmt: skip
     rates = [rate for curve in curves.values() for rate in curve.values()]
-    _finish(axes, sweep, rates)
     axes.set_xticks(SPARSITIES)
     axes.set_xlabel("sparsity (% of the prunable weights)")
-    axes.set_title("Pruning techniques", loc="left", fontsize=11)
+    _finish(axes, sweep, rates, "Pruning techniques")
     save_picture(figure, path)
 
 
 def plot_rewinding(sweep: Sweep, path: Path) -> None:
-    """WER over T, a line a sparsity."""
+    """Plot WER over T, one line per sparsity."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
     curves = sweep.rewinding()
@@ -357,58 +374,22 @@ def plot_rewinding(sweep: Sweep, path: Path) -> None:
     for number, (sparsity, curve) in enumerate(curves.items()):
         axes.plot(
             list(curve), list(curve.values()), marker="o", markersize=5,
-            color=colors(0.85 * number / max(1, len(curves) - 1)), label=told_sparsity(sparsity),
+            color=colors(0.85 * number / max(1, len(curves) - 1)), label=sparsity_name(sparsity),
         )  # fmt: skip
-    _finish(axes, sweep, [rate for curve in curves.values() for rate in curve.values()])
     axes.set_xlabel("T: checkpoint that the weights are rewound to")
-    axes.set_title("Rewinding, one-shot pruning", loc="left", fontsize=11)
+    rates = [rate for curve in curves.values() for rate in curve.values()]
+    _finish(axes, sweep, rates, "Rewinding, one-shot pruning")
     save_picture(figure, path)
 
 
-def _finish(axes: Axes, sweep: Sweep, rates: list[float]) -> None:
-    """The dense model's line, the axis of rates, the legend beside the picture."""
+def _finish(axes: Axes, sweep: Sweep, rates: Sequence[float], title: str) -> None:
+    """Draw the dense model's line, limit the axis of rates, and put the legend next to the plot."""
     dense = sweep.rate(Pruned(DENSE))
     if dense is not None:
         axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="dense")
         rates = [*rates, dense]
-    scale_rates(axes, rates)
-    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)
-
-
-def scale_rates(axes: Axes, rates: Sequence[float]) -> None:
-    """A y axis for rates in %, a few of which are far above the others.
-
-    Linear where two thirds of the rates are, which is two thirds of the height, logarithmic above,
-    from a dotted line on; linear throughout where they have a quarter of the height then, too.
-    """
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-
-    top = max(rates)
-    locator = MaxNLocator(7, steps=[1, 2, 5, 10])
-    ticks = locator.tick_values(min(rates), float(np.quantile(rates, 2 / 3)))
-    low, knee = max(0.0, ticks[0]), ticks[-1]
+    top = (min(rates) if dense is None else dense) + MARGIN
+    axes.set_ylim(0.98 * min(rates), min(axes.get_ylim()[1], top))
     axes.set_ylabel("WER (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    span = knee - low
-    if top <= knee + 3 * span:
-        return
-    slope = span / 2 / math.log(top / knee)
-
-    def forward(rate: np.ndarray) -> np.ndarray:
-        return np.where(rate <= knee, rate, knee + slope * np.log(np.maximum(rate, knee) / knee))
-
-    def inverse(height: np.ndarray) -> np.ndarray:
-        above = np.maximum(height, knee) - knee
-        return np.where(height <= knee, height, knee * np.exp(above / slope))
-
-    axes.set_yscale("function", functions=(forward, inverse))
-    decades = np.array([m * 10.0**n for n in range(-2, 5) for m in (1, 2, 5)])
-    heights = forward(decades)
-    legible = (heights > knee + 0.08 * span) & (decades <= top)
-    axes.yaxis.set_major_locator(FixedLocator([*ticks[ticks >= low], *decades[legible]]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(low - 0.03 * span, float(inverse(np.array(knee + 0.53 * span))))
-    axes.axhline(knee, color="0.4", linestyle=":", linewidth=1)
-    axes.set_ylabel(f"WER (%), logarithmic above {knee:g}")
+    style(axes, title)
+    axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)

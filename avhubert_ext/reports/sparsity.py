@@ -1,7 +1,7 @@
 """Where the pruned weights of a model are: layer by layer, part by part, and as a heat map.
 
-Counted from the pruning masks alone. They cover the prunable weights, those of linear and
-convolution layers (see `compression/pruning.py`); all other parameters are dense and not in here.
+All numbers come from the pruning masks. They cover the prunable weights, which are those of linear
+and convolution layers (see `compression/pruning.py`); all other parameters are dense and left out.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from avhubert_ext.reports.page import Section, as_text, pyplot, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
-# How the names of a part's weights begin -> the part. The parts are reported in this order.
+# The beginning of a weight's name -> its part. The parts are reported in this order.
 PARTS = {
     r"(encoder\.)?feature_extractor_video": "visual frontend",
     r"encoder\.video\.frontend": "visual frontend",
@@ -45,12 +46,12 @@ PARTS = {
     r"decoder(\.layers)?": "decoder",
 }
 OTHER = "other"
-# What stands many times in a part: its place, a block's number or a frontend's stage and unit, and
-# the name within.
+# A layer that is repeated in a part: its place (the number of a block, or stage and unit of a
+# frontend) and its name there.
 REPEATED = re.compile(
     r"(?:(?:\w+\.)*(?:layer|stage)(?P<unit>\d+\.\d+)|(?P<block>\d+))\.(?P<kind>.+)"
 )
-# The kinds of weights by their names within a block, in the order in which a block computes.
+# The kinds of weights by their names in a block, in the order of computation.
 KINDS = {
     "frontend3D.0": "stem",
     "trunk.conv1": "stem",
@@ -86,11 +87,8 @@ KINDS = {
 COLUMNS = ("name", "part", "kind", "block", "shape", "weights", "kept", "sparsity")
 
 COLORS = "viridis"
-BRIGHT = 0.6  # sparsity from which on a color is so bright that text on it must be black
-# Of the picture, in inches.
-CELL_WIDTH, CELL_HEIGHT = 0.5, 0.28
-LABELS, TITLE, TICKS, MARGIN = 2.05, 0.35, 0.45, 0.2
-COLOR_BAR = (0.15, 0.75)  # the bar, and its room with the labels
+BRIGHT = 0.6  # above this sparsity colors are so bright that text on them must be black
+CELL_WIDTH, CELL_HEIGHT, HEADING = 0.5, 0.28, 0.7  # of the plot, in inches
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,13 @@ class Count:
 class Layer(Count):
     """One prunable weight.
 
-    kind: what it is within its block or part, empty where it is all of the part.
-    block: a block's number from 0, or stage and unit of a visual frontend, as in the name; None
-        where it stands once in its part.
+    Attributes:
+        name: as in the file.
+        shape: of the weight.
+        part: of the model that it belongs to.
+        kind: its role in the block or part; empty if it is the whole part.
+        block: number of the block from 0, or stage and unit of a visual frontend; None if the
+            weight is not in a repeated block.
     """
 
     name: str
@@ -142,16 +144,23 @@ class Grid:
 
 
 def sparse_report(model: Path, out: Path | None = None) -> str:
-    """The tables of the sparsity of a pruned model, or of masks alone, for a terminal.
+    """Report the sparsity of a model.
 
-    out: folder to write `sparsity.csv`, `.json` and `.png` to. Raises InputError for a dense model,
-    and for what `read_masks` cannot read.
+    Args:
+        model: a pruned model, or a file of masks.
+        out: folder to write `sparsity.csv`, `sparsity.json` and `sparsity.png` to.
+
+    Returns:
+        The tables for a terminal.
+
+    Raises:
+        InputError: if the model is dense or cannot be read.
     """
     masks = read_masks(model)
     if not masks:
         raise InputError(
-            f"{model}: nothing is pruned in it for good; name a pruned model, a mask, or prune it "
-            "first"
+            f"{model}: nothing is pruned in it permanently; name a pruned model or a mask, or "
+            "prune it first"
         )
     layers = layers_of(masks)
     if out is not None:
@@ -162,7 +171,7 @@ def sparse_report(model: Path, out: Path | None = None) -> str:
 
 
 def layers_of(masks: Masks) -> list[Layer]:
-    """The layers of the masks, part by part; within a part in the masks' order."""
+    """The layers of the masks, part by part, within a part in the order of the masks."""
     layers = [
         Layer(mask.numel(), int(mask.sum()), name, tuple(mask.shape), *place(name))
         for name, mask in masks.items()
@@ -172,7 +181,7 @@ def layers_of(masks: Masks) -> list[Layer]:
 
 
 def place(name: str) -> tuple[str, str, str | None]:
-    """Part, kind and block of a weight by its name, see `Layer`."""
+    """The part, kind and block of a weight according to its name, see `Layer`."""
     stem = name.removesuffix(".weight")
     for start, part in PARTS.items():
         match = re.fullmatch(rf"(?:{start})(?:\.(?P<rest>.+))?", stem)
@@ -190,7 +199,7 @@ def _kind(name: str) -> str:
 
 
 def sums(layers: list[Layer]) -> list[Sum]:
-    """Of each part, followed by those of its kinds if it has several layers."""
+    """The sum of each part, followed by the sums of its kinds if it has several layers."""
     found = []
     for part in dict.fromkeys(layer.part for layer in layers):
         own = [layer for layer in layers if layer.part == part]
@@ -214,7 +223,7 @@ def _in_order(kinds: Iterable[str]) -> list[str]:
 
 
 def text_tables(layers: list[Layer]) -> str:
-    """For a terminal: all layers, then the sums, then the total."""
+    """Tables for a terminal: all layers, then the sums, then the total."""
     rows = [[layer.name, _shape(layer), *_numbers(layer)] for layer in layers]
     parts = [
         [one.part if one.kind is None else f"  {one.kind}", str(one.layers), *_numbers(one)]
@@ -243,7 +252,7 @@ def _numbers(count: Count) -> list[str]:
 
 
 def as_csv(layers: list[Layer]) -> str:
-    """A line a layer."""
+    """One line per layer."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -281,7 +290,7 @@ def _counts(count: Count) -> dict[str, float]:
 
 
 def grids(layers: list[Layer]) -> list[Grid]:
-    """A heat map for each part with blocks, then one for all layers that stand alone."""
+    """A heat map for each part with blocks, then one for all other layers."""
     found = []
     for part in dict.fromkeys(layer.part for layer in layers):
         cells = {(one.kind, one.block): one for one in layers if one.part == part and one.block}
@@ -304,68 +313,45 @@ def _label(layer: Layer) -> str:
 
 
 def plot(layers: list[Layer], model: str, path: Path) -> None:
-    """Write the heat maps as a PNG: the encoder's at the left, decoder and single layers right."""
+    """Write the heat maps as a PNG, one below the other with cells of the same size."""
     plt = pyplot()
     found = grids(layers)
-    right = [grid for grid in found if grid.title in ("decoder", "single layers")]
-    left = [grid for grid in found if grid not in right]
-    left.sort(key=lambda grid: "frontend" in grid.title)
-    columns = [column for column in (left, right) if column]
-    sizes = [(max(map(_width, column)), sum(map(_height, column))) for column in columns]
-    height = max(size for _, size in sizes) + TITLE + MARGIN
-    width = sum(size for size, _ in sizes) + COLOR_BAR[1] + MARGIN
-    figure = plt.figure(figsize=(width, height))
-
-    def add_axes(x: float, y: float, w: float, h: float) -> Axes:
-        """A box by its upper left corner and size in inches, y from the top."""
-        return figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-
-    x = 0.0
-    for column, (column_width, _) in zip(columns, sizes, strict=True):
-        y = TITLE + MARGIN
-        for grid in column:
-            box = CELL_WIDTH * len(grid.columns), CELL_HEIGHT * len(grid.rows)
-            _draw(add_axes(x + LABELS, y + TITLE, *box), grid)
-            y += _height(grid)
-        x += column_width
-    total = _sum(layers, "all")
-    title = (
-        f"{printable(model)}: {total.weights - total.kept:,} of {total.weights:,} weights pruned "
+    heights = [len(grid.rows) for grid in found]
+    columns = max(len(grid.columns) for grid in found)
+    size = (4 + CELL_WIDTH * columns, CELL_HEIGHT * sum(heights) + HEADING * (len(found) + 1))
+    figure, axes = plt.subplots(
+        len(found), squeeze=False, figsize=size, height_ratios=heights, layout="constrained"
     )
-    title += f"({percent(total)}%)"
-    figure.text(MARGIN / width, 1 - MARGIN / height, title, va="top", fontsize=12)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, 100), COLORS)
-    bar = add_axes(x + MARGIN, 2 * TITLE + MARGIN, COLOR_BAR[0], 8 * CELL_HEIGHT)
-    figure.colorbar(scale, cax=bar).set_label("sparsity (%)")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    for place, grid in zip(axes.flat, found, strict=True):
+        image = _draw(place, grid, columns)
+    total = _sum(layers, "all")
+    pruned = f"{total.weights - total.kept:,} of {total.weights:,} weights pruned"
+    figure.suptitle(f"{printable(model)}: {pruned} ({percent(total)}%)", fontsize=12)
+    figure.colorbar(image, ax=axes, label="sparsity (%)", aspect=40, fraction=0.03)
     save_picture(figure, path)
 
 
-def _width(grid: Grid) -> float:
-    return LABELS + CELL_WIDTH * len(grid.columns) + MARGIN
-
-
-def _height(grid: Grid) -> float:
-    return TITLE + CELL_HEIGHT * len(grid.rows) + TICKS
-
-
-def _draw(axes: Axes, grid: Grid) -> None:
-    values = np.full((len(grid.rows), len(grid.columns)), np.nan)
+def _draw(axes: Axes, grid: Grid, columns: int) -> AxesImage:
+    """Draw a heat map, filled up with empty columns at the right."""
+    values = np.full((len(grid.rows), columns), np.nan)
     for (kind, block), layer in grid.cells.items():
         row, column = grid.rows.index(kind), grid.columns.index(block)
-        values[row, column] = layer.sparsity
+        values[row, column] = 100 * layer.sparsity
         color = "black" if layer.sparsity > BRIGHT else "white"
         axes.text(column, row, percent(layer), ha="center", va="center", fontsize=8, color=color)
-    axes.imshow(values, COLORS, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(values, COLORS, vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, fontsize=8)
     axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=9)
-    axes.set_xlabel(grid.axis, fontsize=8)
+    axes.set_xlabel(grid.axis, fontsize=8, loc="left")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(grid.title, loc="left", fontsize=10, fontweight="bold")
+    return image
 
 
 def percent(count: Count) -> str:
-    """Sparsity in % with one digit, 0 and 100 only where it is that exactly."""
+    """Sparsity in % with one digit; 0 and 100 only if it is exactly that."""
     if count.kept in (0, count.weights):
         return "0" if count.kept else "100"
     rounded = f"{100 * count.sparsity:.1f}"

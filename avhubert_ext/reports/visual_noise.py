@@ -1,4 +1,4 @@
-"""Visual noise on the page of `evaluate`: a table, and paper B's Figure 2, WER against level."""
+"""Visual noise in the report of `evaluate`: a table, and paper B's Figure 2, WER by level."""
 
 from __future__ import annotations
 
@@ -16,20 +16,27 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 SEEN, UNSEEN = "visual_noise_seen.png", "visual_noise_unseen.png"
-# Of the types, the same in every report: four a picture, told apart with red-green blindness too.
+# A color per type, the same in every report; the four of a plot differ with red-green blindness.
 COLORS = dict(zip(TYPES, cycle(("#0072b2", "#d55e00", "#009e73", "#cc79a7")), strict=False))
-STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))  # of models, then again
+STYLES = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (6, 1, 1, 1, 1, 1)),
+    (0, (1, 3)),
+)  # of models, used again after the last
 
 
 def visual_types(results: list[Result]) -> list[str]:
-    """The types of visual noise of all models, in the paper's order."""
+    """The types of visual noise of all models, in the order of the paper."""
     places = [parse_condition(c) for r in results for c in r.passes]
     found = {p.kind for p in places if p.level is not None}
     return [kind for kind in TYPES if kind in found]
 
 
 def visual_section(results: list[Result], types: list[str], out: Path) -> Section:
-    """The table and the pictures, which are written to `out`."""
+    """The table and the plots, which are written to `out`."""
     seen = [kind for kind in types if kind in TRAINING_TYPES]
     unseen = [kind for kind in types if kind not in TRAINING_TYPES]
     pictures = []
@@ -39,12 +46,12 @@ def visual_section(results: list[Result], types: list[str], out: Path) -> Sectio
     if unseen:
         plot(results, unseen, "types that are unseen in training", out / UNSEEN)
         pictures.append(UNSEEN)
-    title = f"Visual noise, mean over {told_levels(results, types)}"
+    title = f"Visual noise, mean over {level_ranges(results, types)}"
     return Section(title, *table(results, types), pictures)
 
 
 def table(results: list[Result], types: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: cost, WER in % clean, mean over the levels of each type, and over types."""
+    """Header and rows: cost, WER in % on clean video, and means over levels and over types."""
     header = ["model", "parameters", "MFLOPs/frame", CLEAN]
     header += [kind.replace("_", " ") for kind in types] + ["all types"]
     levels = {kind: all_levels(results, kind) for kind in types}
@@ -59,30 +66,30 @@ def table(results: list[Result], types: list[str]) -> tuple[list[str], list[list
 
 
 def all_levels(results: list[Result], kind: str) -> list[int]:
-    """The levels of a type that any model was measured at; a mean needs all of them."""
+    """The levels of a type at which any model was evaluated; a mean needs all of them."""
     return sorted({level for result in results for level in result.levels(kind)})
 
 
-def told_levels(results: list[Result], types: list[str]) -> str:
-    """As `levels 1 to 10`, or type by type where they differ."""
+def level_ranges(results: list[Result], types: list[str]) -> str:
+    """For example `levels 1 to 10`, or type by type where they differ."""
     by_levels: dict[str, list[str]] = {}
     for kind in types:
         by_levels.setdefault(span(all_levels(results, kind)), []).append(kind.replace("_", " "))
     if len(by_levels) == 1:
         return f"levels {next(iter(by_levels))}"
-    told = [f"{levels} of {', '.join(kinds)}" for levels, kinds in by_levels.items()]
-    return f"levels {'; '.join(told)}"
+    ranges = [f"{levels} of {', '.join(kinds)}" for levels, kinds in by_levels.items()]
+    return f"levels {'; '.join(ranges)}"
 
 
 def span(levels: list[int]) -> str:
-    """`1 to 10` of all from 1 to 10, `1, 3, 5` of some."""
+    """For example `1 to 10` for consecutive levels, and `1, 3, 5` for others."""
     if len(levels) > 2 and levels == list(range(levels[0], levels[-1] + 1)):
         return f"{levels[0]} to {levels[-1]}"
     return ", ".join(map(str, levels))
 
 
 def plot(results: list[Result], types: list[str], title: str, path: Path) -> None:
-    """WER against the level, 0 being clean: a color a type, a style of line a model."""
+    """Plot WER against the level, 0 for clean: one color per type, one line style per model."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.6, 4.8), layout="constrained")
     for number, result in enumerate(results):
@@ -117,7 +124,7 @@ def plot(results: list[Result], types: list[str], title: str, path: Path) -> Non
 
 
 def _legend(models: list[str], types: list[str]) -> list[Line2D]:
-    """The types in their colors, then the models in their styles of line."""
+    """The types in their colors, then the models in their line styles."""
     from matplotlib.lines import Line2D
 
     colors = [Line2D([], [], color=COLORS[kind], label=kind.replace("_", " ")) for kind in types]

@@ -56,7 +56,7 @@ def test_every_token_of_the_clip_is_decoded(tmp_path, monkeypatch):
 
 
 def test_models_are_kept_by_decoder(tmp_path):
-    for decoder in ("tiny", "base"):
+    for decoder in ("decoder-tiny", "base"):
         options = ("--model", "student-tiny-7", "--decoder", decoder, "--rounds", 1)
         assert benchmark(tmp_path / "b.json", *options, "--tokens", 1) == 0
     kept = {path.name for path in (tmp_path / "kept/student-tiny-7").iterdir()}
@@ -67,6 +67,7 @@ def test_models_are_kept_by_decoder(tmp_path):
     ("options", "words"),
     [
         (["--model", "99"], "preset '99' is unknown: choose one of"),
+        (["--decoder", "huge"], "decoder preset 'huge' is unknown: choose one of"),
         (["--seconds", "0.01"], "0.01 seconds: expected at least one frame of 0.04 s"),
         (["--form", "torch"], "form 'torch': expected one of pytorch, "),
     ],

@@ -262,7 +262,7 @@ def test_folder_of_every_form(videos: list[Path], capsys: pytest.CaptureFixture)
     assert transcribe(*videos, "--out", out) == 0
     told = capsys.readouterr()
     names = " ".join(f"{videos[0].stem}.{form}" for form in ("txt", "json", "srt", "vtt"))
-    assert f"{videos[0]}: {out} has {names} already" in told.err and str(videos[1]) in told.out
+    assert f"{videos[0]}: {out} already has {names}" in told.err and str(videos[1]) in told.out
     after = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {path for path in after if after[path] != before[path]} == {
         out / f"{videos[1].stem}.srt"
@@ -295,7 +295,7 @@ def test_what_lies_beside_the_videos_stays(
     """A corpus has its own NAME.txt there."""
     reference = videos[0].with_suffix(".txt").read_text()
     assert transcribe(videos[0], "--out", videos[0].parent) == 0
-    assert f"has {videos[0].stem}.txt already" in capsys.readouterr().err
+    assert f"already has {videos[0].stem}.txt" in capsys.readouterr().err
     assert videos[0].with_suffix(".txt").read_text() == reference
     assert videos[0].with_suffix(".srt").is_file()
 

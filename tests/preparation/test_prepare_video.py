@@ -301,7 +301,7 @@ def test_the_reason_of_a_failed_video_is_reported(tmp_path, capfd):
         (("none", "out"), "no video found"),
         (("raw", "out", "--layout", "lrs2"), "train.txt not found"),
         (("raw", "out", "--layout", "lrs3"), "not in the layout of lrs3"),
-        (("raw", "none", "out", "--layout", "grid"), "--layout grid expects one folder, got 2"),
+        (("raw", "none", "out", "--layout", "grid"), "expects one folder, got 2"),
         (("raw", "out", "--layout", "folder", "--face", "all"), "belongs to one speaker"),
         (("raw", "out", "--layout", "folder"), "speakers: 1; train, valid, test need"),
         (("raw", "out", "--landmark-model", "no.task"), "no.task not found"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.reports.compare import compare, read_metrics
 from avhubert_ext.reports.decoded import CONDITIONS
+from avhubert_ext.reports.seeds import read_metrics, report
 
 
 def decode(folder: Path, wrong: int) -> Path:
@@ -38,9 +38,9 @@ def test_mean_spread_and_curves(tmp_path: Path) -> None:
     (distillation / "metrics.jsonl").write_text(
         "".join(json.dumps(e) + "\n" for e in entries) + '{"step": 3, "tr'
     )
-    table = compare(runs, [distillation], tmp_path / "out")
+    table = report(runs, [distillation], tmp_path / "out")
     spread = statistics.stdev([10.0, 20.0, 60.0])
-    assert f"30.00 +- {spread:.2f}" in table and "50.00 +- 0.00" in table
+    assert f"30.00 ± {spread:.2f}" in table and table.count("  50.00") == 3
     assert table.count("one, clean: beam 5\n") == 3 and "two, babble_0db: beam 5\n" in table
     content = json.loads((tmp_path / "out/compare.json").read_text())
     assert content["wer"]["one"]["clean"] == [10.0, 20.0, 60.0]
