@@ -105,6 +105,13 @@ def _pages(entry: str | list[dict[str, str]]) -> list[str]:
     return [entry] if isinstance(entry, str) else [page for one in entry for page in one.values()]
 
 
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs/python-api.md").read_text()
+    documented = re.findall(r"^::: avhubert_ext\.(?:\w+\.)*(\w+)$", page, flags=re.MULTILINE)
+    public = {name for name in avhubert_ext.__all__ if name != "__version__"}
+    assert public <= set(documented)
+
+
 def test_every_package_is_in_the_architecture() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     table = re.findall(r"^\| `(\w+)(?:\.py)?` \|", page, flags=re.MULTILINE)
