@@ -26,6 +26,7 @@ LONGEST = (
 # Folder or file -> marker of all its tests.
 MARKED = {
     "recipes": "recipe",
+    "test_doc_trainings": "recipe",
     "fairseq_plugin": "fairseq",
     "s3prl_plugin": "s3prl",
     "test_serve_browser": "browser",

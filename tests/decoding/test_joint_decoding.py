@@ -112,7 +112,7 @@ def plain_search(
                 if weight > 0:
                     total += weight * (new_psi - psi)
                 extended.append((total, new_psi, tokens, state, new))
-        # ESPnet goes on with these where there are too few others, and forgets what they are.
+        # ESPnet continues with these if there are too few others, and forgets what they are.
         extended = [e for e in extended if e[0] > LOG_ZERO / 1000]
         running = []
         extended.sort(key=lambda e: -e[0])

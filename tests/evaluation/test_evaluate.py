@@ -248,7 +248,7 @@ def test_report(evaluated: Path) -> None:
 
 
 def test_report_of_several_models_by_hand(evaluated: Path, tmp_path: Path) -> None:
-    """The teacher comes first, a missing condition is a dash, unreadable clips are told."""
+    """The teacher comes first, a missing condition is a dash, unreadable clips are reported."""
     for name, hypothesis in (("7", "a x c d"), ("teacher", "a b c d")):
         folder = tmp_path / name
         folder.mkdir()

@@ -164,8 +164,8 @@ def test_what_the_benchmark_does_not_know_is_an_error(tmp_path: Path):
         benchmark_runtime(models, tmp_path, ["onnx"], [1])
 
 
-def test_openvino_tells_nobody(tmp_path: Path):
-    if importlib.util.find_spec("openvino") is None:  # importing it here would tell
+def test_openvino_sends_no_telemetry(tmp_path: Path):
+    if importlib.util.find_spec("openvino") is None:  # importing it here would send some
         pytest.skip("openvino is missing")
     code = "from avhubert_ext.runtime.backends import import_openvino as i; i().convert_model"
     quiet = {**os.environ, "HOME": str(tmp_path), "CI": ""}  # it is silent in CI

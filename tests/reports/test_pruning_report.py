@@ -84,7 +84,7 @@ NOISY = {"block_level1": 50, "block_level5": 70, "contrast_level1": 40}
 
 @pytest.fixture(scope="module")
 def sweep(made: Evaluation) -> Path:
-    """Of the model that they all share, for the names alone tell the sparsity."""
+    """Evaluations of one shared model; the sparsity comes from the names alone."""
     out, file = made.folder / "sweep", made.store("shared")
     for name, rate in SWEEP.items():
         noisy = {"dense": NOISY, "lrr-iterative-50": {c: r - 4 for c, r in NOISY.items()}}

@@ -372,7 +372,7 @@ class Recorded(Recognizer):
 
 
 class Clock(Recorded):
-    """A recognizer of clips whose first pixel tells which word is said: 1, 2, ... or none, 0.
+    """A recognizer of clips whose first pixel is the number of the word: 1, 2, ... or 0 for none.
 
     Nothing is ever mistaken, but for words of which it sees less than half.
     """
@@ -399,7 +399,7 @@ class Clock(Recorded):
 @pytest.mark.parametrize("length", [6, 11, 19])
 @pytest.mark.parametrize("longest", [2.0, 3.3, 8.0])
 def test_no_word_is_lost_or_doubled(length: int, longest: float) -> None:
-    """Wherever the cuts are: here there is no pause, and nothing that tells a word's end."""
+    """Wherever the cuts are: here there is no pause, and nothing marks the end of a word."""
     shown = np.repeat(np.arange(1, 41), length).astype(np.uint8)
     video = np.random.default_rng(0).integers(0, 256, (len(shown), 96, 96), dtype=np.uint8)
     video[:, 0, 0] = shown
