@@ -14,7 +14,7 @@ from doc_blocks import play
 from official import write_official
 
 from avhubert_ext import load_avhubert
-from avhubert_ext.checkpoints.model_file import read_masks
+from avhubert_ext.checkpoints.model_file import load_model, read_masks
 from avhubert_ext.compression.pruning import mask_sparsity
 from avhubert_ext.models.presets import build_vsr
 
@@ -117,5 +117,6 @@ def test_lip_reading_pruning_and_quantization(folder: Path) -> None:
     for name in ("half.safetensors", "vsr_half/checkpoint_last.pt", "vsr_half.safetensors"):
         assert mask_sparsity(read_masks(folder / name)) == pytest.approx(0.5, abs=1e-4)
     assert (folder / "report").is_dir()
+    dense = 4 * sum(p.numel() for p in load_model(folder / "half.safetensors").parameters())
     for name in ("vsr-8bit.safetensors", "qat-8bit.safetensors"):
-        assert (folder / name).stat().st_size < 0.5 * (folder / "half.safetensors").stat().st_size
+        assert 0.25 * dense < (folder / name).stat().st_size < 0.35 * dense
