@@ -317,8 +317,8 @@ def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) 
     lips = videos[0].with_name("lips.safetensors")
     save_model(lips, build_vsr("tiny", "video", vocabulary=127))
     for arguments, said in (
-        ((*videos, "--formats", "srt"), "name a folder for them, --out FOLDER"),
-        ((videos[0], "--formats", "srt", "vtt"), "name a folder for them, --out FOLDER"),
+        ((*videos, "--formats", "srt"), "--out FOLDER"),
+        ((videos[0], "--formats", "srt", "vtt"), "--out FOLDER"),
         ((*videos, "--landmarks", "x.npy"), "those of one video"),
         ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4: write each to a folder"),
         ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),

@@ -331,7 +331,7 @@ def test_preview(clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(noise_preview, "LEVELS", 2)
     video, out = tmp_path / "clip.mp4", tmp_path / "new" / "sheet.png"
     write_video(video, clip[:6, :61, :73][:, :60, :72], fps=25)
-    command = ["noise-preview", "--video", str(video), "--out", str(out)]
+    command = ["data", "noise-preview", "--video", str(video), "--out", str(out)]
     assert main([*command, "--frame", "2"]) == 0
     assert f"written: {out}" in capsys.readouterr().out
     sheet = cv2.imread(str(out), cv2.IMREAD_UNCHANGED)
@@ -347,7 +347,7 @@ def test_preview(clip, tmp_path, capsys, monkeypatch):
             assert np.array_equal(sheet[y : y + 60, x : x + 72], expected), (kind, level)
     assert sheet[:, :left].min() < 100  # labels
     assert main([*command, "--frame", "6"]) == 1
-    assert "no frame 6: choose one of 0 to 5" in capsys.readouterr().err
+    assert "no frame 6; choose one of 0 to 5" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(command) == 1
     assert "pip install 'avhubert-ext[plot]'" in capsys.readouterr().err

@@ -403,8 +403,8 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, monkeypatch) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("-p out", "-u missing: this launcher starts -u distiller_av"),
-        ("-u tera -p out", "-u tera: this launcher starts -u distiller_av"),
+        ("-p out", "-u missing: this launcher runs only -u distiller_av"),
+        ("-u tera -p out", "-u tera: this launcher runs only -u distiller_av"),
         ("-u distiller_av", "the experiment's folder is missing: name it with -p"),
         ("-u distiller_av -p out -g none.yaml", r"none\.yaml not found: name a configuration"),
         ("-u distiller_av -p out -c none.yaml", r"none\.yaml not found: name a configuration"),
@@ -521,8 +521,8 @@ def test_shipped_configuration_of_the_run_is_the_papers() -> None:
         ({"noise": {"manifests": []}}, "noise without a manifest"),
         ({"data": None}, "data None: expected a folder's path"),
         ({"cache_dir": 3}, "cache_dir 3: expected a folder's path"),
-        ({"train_batch_size": 0}, "train_batch_size 0: expected a whole number from 1 on"),
-        ({"num_workers": "2"}, "num_workers '2': expected a whole number from 0 on"),
+        ({"train_batch_size": 0}, "train_batch_size 0: expected a whole number, at least 1"),
+        ({"num_workers": "2"}, "num_workers '2': expected a whole number, at least 0"),
     ],
 )
 def test_run_configurations_that_make_no_sense(changes: dict, message: str) -> None:
