@@ -319,7 +319,7 @@ def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) 
     for arguments, said in (
         ((*videos, "--formats", "srt"), "--out FOLDER"),
         ((videos[0], "--formats", "srt", "vtt"), "--out FOLDER"),
-        ((*videos, "--landmarks", "x.npy"), "those of one video"),
+        ((*videos, "--landmarks", "x.npy"), "one video"),
         ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4: write each to a folder"),
         ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),
         ((videos[0], "--model", lips), f"{lips}: the subwords of its 127 outputs are neither"),
