@@ -92,13 +92,6 @@ class AVTaskConfig(FairseqDataclass):
         default=None,
         metadata={"help": "A folder for decoded frames and features, so that files are read once."},
     )
-    reuse_dataloader: bool = field(
-        default=False,
-        metadata={
-            "help": "Keep the worker processes for all epochs. They then repeat the augmentation "
-            "of the first epoch."
-        },
-    )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: list[int] = field(default=II("optimization.update_freq"))
@@ -201,8 +194,9 @@ class AVTask(FairseqTask):
 
     def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        # fairseq drops a loader after each epoch, but by default keeps its worker processes.
-        iterator.persistent_workers &= self.cfg.reuse_dataloader
+        # fairseq would keep the loader and its worker processes, which would repeat the
+        # augmentation of the first epoch in all others.
+        iterator.reuse_dataloader = iterator.persistent_workers = False
         if self.is_training(dataset.split):
             self.epoch_length.updates = -(-len(iterator) // self.cfg.update_freq[-1])
         return iterator

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.checkpoints.model_file import load_model, read_masks
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
@@ -115,14 +115,15 @@ def preset_cost(name: str) -> Cost:
 
 
 def checkpoint_cost(path: Path) -> Cost:
-    """Return the cost of the model in a file that `load_model` reads."""
-    model = load_model(path)
+    """Return the cost of the model in a file that `ModelFile` reads."""
+    file = ModelFile(path)
+    model = file.model()
     if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         encoder, decoder = model.encoder.config, model.decoder.config
         cost = _cost(path.stem, encoder, decoder_parts(encoder, decoder))
     else:
         cost = _cost(path.stem, model.config, {})
-    return replace(cost, pruned=count_pruned(read_masks(path)))
+    return replace(cost, pruned=count_pruned(file.masks))
 
 
 def _cost(
