@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 INTERVAL = 30.0  # seconds between two lines in a log
+
+Report = Callable[[int, int], None]
+"""Called with the amount done and the total, 0 if it is unknown."""
 
 
 class Progress(tqdm):

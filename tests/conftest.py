@@ -61,6 +61,14 @@ def run_well(*command: str | Path, **options: str) -> str:
     return result.stdout
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended; looks into /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LRS3-layout corpus: 5 speakers x 4 utterances, the last speaker for the test."""

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
+from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
 DESCRIPTION_KEY = "avhubert_ext"  # of the description in the metadata of a `.safetensors` file
+EncoderNetwork = AVHubertEncoder | ConformerEncoder
 RecognizerNetwork = AVRecognizer | CTCAttentionRecognizer
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avhubert_ext.checkpoints.description import EncoderNetwork
 from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
@@ -59,7 +60,6 @@ Whole model: parameters of encoder, CTC layer if there is one, and decoder; pres
 subwords, those of paper B 5049. Paper: Table 1 of paper A. This repository counts about 60 MFLOPs
 less than its 875 and 734, and 6 less than its 678; so does the authors' own recount."""
 
-Encoder = AVHubertEncoder | ConformerEncoder
 AnyEncoderConfig = EncoderConfig | ConformerConfig
 Part = dict[str, float]
 Parts = dict[str, Part]
@@ -91,7 +91,7 @@ class Cost:
     pruned: int = 0
 
 
-def flops_per_frame(encoder: Encoder) -> float:
+def flops_per_frame(encoder: EncoderNetwork) -> float:
     """Return the encoder's FLOPs per video frame, without attention's matrix products."""
     return _total(encoder_parts(encoder.config), "flops_per_frame")
 

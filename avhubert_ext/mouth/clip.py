@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +33,9 @@ from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times
 from avhubert_ext.mouth.speaker import speaking
 from avhubert_ext.mouth.tracks import Follower, Person, Track
+from avhubert_ext.progress import Report
 
 Faces = Literal["largest", "speaking", "all"] | int
-Progress = Callable[[int, int], None]
 SCALES = (0.01, 100.0)  # plausible crop pixels per pixel of the video
 SQUARE = 1.1  # largest ratio of the sides of a mouth region
 
@@ -94,7 +94,7 @@ def mouth_clips(
     landmark_model: Path | None = None,
     limits: MediaLimits = MEDIA_LIMITS,
     sound: Sound | Literal["own"] | None = "own",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> list[MouthClip]:
     """Extract the mouth regions of a video.
 
@@ -167,7 +167,7 @@ class _Followed:
 
 
 def _counted(
-    frames: Iterator[np.ndarray], info: MediaInfo, progress: Progress | None
+    frames: Iterator[np.ndarray], info: MediaInfo, progress: Report | None
 ) -> Iterator[np.ndarray]:
     """Pass frames on and report progress."""
     seconds = info.video.seconds or info.seconds or 0.0

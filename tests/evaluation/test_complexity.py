@@ -335,7 +335,7 @@ def test_what_is_not_there_gives_one_line(capsys, options, words):
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough_is_no_error(unbuffered):
-    command = f"{sys.executable} -m avhubert_ext.cli complexity --preset 7 | true"
+    command = f"{sys.executable} -m avhubert_ext.cli model complexity --preset 7 | true"
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     found = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment
