@@ -262,11 +262,6 @@ def read_origin(path: Path) -> dict[str, str]:
     return ModelFile(path).origin
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """The configuration of the network in a file, see `ModelFile.description`."""
-    return ModelFile(path).description
-
-
 def save_model(
     path: Path,
     model: nn.Module,

@@ -26,7 +26,7 @@ from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
-from avhubert_ext.mouth.landmark_files import check_count, read_any_landmarks
+from avhubert_ext.mouth.landmark_files import check_count, read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.quality import Quality, measure
 from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
@@ -226,7 +226,7 @@ def _joined(reels: list[Reel], person: Person, frames: int) -> _Mouth:
 def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
     """Crop the mouth of the face described by a landmark file."""
     crops, thumbnails = Crops(), Thumbnails()
-    count, found = read_any_landmarks(path)
+    count, found = read_landmarks(path)
     points = align.smooth(align.fill_gaps(found, count))
     transforms = align.mouth_transforms(points)
     scales = align.scales(transforms)
