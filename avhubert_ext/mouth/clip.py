@@ -12,10 +12,10 @@ import numpy as np
 from avhubert_ext.data.media import (
     MEDIA_LIMITS,
     Damage,
-    MediaInfo,
     MediaLimits,
     PictureError,
     Sound,
+    VideoTrack,
     beside,
     check_duration,
     probe,
@@ -128,10 +128,11 @@ def mouth_clips(
     if sound == "own":
         sound = None if info.audio is None else read_sound(path, limits)
     damage = Damage()
-    frames = _counted(video_frames(path, limits, damage), info, progress)
-    if mouth or _is_ready_made(path, info, landmarks, landmark_model, limits):
+    seconds = info.video.seconds or info.seconds or 0.0
+    frames = _counted(video_frames(path, limits, damage), seconds, progress)
+    if mouth or _is_ready_made(path, info.video, landmarks, landmark_model, limits):
         _choose(path, 1, faces)
-        return [_ready_made(path, info, frames, damage, sound)]
+        return [_ready_made(path, info.video, frames, damage, sound)]
     if landmarks is not None:
         followed = _with_landmarks(landmarks, frames)
     else:
@@ -167,10 +168,9 @@ class _Followed:
 
 
 def _counted(
-    frames: Iterator[np.ndarray], info: MediaInfo, progress: Report | None
+    frames: Iterator[np.ndarray], seconds: float, progress: Report | None
 ) -> Iterator[np.ndarray]:
     """Pass frames on and report progress."""
-    seconds = info.video.seconds or info.seconds or 0.0
     total = round(seconds * FPS)
     done = 0
     for done, frame in enumerate(frames, start=1):
@@ -314,13 +314,13 @@ def _clip(
 
 def _is_ready_made(
     path: Path,
-    info: MediaInfo,
+    track: VideoTrack,
     landmarks: Path | None,
     landmark_model: Path | None,
     limits: MediaLimits,
 ) -> bool:
     """Return whether a video is already a mouth region."""
-    size = info.video.width, info.video.height
+    size = track.width, track.height
     if size == (align.SIZE, align.SIZE):
         return True
     if landmarks is not None or not could_be_mouth(size):
@@ -331,12 +331,12 @@ def _is_ready_made(
 
 def _ready_made(
     path: Path,
-    info: MediaInfo,
+    track: VideoTrack,
     frames: Iterator[np.ndarray],
     damage: Damage,
     sound: Sound | None,
 ) -> MouthClip:
-    width, height = info.video.width, info.video.height
+    width, height = track.width, track.height
     if max(width, height) > SQUARE * min(width, height):
         raise InputError(f"{path}: {width}x{height} pixels, but a mouth region is square; crop it")
     crops = Crops()
@@ -362,7 +362,7 @@ def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
     if sound is None:
         return {"audio": None}
     track = beside(sound, start, frames)
-    notes = (
+    notes: tuple[str, ...] = (
         f"{track.before:.1f} s of sound before the first frame and {track.after:.1f} s after the "
         "last are not used",
     )
