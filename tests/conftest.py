@@ -62,9 +62,12 @@ def run_well(*command: str | Path, **options: str) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended; looks into /proc."""
+    """Whether a process exists and has not ended, with all its threads; looks into /proc."""
+    process = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        # The main thread may have ended (Z) before the others.
+        ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not ended or len(list((process / "task").iterdir())) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
