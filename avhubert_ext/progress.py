@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm import tqdm
 
 INTERVAL = 30.0  # seconds between two lines in a log
+
+Report = Callable[[int, int], None]
+"""Called with the amount done and the total, 0 if it is unknown."""
 
 
 class Progress(tqdm):
@@ -47,7 +50,7 @@ class Progress(tqdm):
         self.desc, self.unit, self.postfix = desc, unit, None
         self.in_log, self.finished = self.disable, False
         self.begun = self.last_line = time.monotonic()
-        if self.in_log and total is None and hasattr(iterable, "__len__"):
+        if self.in_log and total is None and isinstance(iterable, Sized):
             self.total = len(iterable)
 
     def __iter__(self) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from avhubert_ext.checkpoints.avhubert import FINETUNED, PRETRAINED
 from avhubert_ext.checkpoints.fairseq_file import effective_batch, fairseq_state
-from avhubert_ext.checkpoints.model_file import load_recognizer, read_origin
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.checkpoints.torch_file import check_sums
 from avhubert_ext.errors import InputError
 
@@ -43,7 +43,8 @@ def load_any_checkpoint(
     """
     state = _own_checkpoint(path, arg_overrides, load_on_all_ranks)
     if state is None:
-        state = fairseq_state(load_recognizer(Path(path)), read_origin(Path(path)))
+        file = ModelFile(path)
+        state = fairseq_state(file.recognizer(), file.origin)
     config = state["cfg"] or {}
     if "criterion" not in config:
         state["cfg"] = config = complete(config, arg_overrides or {})

@@ -61,6 +61,17 @@ def run_well(*command: str | Path, **options: str) -> str:
     return result.stdout
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended, with all its threads; looks into /proc."""
+    process = Path(f"/proc/{pid}")
+    try:
+        # The main thread may have ended (Z) before the others.
+        ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not ended or len(list((process / "task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LRS3-layout corpus: 5 speakers x 4 utterances, the last speaker for the test."""

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from avhubert_ext.benchmarks.plain import plain_forward
-from avhubert_ext.benchmarks.timing import Encoder, Features, Run, machine, medians, time_in_turn
+from avhubert_ext.benchmarks.timing import Features, Run, machine, medians, time_in_turn
+from avhubert_ext.checkpoints.description import EncoderNetwork
 from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
 from avhubert_ext.export.onnx import export_encoder
@@ -50,17 +51,17 @@ class EncoderTiming:
     real_time_factor: float
 
 
-def eager(encoder: Encoder, clip: Features, threads: int) -> Run:
+def eager(encoder: EncoderNetwork, clip: Features, threads: int) -> Run:
     """Run the encoder as it is trained."""
     return partial(encoder, **clip.inputs(encoder))
 
 
-def fused(encoder: Encoder, clip: Features, threads: int) -> Run:
+def fused(encoder: EncoderNetwork, clip: Features, threads: int) -> Run:
     """Run the encoder after `.fuse()`."""
     return eager(encoder.fuse(), clip, threads)
 
 
-def compiled(encoder: Encoder, clip: Features, threads: int) -> Run:
+def compiled(encoder: EncoderNetwork, clip: Features, threads: int) -> Run:
     """Run the fused encoder after `torch.compile`, with its weights as constants."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise InputError("the backend compile needs a C++ compiler; install g++")
@@ -70,7 +71,7 @@ def compiled(encoder: Encoder, clip: Features, threads: int) -> Run:
     return partial(run, **clip.inputs(encoder))
 
 
-def onnx(encoder: Encoder, clip: Features, threads: int) -> Run:
+def onnx(encoder: EncoderNetwork, clip: Features, threads: int) -> Run:
     """Run the exported encoder in ONNX Runtime; float32 only."""
     try:
         import onnxruntime
@@ -86,7 +87,7 @@ def onnx(encoder: Encoder, clip: Features, threads: int) -> Run:
     return lambda: session.run(None, inputs)
 
 
-BACKENDS: dict[str, Callable[[Encoder, Features, int], Run]] = {
+BACKENDS: dict[str, Callable[[EncoderNetwork, Features, int], Run]] = {
     "eager": eager,
     "fused": fused,
     "compile": compiled,
@@ -151,7 +152,7 @@ def _make_runs(
     return runs
 
 
-def fresh_encoder(name: str) -> Encoder:
+def fresh_encoder(name: str) -> EncoderNetwork:
     """An encoder with random weights by the full name of its preset."""
     if name.startswith("vsr-"):
         return ConformerEncoder(vsr_preset(name).encoder)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avhubert_ext.benchmarks.timing import Encoder, Features
+from avhubert_ext.benchmarks.timing import Features
+from avhubert_ext.checkpoints.description import EncoderNetwork
 from avhubert_ext.models.attention import RelativeAttention
 from avhubert_ext.models.blocks import (
     ConformerConvolution,
@@ -26,7 +27,7 @@ from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.models.frontends import ResNet18
 
 
-def plain_forward(encoder: Encoder, clip: Features) -> Tensor:
+def plain_forward(encoder: EncoderNetwork, clip: Features) -> Tensor:
     """The output of an encoder with a ResNet-18, without padding.
 
     Args:

@@ -21,15 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avhubert_ext.benchmarks.encoder import fresh_encoder
-from avhubert_ext.benchmarks.timing import Encoder, Features, machine, medians, time_in_turn
+from avhubert_ext.benchmarks.timing import Features, Run, machine, medians, time_in_turn
+from avhubert_ext.checkpoints.description import EncoderNetwork
 from avhubert_ext.compression.pruning import apply_masks, check_sparsity, global_magnitude_mask
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.conformer import ConformerEncoder
 from avhubert_ext.models.presets import full_name
 from avhubert_ext.progress import Progress
 
-Run = Callable[[], Any]
-Key = tuple[str, str, float, str]  # preset, what is timed, sparsity, backend
+Case = tuple[str, str, float, str]  # preset, what is timed, sparsity, backend
 
 LAYER_ROUNDS = 10  # rounds of the layers per round of the encoders, which take far longer
 TOLERANCE = 1e-4  # relative to the largest output: float32 sums in another order
@@ -211,7 +211,7 @@ def benchmark_sparsity(
     with torch.device("meta"):
         shapes = {name: layer_shapes(fresh_encoder(full_name(name))) for name in models}
     backends = [backend for backend in BACKENDS if backend not in missing]
-    whole: dict[Key, float] = {}
+    whole: dict[Case, float] = {}
     with torch.no_grad():
         # Runs hold weights in every form, so no name here keeps them longer than needed.
         layers = medians(
@@ -258,8 +258,8 @@ def _layer_runs(
     backends: list[str],
     frames: int,
     threads: int,
-) -> dict[Key, Run]:
-    runs: dict[Key, Run] = {}
+) -> dict[Case, Run]:
+    runs: dict[Case, Run] = {}
     for name, found in shapes.items():
         for shape in Progress(found, desc=f"layers of {name}", unit="layer", leave=False):
             x = torch.randn(frames, shape.inputs)
@@ -272,11 +272,13 @@ def _layer_runs(
     return runs
 
 
-def _encoder_runs(name: str, encoder: Encoder, sparsity: float, clip: Features) -> dict[Key, Run]:
+def _encoder_runs(
+    name: str, encoder: EncoderNetwork, sparsity: float, clip: Features
+) -> dict[Case, Run]:
     """A whole fused encoder on a clip, and the part of it after the frontends."""
     forms = {"dense": encoder, "csr": with_csr(copy.deepcopy(encoder))}
     outputs = torch.randn(1, clip.video.shape[2], _blocks_width(encoder))
-    runs: dict[Key, Run] = {}
+    runs: dict[Case, Run] = {}
     for backend, form in forms.items():
         runs[name, "encoder", sparsity, backend] = partial(_encode, form, clip)
         runs[name, "blocks", sparsity, backend] = partial(_run_blocks, form, outputs)
@@ -286,20 +288,20 @@ def _encoder_runs(name: str, encoder: Encoder, sparsity: float, clip: Features) 
     return runs
 
 
-def _encode(encoder: Encoder, clip: Features) -> Tensor:
+def _encode(encoder: EncoderNetwork, clip: Features) -> Tensor:
     """The output of an encoder, [1, T, D]."""
     output = encoder(**clip.inputs(encoder))
     return output if isinstance(encoder, ConformerEncoder) else output.last_hidden_state
 
 
-def _blocks_width(encoder: Encoder) -> int:
+def _blocks_width(encoder: EncoderNetwork) -> int:
     """The width of the input of `_run_blocks`."""
     if isinstance(encoder, ConformerEncoder):
         return encoder.video.frontend.out_channels
     return encoder.config.dim
 
 
-def _run_blocks(encoder: Encoder, x: Tensor) -> Tensor:
+def _run_blocks(encoder: EncoderNetwork, x: Tensor) -> Tensor:
     """Run what follows the frontends: [1, T, C] -> [1, T, D].
 
     The input is the ResNet's output in a lip reader, and otherwise both streams fused.
@@ -316,7 +318,7 @@ def check_outputs(name: str, found: Any, expected: Tensor, tolerance: float = TO
         raise RuntimeError(f"{name}: differs from the dense output by {error:.1e} of its maximum")
 
 
-def _results(medians: dict[Key, float]) -> list[dict[str, Any]]:
+def _results(medians: dict[Case, float]) -> list[dict[str, Any]]:
     """One result per preset, thing that is timed and sparsity, with the seconds of all backends."""
     found: dict[tuple[str, str, float], dict[str, float]] = {}
     for (*place, backend), seconds in medians.items():

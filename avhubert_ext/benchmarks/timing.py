@@ -20,15 +20,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from avhubert_ext.checkpoints.description import EncoderNetwork
 from avhubert_ext.data.audio import FEATURES
 from avhubert_ext.data.video import CROP, FPS
 from avhubert_ext.models.conformer import ConformerEncoder
-from avhubert_ext.models.encoder import AVHubertEncoder
 from avhubert_ext.progress import Progress
 
 PACKAGES = ("torch", "onnxruntime")
 
-Encoder = AVHubertEncoder | ConformerEncoder
 Clock = Callable[[], float]
 Run = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
@@ -55,7 +54,7 @@ class Features:
         """Length of the clip."""
         return self.video.shape[2] / FPS
 
-    def inputs(self, encoder: Encoder) -> dict[str, Tensor]:
+    def inputs(self, encoder: EncoderNetwork) -> dict[str, Tensor]:
         """The inputs that an encoder takes by name; paper B's encoders take video only."""
         if isinstance(encoder, ConformerEncoder):
             return {"video": self.video}

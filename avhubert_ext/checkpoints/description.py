@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.models.conformer import ConformerConfig, CTCAttentionRecognizer
+from avhubert_ext.models.conformer import ConformerConfig, ConformerEncoder, CTCAttentionRecognizer
 from avhubert_ext.models.decoder import AVRecognizer, DecoderConfig
 from avhubert_ext.models.encoder import AVHubertEncoder, EncoderConfig
 from avhubert_ext.models.student import HeadsConfig, Student
 
 DESCRIPTION_KEY = "avhubert_ext"  # of the description in the metadata of a `.safetensors` file
+EncoderNetwork = AVHubertEncoder | ConformerEncoder
 RecognizerNetwork = AVRecognizer | CTCAttentionRecognizer
+Network = AVHubertEncoder | RecognizerNetwork | Student
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     raise InputError(f"a {type(model).__name__} is not a model that can be stored")
 
 
-def build(description: dict[str, Any]) -> nn.Module:
+def build(description: dict[str, Any]) -> Network:
     """The inverse of `describe`: the network with fresh weights.
 
     Raises:
@@ -65,7 +67,7 @@ def build(description: dict[str, Any]) -> nn.Module:
     return AVRecognizer(encoder, DecoderConfig(**description["decoder"]))
 
 
-def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> nn.Module:
+def build_for(path: Path, description: dict[str, Any] | str, tensors: int) -> Network:
     """`build` for a description that was found in a file, without memory for the weights.
 
     Args:

@@ -43,7 +43,7 @@ FAIRSEQ_PREFIXES = {
     FAIRSEQ_VSR: {"recognizer.": ""},
 }
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Any = MappingProxyType({})  # the default of every mapping
 
 
 def network(path: Path, stored: dict[str, Any]) -> StoredNetwork | None:

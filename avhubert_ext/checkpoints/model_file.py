@@ -167,7 +167,8 @@ def load_avhubert(path: Path | str, device: torch.device | str = "cpu") -> AVHub
         InputError: If the file cannot be read or holds a CTC/attention recognizer.
     """
     model = load_model(path)
-    _refuse_ctc_attention(model, path)
+    if isinstance(model, CTCAttentionRecognizer):
+        raise _ctc_attention(path)
     encoder = model.encoder if isinstance(model, AVRecognizer) else model
     return encoder.to(choose_device(device))
 
@@ -188,13 +189,13 @@ def load_avhubert_asr(path: Path | str, device: torch.device | str = "cpu") -> A
             recognizer.
     """
     model = load_recognizer(path, device)
-    _refuse_ctc_attention(model, path)
+    if isinstance(model, CTCAttentionRecognizer):
+        raise _ctc_attention(path)
     return model
 
 
-def _refuse_ctc_attention(model: nn.Module, path: Path | str) -> None:
-    if isinstance(model, CTCAttentionRecognizer):
-        raise InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
+def _ctc_attention(path: Path | str) -> InputError:
+    return InputError(f"{path} holds a CTC/attention recognizer: load it with load_auto_avsr")
 
 
 def load_auto_avsr(
@@ -260,11 +261,6 @@ def read_masks(path: Path, whole_student: bool = False) -> Masks:
 def read_origin(path: Path) -> dict[str, str]:
     """What a file stores about the training of its model, see `ModelFile.origin`."""
     return ModelFile(path).origin
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """The configuration of the network in a file, see `ModelFile.description`."""
-    return ModelFile(path).description
 
 
 def save_model(

@@ -58,9 +58,10 @@ def _check_rate(path: Path | str, times: list[float | None], header: float, tick
         tick: Resolution of the times in seconds.
     """
     interval = 1 / header
-    if len(times) > 1 and None not in times:
+    known = [time for time in times if time is not None]
+    if len(times) > 1 and len(known) == len(times):
         # The slope, not last minus first, as single frames may be early or late.
-        interval = float(np.polyfit(np.arange(len(times)), times, 1)[0])
+        interval = float(np.polyfit(np.arange(len(known)), known, 1)[0])
         tick /= len(times) - 1
     else:
         tick = 0.0

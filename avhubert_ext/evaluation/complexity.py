@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from avhubert_ext.checkpoints.model_file import load_model, read_masks
+from avhubert_ext.checkpoints.description import EncoderNetwork
+from avhubert_ext.checkpoints.model_file import ModelFile
 from avhubert_ext.compression.pruning import count_pruned
 from avhubert_ext.data.audio import FEATURES, SAMPLES_PER_FRAME
 from avhubert_ext.data.video import CROP
@@ -59,7 +60,6 @@ Whole model: parameters of encoder, CTC layer if there is one, and decoder; pres
 subwords, those of paper B 5049. Paper: Table 1 of paper A. This repository counts about 60 MFLOPs
 less than its 875 and 734, and 6 less than its 678; so does the authors' own recount."""
 
-Encoder = AVHubertEncoder | ConformerEncoder
 AnyEncoderConfig = EncoderConfig | ConformerConfig
 Part = dict[str, float]
 Parts = dict[str, Part]
@@ -91,7 +91,7 @@ class Cost:
     pruned: int = 0
 
 
-def flops_per_frame(encoder: Encoder) -> float:
+def flops_per_frame(encoder: EncoderNetwork) -> float:
     """Return the encoder's FLOPs per video frame, without attention's matrix products."""
     return _total(encoder_parts(encoder.config), "flops_per_frame")
 
@@ -115,14 +115,15 @@ def preset_cost(name: str) -> Cost:
 
 
 def checkpoint_cost(path: Path) -> Cost:
-    """Return the cost of the model in a file that `load_model` reads."""
-    model = load_model(path)
+    """Return the cost of the model in a file that `ModelFile` reads."""
+    file = ModelFile(path)
+    model = file.model()
     if isinstance(model, AVRecognizer | CTCAttentionRecognizer):
         encoder, decoder = model.encoder.config, model.decoder.config
         cost = _cost(path.stem, encoder, decoder_parts(encoder, decoder))
     else:
         cost = _cost(path.stem, model.config, {})
-    return replace(cost, pruned=count_pruned(read_masks(path)))
+    return replace(cost, pruned=count_pruned(file.masks))
 
 
 def _cost(

@@ -58,7 +58,7 @@ MOST_LAYERS = 1000  # of a network; a damaged description could ask for more tha
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSummary:
     """The columns of Table 1 about an encoder.
 
     Attributes:
@@ -420,7 +420,7 @@ def content_digest(*paths: Path) -> str:
 
 
 def describe_model(path: Path, model: Recognizer) -> dict[str, Any]:
-    """Return the encoder's `Encoder` fields, and the effective batch of its training."""
+    """Return the encoder's `EncoderSummary` fields, and the effective batch of its training."""
     encoder = build_for(path, model.description, MOST_LAYERS).encoder
     c = encoder.config
     if isinstance(encoder, ConformerEncoder):
@@ -435,7 +435,7 @@ def describe_model(path: Path, model: Recognizer) -> dict[str, Any]:
         origin, parameters = file.origin, kept_parameters(encoder, masks)
     cost = (parameters, flops_per_frame(encoder))
     return {
-        "encoder": asdict(Encoder(visual, block, c.layers, c.dim, c.ffn, *cost)),
+        "encoder": asdict(EncoderSummary(visual, block, c.layers, c.dim, c.ffn, *cost)),
         "trained_with": origin.get("trained_with", "unknown"),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from avhubert_ext.data.corrupt import check_scored, scored_note
 from avhubert_ext.errors import InputError
-from avhubert_ext.evaluation.evaluate import CLEAN, Encoder, read_record
+from avhubert_ext.evaluation.evaluate import CLEAN, EncoderSummary, read_record
 from avhubert_ext.evaluation.hypotheses import read_decoded
 
 ACOUSTIC = re.compile(r"(.+)_(-?[\d.]+)dB")
@@ -89,7 +89,7 @@ class Rates:
 class Result(Rates):
     """A model that was evaluated: its rates, its encoder, and what they were measured under."""
 
-    encoder: Encoder
+    encoder: EncoderSummary
     settings: dict[str, Any]
 
     def curve(self, kind: str) -> dict[float, str]:
@@ -156,7 +156,7 @@ def _read_result(folder: Path) -> Result:
             )
         )
     try:
-        encoder = Encoder(**settings.pop("encoder"))
+        encoder = EncoderSummary(**settings.pop("encoder"))
     except (KeyError, TypeError, AttributeError):
         raise InputError(
             f"{folder / 'model.json'}: damaged; delete {folder} and evaluate again"

@@ -170,8 +170,10 @@ class AVHubertEncoder(nn.Module):
             audio, video = drop_modality(audio, video, c.modality_dropout, c.audio_dropout)
         a = None if audio is None else self.feature_extractor_audio(audio)
         v = None if video is None else self.feature_extractor_video(video)
-        a = torch.zeros_like(v) if a is None else a
-        v = torch.zeros_like(a) if v is None else v
+        given = v if a is None else a
+        assert given is not None, "one of the streams is given"
+        a = torch.zeros_like(given) if a is None else a
+        v = torch.zeros_like(given) if v is None else v
         return self.dropout_input(self.fuse_streams(a, v))
 
     def fuse_streams(self, audio: Tensor, video: Tensor) -> Tensor:

@@ -282,7 +282,7 @@ def student_preset(student: str | int | Mapping[str, Any]) -> StudentPreset:
     return replace(base, **changes)
 
 
-def parse_targets(blocks: object) -> tuple[int, ...]:
+def parse_targets(blocks: Any) -> tuple[int, ...]:
     """Teacher blocks from a list of numbers or from text such as `"4,8,12"`.
 
     Raises:

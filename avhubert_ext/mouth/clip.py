@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,10 @@ import numpy as np
 from avhubert_ext.data.media import (
     MEDIA_LIMITS,
     Damage,
-    MediaInfo,
     MediaLimits,
     PictureError,
     Sound,
+    VideoTrack,
     beside,
     check_duration,
     probe,
@@ -26,16 +26,16 @@ from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth import align
 from avhubert_ext.mouth.crops import Crops, Recent, Reel, Thumbnails, gray_of, shrink_of, sources
-from avhubert_ext.mouth.landmark_files import check_count, read_any_landmarks
+from avhubert_ext.mouth.landmark_files import check_count, read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
 from avhubert_ext.mouth.quality import Quality, measure
 from avhubert_ext.mouth.region import could_be_mouth, is_mouth, scaled
 from avhubert_ext.mouth.sheet import outlined, sample_times
 from avhubert_ext.mouth.speaker import speaking
 from avhubert_ext.mouth.tracks import Follower, Person, Track
+from avhubert_ext.progress import Report
 
 Faces = Literal["largest", "speaking", "all"] | int
-Progress = Callable[[int, int], None]
 SCALES = (0.01, 100.0)  # plausible crop pixels per pixel of the video
 SQUARE = 1.1  # largest ratio of the sides of a mouth region
 
@@ -94,7 +94,7 @@ def mouth_clips(
     landmark_model: Path | None = None,
     limits: MediaLimits = MEDIA_LIMITS,
     sound: Sound | Literal["own"] | None = "own",
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> list[MouthClip]:
     """Extract the mouth regions of a video.
 
@@ -128,10 +128,11 @@ def mouth_clips(
     if sound == "own":
         sound = None if info.audio is None else read_sound(path, limits)
     damage = Damage()
-    frames = _counted(video_frames(path, limits, damage), info, progress)
-    if mouth or _is_ready_made(path, info, landmarks, landmark_model, limits):
+    seconds = info.video.seconds or info.seconds or 0.0
+    frames = _counted(video_frames(path, limits, damage), seconds, progress)
+    if mouth or _is_ready_made(path, info.video, landmarks, landmark_model, limits):
         _choose(path, 1, faces)
-        return [_ready_made(path, info, frames, damage, sound)]
+        return [_ready_made(path, info.video, frames, damage, sound)]
     if landmarks is not None:
         followed = _with_landmarks(landmarks, frames)
     else:
@@ -167,10 +168,9 @@ class _Followed:
 
 
 def _counted(
-    frames: Iterator[np.ndarray], info: MediaInfo, progress: Progress | None
+    frames: Iterator[np.ndarray], seconds: float, progress: Report | None
 ) -> Iterator[np.ndarray]:
     """Pass frames on and report progress."""
-    seconds = info.video.seconds or info.seconds or 0.0
     total = round(seconds * FPS)
     done = 0
     for done, frame in enumerate(frames, start=1):
@@ -226,7 +226,7 @@ def _joined(reels: list[Reel], person: Person, frames: int) -> _Mouth:
 def _with_landmarks(path: Path, frames: Iterator[np.ndarray]) -> _Followed:
     """Crop the mouth of the face described by a landmark file."""
     crops, thumbnails = Crops(), Thumbnails()
-    count, found = read_any_landmarks(path)
+    count, found = read_landmarks(path)
     points = align.smooth(align.fill_gaps(found, count))
     transforms = align.mouth_transforms(points)
     scales = align.scales(transforms)
@@ -314,13 +314,13 @@ def _clip(
 
 def _is_ready_made(
     path: Path,
-    info: MediaInfo,
+    track: VideoTrack,
     landmarks: Path | None,
     landmark_model: Path | None,
     limits: MediaLimits,
 ) -> bool:
     """Return whether a video is already a mouth region."""
-    size = info.video.width, info.video.height
+    size = track.width, track.height
     if size == (align.SIZE, align.SIZE):
         return True
     if landmarks is not None or not could_be_mouth(size):
@@ -331,12 +331,12 @@ def _is_ready_made(
 
 def _ready_made(
     path: Path,
-    info: MediaInfo,
+    track: VideoTrack,
     frames: Iterator[np.ndarray],
     damage: Damage,
     sound: Sound | None,
 ) -> MouthClip:
-    width, height = info.video.width, info.video.height
+    width, height = track.width, track.height
     if max(width, height) > SQUARE * min(width, height):
         raise InputError(f"{path}: {width}x{height} pixels, but a mouth region is square; crop it")
     crops = Crops()
@@ -362,7 +362,7 @@ def _beside(sound: Sound | None, start: float, frames: int) -> dict[str, Any]:
     if sound is None:
         return {"audio": None}
     track = beside(sound, start, frames)
-    notes = (
+    notes: tuple[str, ...] = (
         f"{track.before:.1f} s of sound before the first frame and {track.after:.1f} s after the "
         "last are not used",
     )

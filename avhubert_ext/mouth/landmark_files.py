@@ -16,25 +16,6 @@ from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.align import SCHEMES
 
 
-def read_landmarks(path: Path, frames: int) -> dict[int, np.ndarray]:
-    """Read the landmarks of a clip.
-
-    Args:
-        path: A `.pkl` file with a list of an array or None per frame, or a `.npy` or `.npz` file
-            with an array [T, K, 2], NaN for a frame without a face.
-        frames: T, the number of frames of the clip at 25 frames/s.
-
-    Returns:
-        Landmarks [K, 2] by frame number, K = 68 or 4.
-
-    Raises:
-        InputError: If the file is missing, malformed, or of another length.
-    """
-    count, found = read_any_landmarks(path)
-    check_count(path, count, frames)
-    return found
-
-
 def check_count(path: Path, count: int, frames: int) -> None:
     """Raise InputError if landmarks and video differ in their number of frames."""
     if count != frames:
@@ -44,8 +25,20 @@ def check_count(path: Path, count: int, frames: int) -> None:
         )
 
 
-def read_any_landmarks(path: Path) -> tuple[int, dict[int, np.ndarray]]:
-    """Read a landmark file of any length; returns the number of frames and the landmarks."""
+def read_landmarks(path: Path) -> tuple[int, dict[int, np.ndarray]]:
+    """Read the landmarks of a clip.
+
+    Args:
+        path: A `.pkl` file with a list of an array or None per frame, or a `.npy` or `.npz` file
+            with an array [T, K, 2], NaN for a frame without a face.
+
+    Returns:
+        T, the number of frames at 25 frames/s, and the landmarks [K, 2] by frame number, K = 68
+        or 4.
+
+    Raises:
+        InputError: If the file is missing or malformed.
+    """
     values = _load(path)
     found = {t: _checked(path, t, value) for t, value in enumerate(values) if value is not None}
     found = {t: points for t, points in found.items() if np.isfinite(points).all()}

@@ -7,7 +7,7 @@ landmarks as precise as those of large faces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -174,22 +174,6 @@ class Follower:
         who is not visible at that time.
         """
         return _persons(self.gone + self.known)
-
-
-def follow_faces(frames: Iterable[np.ndarray], landmarker: Landmarker) -> list[Person]:
-    """Track the persons in a video.
-
-    Args:
-        frames: RGB uint8 [H, W, 3] each.
-        landmarker: Finds faces in a frame.
-
-    Returns:
-        The persons, the largest first.
-    """
-    follower = Follower(landmarker)
-    for frame in frames:
-        follower.see(frame)
-    return follower.persons()
 
 
 def box_side(points: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from avhubert_ext.data.audio import SAMPLES_PER_FRAME
 from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, SearchConfig
 from avhubert_ext.decoding.recognition import Recognition
 from avhubert_ext.recognizers.base import Recognizer
-from avhubert_ext.runtime.backends import Arrays, Run
+from avhubert_ext.runtime.backends import Arrays, RunGraph
 from avhubert_ext.runtime.folder import ExportedModel, open_graph, read_model
 from avhubert_ext.runtime.joint_search import joint_search
 from avhubert_ext.runtime.search import beam_search
@@ -41,7 +41,7 @@ class Encoded:
 class DecoderRows:
     """The decoder with cached keys and values of K hypotheses of a clip; see `search.Rows`."""
 
-    def __init__(self, run: Run, model: ExportedModel, memory: np.ndarray) -> None:
+    def __init__(self, run: RunGraph, model: ExportedModel, memory: np.ndarray) -> None:
         self.run = run
         self.vocabulary = len(model.symbols)
         self.memory = memory

@@ -14,10 +14,10 @@ import numpy as np
 from avhubert_ext.errors import InputError
 
 Arrays = dict[str, np.ndarray]
-Run = Callable[[Arrays], Arrays]
+RunGraph = Callable[[Arrays], Arrays]
 
 
-def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
+def open_onnx(path: Path, outputs: list[str], threads: int) -> RunGraph:
     """Open a graph with ONNX Runtime; threads: 0 for the default."""
     try:
         import onnxruntime
@@ -32,7 +32,7 @@ def open_onnx(path: Path, outputs: list[str], threads: int) -> Run:
     return lambda inputs: dict(zip(outputs, session.run(outputs, inputs), strict=True))
 
 
-def open_openvino(path: Path, outputs: list[str], threads: int) -> Run:
+def open_openvino(path: Path, outputs: list[str], threads: int) -> RunGraph:
     """Open a graph with OpenVINO, in float32: by default it would use bfloat16 if available."""
     openvino = import_openvino()
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
@@ -67,7 +67,7 @@ class Backend:
     """How a format is run. endings: of a graph's files, starting with the one to open."""
 
     endings: tuple[str, ...]
-    open: Callable[[Path, list[str], int], Run]
+    open: Callable[[Path, list[str], int], RunGraph]
 
 
 BACKENDS = {

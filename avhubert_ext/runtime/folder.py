@@ -12,7 +12,7 @@ from typing import Any
 from avhubert_ext.data.files import write_text
 from avhubert_ext.decoding.beam import BeamConfig, JointConfig
 from avhubert_ext.errors import InputError
-from avhubert_ext.runtime.backends import BACKENDS, Run
+from avhubert_ext.runtime.backends import BACKENDS, RunGraph
 
 MODEL_FILE = "model.json"
 VERSION = 1
@@ -117,7 +117,7 @@ def read_model(folder: Path) -> ExportedModel:
     return model
 
 
-def open_graph(folder: Path, model: ExportedModel, name: str, threads: int) -> Run:
+def open_graph(folder: Path, model: ExportedModel, name: str, threads: int) -> RunGraph:
     """Open a graph of an exported model.
 
     Args:

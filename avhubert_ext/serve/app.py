@@ -36,13 +36,14 @@ from starlette.requests import ClientDisconnect
 from avhubert_ext.data.audio import SAMPLE_RATE, SAMPLES_PER_FRAME, wav_bytes
 from avhubert_ext.data.video import FPS
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Report
 from avhubert_ext.serve.clips import ClipStore, UploadedClip
 from avhubert_ext.serve.desk import UNEXPECTED, BusyError, Desk
 from avhubert_ext.serve.guard import Guard, TooLargeError
 from avhubert_ext.serve.jobs import SHEET, Upload
 from avhubert_ext.serve.limits import ServeLimits
 from avhubert_ext.serve.noise import LEVELS, noisy
-from avhubert_ext.serve.process import Report, WorkerProcess
+from avhubert_ext.serve.process import WorkerProcess
 from avhubert_ext.transcription.subtitles import FORMATS
 
 PAGE = Path(__file__).with_name("page")

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from avhubert_ext.errors import InputError
-from avhubert_ext.serve.process import Report
+from avhubert_ext.progress import Report
 
 Job = Callable[[Report], dict[str, Any]]  # blocks; returns the last line of the answer
 Line = tuple[int, dict[str, Any]]  # HTTP status of an answer that begins with it, and the line

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Report
 from avhubert_ext.recognizers.base import Recognizer
 from avhubert_ext.serve.clips import UploadedClip
 from avhubert_ext.serve.limits import ServeLimits
-from avhubert_ext.serve.process import Report
 from avhubert_ext.transcription.transcribe import Transcript, check_longest
 
 if TYPE_CHECKING:

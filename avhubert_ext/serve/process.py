@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from avhubert_ext.errors import InputError
+from avhubert_ext.progress import Report
 from avhubert_ext.workers import follow_parent
 
-Report = Callable[[int, int], None]  # called with the amount done and the total
 Work = Callable[[Any, Report], Any]  # does a job
 START_SECONDS = 600  # enough to load a large model from a slow disk
 PROGRESS_SECONDS = 0.2

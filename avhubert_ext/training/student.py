@@ -7,6 +7,7 @@ from pathlib import Path
 from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.encoder import AVHubertEncoder
+from avhubert_ext.models.frontends import ShuffleNetV2
 from avhubert_ext.models.presets import StudentPreset, student_preset
 from avhubert_ext.models.student import HeadsConfig, Student
 
@@ -42,16 +43,17 @@ def build_student(
                 f"{teacher.config.layers}: choose another teacher, or other targets"
             )
     built = Student(chosen.encoder, heads)
-    copies_teacher = chosen.from_teacher and teacher is not None
-    if copies_teacher:
+    if chosen.from_teacher and teacher is not None:
         built.start_from(teacher)
     if imagenet is not None:
-        network = chosen.encoder
-        if copies_teacher or network.visual != "shufflenet" or network.visual_width != 1.0:
+        copies_teacher = chosen.from_teacher and teacher is not None
+        trunk = getattr(built.encoder.feature_extractor_video, "shufflenet", None)
+        full = chosen.encoder.visual_width == 1.0
+        if copies_teacher or not full or not isinstance(trunk, ShuffleNetV2):
             raise InputError(
                 f"{imagenet}: ImageNet weights are for a student with visual='shufflenet' at width "
                 "1.0 that does not start from its teacher; choose such a student, or leave the "
                 "file out"
             )
-        load_imagenet_shufflenet(built.encoder.feature_extractor_video.shufflenet, imagenet)
+        load_imagenet_shufflenet(trunk, imagenet)
     return built

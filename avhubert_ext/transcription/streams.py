@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +22,10 @@ from avhubert_ext.data.media import (
 from avhubert_ext.data.video import FPS, SLACK
 from avhubert_ext.errors import InputError
 from avhubert_ext.mouth.clip import Faces, MouthClip, mouth_clips
+from avhubert_ext.progress import Report
 from avhubert_ext.transcription.transcribe import fitted
 
 QUIET = 30  # root mean square of int16 samples below which speech is inaudible
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def read_streams(
     landmarks: Path | None = None,
     landmark_model: Path | None = None,
     limits: MediaLimits = MEDIA_LIMITS,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> Streams:
     """Read the streams of a file.
 

@@ -45,7 +45,11 @@ class AVASRSeq2SeqConfig(RecognizerConfig):
         metadata={"help": "Start from the trained encoder in this file instead of a preset."},
     )
     decoder: str = field(
-        default="base", metadata={"help": "The preset of the decoder: `base` or `tiny`."}
+        default="base",
+        metadata={
+            "help": "The preset of the decoder: decoder-base or decoder-tiny; `decoder-` may be "
+            "left out."
+        },
     )
     encoder_changes: Optional[str] = field(
         default=None,

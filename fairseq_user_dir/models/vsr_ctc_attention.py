@@ -28,7 +28,10 @@ class VSRModelConfig(RecognizerConfig):
 
     network: str = field(
         default="base-s",
-        metadata={"help": "The preset of the network: `base-s`, `base-l`, `tiny` or `tiny-s`."},
+        metadata={
+            "help": "The preset of the network: vsr-base-s, vsr-base-l, vsr-tiny or vsr-tiny-s; "
+            "`vsr-` may be left out."
+        },
     )
     frontend_checkpoint: Optional[str] = field(
         default=None,

@@ -24,8 +24,8 @@ from avhubert_ext.checkpoints.description import describe
 from avhubert_ext.checkpoints.fairseq_file import FAIRSEQ_STUDENT, save_fairseq
 from avhubert_ext.checkpoints.imagenet import load_imagenet_shufflenet
 from avhubert_ext.checkpoints.model_file import (
+    ModelFile,
     load_model,
-    read_description,
     read_masks,
     read_origin,
     save_model,
@@ -91,7 +91,8 @@ def test_known_wrappers_and_prefixes_do_not_matter(tmp_path, kind):
     assert describe(found) == describe(expected)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
-    assert read_description(tmp_path / "wrapped.pth") == read_description(tmp_path / "bare.pth")
+    wrapped_file, bare_file = (ModelFile(tmp_path / f"{n}.pth") for n in ("wrapped", "bare"))
+    assert wrapped_file.description == bare_file.description
     assert read_origin(tmp_path / "wrapped.pth") == read_origin(tmp_path / "bare.pth")
 
 
@@ -184,8 +185,9 @@ PICKLES = (
 
 def read_every_part(path: Path) -> None:
     """Call all readers one after another, because the first may refuse the file."""
-    for reader in (load_model, read_origin, read_description, read_masks, find_subwords):
+    for reader in (load_model, read_origin, read_masks, find_subwords):
         attempt(reader, path)
+    attempt(lambda: ModelFile(path).description)
     attempt(load_frontend, small(), path)
     attempt(load_imagenet_shufflenet, ShuffleNetV2(1.0), path)
 
@@ -198,7 +200,7 @@ def attempt(function: Callable, *args: object) -> None:
 
 
 def read_landmark_file(path: Path) -> None:
-    attempt(read_landmarks, path, 1)
+    attempt(read_landmarks, path)
 
 
 def read_subwords(path: Path) -> None:

@@ -93,6 +93,7 @@ def test_the_teacher_recognizes_what_it_does_in_pytorch(teacher_onnx, streams):
     assert_same(found, expected.recognize(*given))
 
 
+@pytest.mark.fairseq
 def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
     run_well(
         "fairseq-generate", teacher_data, "--user-dir", "fairseq_user_dir", "--task", "av_asr",

@@ -442,7 +442,8 @@ class Slow(list):
 
 iterators = [BufferedIterator(1, Slow(range(50))), BufferedIterator(99, Slow(range(50)))]
 print([next(i) for i in iterators])
-time.sleep(1)
+while not iterators[0]._queue.full():
+    time.sleep(0.01)
 threads = [i._consumer for i in iterators]
 assert all(t.is_alive() for t in threads)
 from fairseq_user_dir.patches import stop_reading_ahead

@@ -403,9 +403,15 @@ def test_impossible_sizes_are_refused(options, message):
         replace(SMALL, **options)
 
 
-@pytest.mark.parametrize("options", [{"block": "lstm"}, {"visual": "vgg"}])
-def test_unknown_parts_are_refused_with_the_choices(options):
-    with pytest.raises(InputError, match="expected"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": "lstm"}, "block 'lstm': expected one of .*conformer"),
+        ({"visual": "vgg"}, "visual 'vgg': expected one of .*shufflenet"),
+    ],
+)
+def test_unknown_parts_are_refused_with_the_choices(options, message):
+    with pytest.raises(InputError, match=message):
         replace(SMALL, **options)
 
 

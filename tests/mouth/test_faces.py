@@ -23,7 +23,7 @@ from avhubert_ext.mouth.quality import Quality
 from avhubert_ext.mouth.region import lips_move
 from avhubert_ext.mouth.sheet import sample_times
 from avhubert_ext.mouth.speaker import opening, speaking
-from avhubert_ext.mouth.tracks import Follower, Track, follow_faces
+from avhubert_ext.mouth.tracks import Follower, Track
 
 SIZE = (320, 240)
 GRAY = np.full((240, 320, 3), 90, np.uint8)
@@ -317,7 +317,10 @@ def test_small_squares_without_a_mouth(tmp_path: Path) -> None:
 def two_passes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Crop the only face in a second pass over the video; also returns where it was found."""
     with open_landmarker() as landmarker:
-        (person,) = follow_faces(video_frames(path), landmarker)
+        follower = Follower(landmarker)
+        for frame in video_frames(path):
+            follower.see(frame)
+    (person,) = follower.persons()
     frames = list(video_frames(path))
     known = sorted(person.points)
     points = align.fill_gaps(

@@ -18,7 +18,7 @@ from avhubert_ext.mouth import align
 from avhubert_ext.mouth.clip import MouthClip, mouth_clips
 from avhubert_ext.mouth.landmark_files import read_landmarks
 from avhubert_ext.mouth.landmarks import open_landmarker
-from avhubert_ext.mouth.tracks import follow_faces
+from avhubert_ext.mouth.tracks import Follower
 
 SIZE = (320, 240)
 FRAMES = 60
@@ -256,7 +256,10 @@ def test_share_outside():
 def test_landmark_files_give_the_crop_of_the_detector(tmp_path, portrait, clip):
     """As in AV-HuBERT: a pickled list with an array or None per frame."""
     with open_landmarker() as landmarker:
-        (person,) = follow_faces(video_frames(portrait), landmarker)
+        follower = Follower(landmarker)
+        for frame in video_frames(portrait):
+            follower.see(frame)
+    (person,) = follower.persons()
     (track,) = person.tracks
     rows = [track.points[t] for t in range(FRAMES)]
     for name in ("a.pkl", "a.npy", "a.npz"):
@@ -295,7 +298,8 @@ def test_pickles_are_read_as_numpy_reads_them(tmp_path, protocol):
         rng.integers(0, 99, (3, 68, 2)),
     ):
         path.write_bytes(pickle.dumps(rows, protocol))
-        found = read_landmarks(path, 3)
+        count, found = read_landmarks(path)
+        assert count == 3
         assert sorted(found) == [t for t in range(3) if rows[t] is not None]
         assert all(np.array_equal(points, rows[t]) for t, points in found.items())
 
@@ -312,7 +316,7 @@ def test_random_damage_to_a_pickle(tmp_path, protocol):
             damaged[rng.randrange(300)] = rng.randrange(256)
         path.write_bytes(damaged)
         try:
-            read_landmarks(path, 2)
+            read_landmarks(path)
             outcomes.add("read")
         except InputError as error:
             assert str(path) in str(error) and len(str(error).splitlines()) == 1
@@ -328,14 +332,13 @@ def test_code_in_a_landmark_file_is_not_executed(tmp_path):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps([np.zeros((68, 2)), Evil()]))
     with pytest.raises(InputError, match=r"evil\.pkl: rejected.*mkdir"):
-        read_landmarks(path, 2)
+        read_landmarks(path)
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
     ("rows", "about"),
     [
-        ([np.zeros((68, 2))] * 3, "of 3 frames, but the video has 2"),
         ([np.zeros((67, 2))] * 2, r"frame 0 has shape \[67, 2\]"),
         ([None, None], "no frame with a face"),
         ([np.zeros((4, 2)), np.zeros((68, 2))], "68 landmarks, others 4"),
@@ -349,7 +352,14 @@ def test_malformed_landmark_files(tmp_path, rows, about):
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(rows))
     with pytest.raises(InputError, match=rf"x\.pkl: .*{about}"):
-        read_landmarks(path, 2)
+        read_landmarks(path)
+
+
+def test_landmarks_of_another_number_of_frames(tmp_path, portrait):
+    np.save(tmp_path / "x.npy", np.tile(align.MEAN_FACE, (FRAMES + 1, 1, 1)))
+    expected = rf"x\.npy: .* of {FRAMES + 1} frames, but the video has {FRAMES}"
+    with pytest.raises(InputError, match=expected):
+        mouth_clips(portrait, landmarks=tmp_path / "x.npy")
 
 
 @pytest.mark.parametrize("size", [0, 1e-3, 1e9])
@@ -364,9 +374,9 @@ def test_damaged_landmark_files(tmp_path):
     for name, content in (("a.pkl", whole[:-20]), ("b.npy", b"x"), ("c.npz", b""), ("d.pkl", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name}: .*copy it again"):
-            read_landmarks(tmp_path / name, 2)
+            read_landmarks(tmp_path / name)
     with pytest.raises(InputError, match="not found"):
-        read_landmarks(tmp_path / "e.pkl", 2)
+        read_landmarks(tmp_path / "e.pkl")
 
 
 # ---- ready-made mouth regions

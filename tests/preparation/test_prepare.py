@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import soundfile
-from conftest import run
+from conftest import is_running, run
 from portrait import tone, write_clip
 
 from avhubert_ext.cli import main
@@ -175,13 +175,6 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_a_killed_run_leaves_no_workers_and_is_resumed(corpus, tmp_path):
     for copy in "abc":
@@ -204,9 +197,9 @@ def test_a_killed_run_leaves_no_workers_and_is_resumed(corpus, tmp_path):
     process.kill()
     process.wait()
     deadline = time.monotonic() + 600  # a guard against a hang
-    while any(map(_alive, workers)) and time.monotonic() < deadline:
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(map(_alive, workers))
+    assert not any(map(is_running, workers))
     assert workers and 0 < progress.read_text().count("\n") < 60
     assert not (out / "train.tsv").exists()
     assert prepare(corpus, out) == 0

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import ROOT, run_well
+from conftest import ROOT, is_running, run_well
 
 from avhubert_ext.checkpoints.model_file import read_masks
 from avhubert_ext.compression.pruning import mask_sparsity
@@ -113,14 +113,6 @@ def step(folder: Path, *command: str) -> subprocess.Popen:
     )
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]
-
-
 def test_a_step_runs_once_at_a_time_and_leaves_no_orphan(tmp_path: Path) -> None:
     nap = ("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 3600")
     first = step(tmp_path, *nap)
@@ -134,10 +126,10 @@ def test_a_step_runs_once_at_a_time_and_leaves_no_orphan(tmp_path: Path) -> None
     first.kill()
     first.communicate()
     for _ in range(6000):
-        if not alive(child):
+        if not is_running(child):
             break
         time.sleep(0.1)
-    assert not alive(child), "the command must end with step.py"
+    assert not is_running(child), "the command must end with step.py"
 
 
 def test_a_step_with_changed_inputs_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, run
+from conftest import ROOT, is_running, run
 from fastapi import Request
 from fragile import make_worker
 from serving import MODEL, Server, face_video, form, serving, utterance, write_clip
@@ -326,7 +326,8 @@ def test_nothing_but_the_page_is_served(server: Server, path: str):
 def test_dead_workers_are_replaced(server: Server, content: bytes):
     reader = server.workers()[0]
     os.kill(reader, signal.SIGKILL)
-    time.sleep(0.2)
+    while is_running(reader):
+        time.sleep(0.01)
     status, found = server.upload(content)
     assert status == 200, found
     assert reader not in server.workers() and len(server.workers()) == 2
@@ -434,6 +435,13 @@ async def lines_of(response) -> list[dict]:
     return [json.loads(line) async for line in response.body_iterator]
 
 
+async def until_full(desk: Desk) -> None:
+    with pytest.raises(BusyError):
+        while True:
+            desk.check_places()
+            await asyncio.sleep(0)
+
+
 def test_desk_does_one_job_at_a_time_and_tells_when_it_is_busy():
     async def scenario() -> None:
         desk, done, finish = Desk(1), [], threading.Event()
@@ -447,13 +455,13 @@ def test_desk_does_one_job_at_a_time_and_tells_when_it_is_busy():
 
         first = await desk.answer(visitor(stays), partial(job, "first"))
         second = asyncio.create_task(desk.answer(visitor(leaves), partial(job, "second")))
-        await asyncio.sleep(0.05)
+        await until_full(desk)
         with pytest.raises(BusyError):
             await desk.answer(visitor(stays), partial(job, "third"))
         leaves.set()  # the second visitor goes while waiting
         assert await lines_of(await second) == []
         fourth = asyncio.create_task(desk.answer(visitor(stays), partial(job, "fourth")))
-        await asyncio.sleep(0.05)
+        await until_full(desk)
         finish.set()
         assert await lines_of(first) == [{"done": 1, "of": 2}, {"name": "first"}]
         assert (await lines_of(await fourth))[-1] == {"name": "fourth"}
