@@ -158,7 +158,8 @@ def average(sources: list[Path], target: Path) -> str:
         InputError: If the networks or masks differ, or the target exists.
     """
     if len(sources) < 2:
-        raise InputError("the average of one checkpoint is the checkpoint: name two or more")
+        names = ", ".join(map(str, sources)) or "no checkpoint"
+        raise InputError(f"{names}: nothing to average; give at least two checkpoints")
     if target.exists():
         raise InputError(f"{target} already exists: give a new file for the average as the last")
     files = [ModelFile(path) for path in sources]

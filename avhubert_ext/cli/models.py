@@ -87,8 +87,8 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
         "init",
         _init,
         "Write the initial model that the training of a lip reader starts from",
-        "avhubert-ext model init tiny start.safetensors --data data",
-        "avhubert-ext model init base-s start.safetensors --data data \\\n"
+        "avhubert-ext model init vsr-tiny start.safetensors --data data",
+        "avhubert-ext model init vsr-base-s start.safetensors --data data \\\n"
         "    --frontend-checkpoint lrw_resnet18.pth.tar",
     )
     parser.add_argument(
@@ -198,7 +198,7 @@ def _add_complexity(commands: argparse._SubParsersAction) -> None:
         commands,
         "complexity",
         _complexity,
-        "Count parameters and FLOPs per frame, next to the paper's figures",
+        "Count parameters and FLOPs per frame, next to the papers' figures",
         "avhubert-ext model complexity",
         "avhubert-ext model complexity --preset teacher-base student-7 vsr-base-s",
         "avhubert-ext model complexity --checkpoint model.safetensors --json",

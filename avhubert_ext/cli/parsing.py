@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
     """Reports a wrong command line in one line."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"invalid float value: '(.*)'", r"\1: expected a number", message)
+        message = re.sub(r"invalid \w+ value: '(.*)'", r"\1: expected a whole number", message)
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 

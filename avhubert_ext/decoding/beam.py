@@ -100,7 +100,7 @@ class SearchConfig:
 
     Attributes:
         beam: Number of hypotheses. Default 5, or 40 with CTC.
-        ctc_weight: Weight of CTC from 0 to 1; the decoder has the rest. Default 0.1. Only for
+        ctc_weight: Weight of CTC from 0 to 1; the decoder gets the rest. Default 0.1. Only for
             models with CTC.
         pre_beam: CTC scores this many times `beam` tokens. Default 1.5. Only for models with CTC.
         length_penalty: Exponent of the length that scores are divided by. Default 1. Only for

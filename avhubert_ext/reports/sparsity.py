@@ -159,8 +159,8 @@ def sparse_report(model: Path, out: Path | None = None) -> str:
     masks = read_masks(model)
     if not masks:
         raise InputError(
-            f"{model}: nothing is pruned in it permanently; name a pruned model or a mask, or "
-            "prune it first"
+            f"{model}: no weight of it is permanently pruned; give a pruned model or a mask file, "
+            "or prune it with `avhubert-ext model prune` first"
         )
     layers = layers_of(masks)
     if out is not None:

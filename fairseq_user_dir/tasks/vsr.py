@@ -29,7 +29,7 @@ class VSRTaskConfig(AVASRConfig):
         default=0.1,
         metadata={
             "help": "The weight of CTC in the loss and in the beam search, from 0 to 1. The "
-            "attention decoder has the rest."
+            "attention decoder gets the rest."
         },
     )
 

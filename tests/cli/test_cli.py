@@ -297,3 +297,22 @@ def test_a_report_may_hold_a_name_that_is_not_utf_8(tmp_path):
     """As JSON it is escaped, so that the file can be read."""
     write_text(tmp_path / "report.json", json.dumps({"file": NAME}, ensure_ascii=False))
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == {"file": NAME}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("model prune a.pt b.pt --sparsity half", "--sparsity: half: expected a number"),
+        ("evaluate --data a --out b --passes 1.5", "--passes: 1.5: expected a whole number"),
+        ("model init vsr-tiny a --data b --seed x", "--seed: x: expected a whole number"),
+    ],
+)
+def test_an_option_that_is_not_a_number_is_an_error_with_the_expected_type(
+    line: str, expected: str, capsys
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(line.split())
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert expected in error
+    assert error.count("\n") == 1
