@@ -81,10 +81,10 @@ def onnx(linear: nn.Linear, x: Tensor, threads: int) -> Run:
 
 def openvino(linear: nn.Linear, x: Tensor, threads: int) -> Run:
     """Run the pruned layer in OpenVINO, densely too: it decompresses sparse 8-bit weights only."""
-    from avhubert_ext.runtime.backends import import_openvino
+    from avhubert_ext.runtime.backends import openvino_core
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    core = import_openvino().Core()
+    core = openvino_core()
     model = core.compile_model(core.read_model(onnx_model(linear, x)), "CPU", settings)
     request = model.create_infer_request()
     inputs = x.numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,11 +35,10 @@ def open_onnx(path: Path, outputs: list[str], threads: int) -> RunGraph:
 
 def open_openvino(path: Path, outputs: list[str], threads: int) -> RunGraph:
     """Open a graph with OpenVINO, in float32: by default it would use bfloat16 if available."""
-    openvino = import_openvino()
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+    request = openvino_core().compile_model(path, "CPU", settings).create_infer_request()
 
     def run(inputs: Arrays) -> Arrays:
         found = request.infer(inputs, share_inputs=True)
@@ -60,6 +60,20 @@ def import_openvino() -> ModuleType:
     except ImportError:
         raise InputError("openvino is missing: pip install 'avhubert-ext[openvino]'") from None
     return openvino
+
+
+@cache
+def openvino_core() -> Any:
+    """Return OpenVINO's `Core`, the same one in the whole process.
+
+    On CPUs with AMX each `Core` sets a stack for signal handlers, and one that is deleted after a
+    newer one leaves it in unmapped memory: the next signal, such as the end of a child process,
+    kills the process.
+
+    Raises:
+        InputError: If OpenVINO is not installed.
+    """
+    return import_openvino().Core()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import run_well
 from python_speech_features import logfbank
 from test_joint_decoding import CASES, WEIGHTS, clips
 from torch import Tensor
@@ -26,6 +27,7 @@ from avhubert_ext.decoding.beam import BeamConfig, Hypothesis, JointConfig
 from avhubert_ext.decoding.joint import joint_search
 from avhubert_ext.errors import InputError
 from avhubert_ext.models.decoder import DecoderConfig, TransformerDecoder
+from avhubert_ext.runtime.backends import import_openvino
 from avhubert_ext.runtime.folder import ExportedModel, read_model, write_model
 from avhubert_ext.runtime.joint_search import joint_search as numpy_joint_search
 from avhubert_ext.runtime.search import beam_search
@@ -171,3 +173,37 @@ def test_openvino_sends_no_telemetry(tmp_path: Path):
     quiet = {**os.environ, "HOME": str(tmp_path), "CI": ""}  # it is silent in CI
     subprocess.run([sys.executable, "-c", code], env=quiet, check=True)
     assert not (tmp_path / "intel").exists()
+
+
+SIGNAL_STACK = """
+import ctypes, sys
+from pathlib import Path
+from avhubert_ext.runtime.backends import open_openvino
+
+class Stack(ctypes.Structure):  # stack_t of <signal.h>
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+graphs = [open_openvino(Path(sys.argv[1]), ["y"], 1) for _ in range(3)]
+while graphs:
+    del graphs[0]
+stack = Stack()
+assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+disabled = stack.flags & 2
+mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+assert disabled or any(int(a, 16) <= stack.start < int(b, 16) for a, b in mapped)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at mapped memory in /proc")
+def test_closed_openvino_graphs_leave_signals_alone(tmp_path: Path):
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is missing")
+    import_openvino()
+    import openvino
+    from openvino import opset13
+
+    x = opset13.parameter([1, 4], name="x")
+    y = opset13.relu(x)
+    y.output(0).set_names({"y"})
+    openvino.save_model(openvino.Model([y], [x]), tmp_path / "graph.xml")
+    run_well(sys.executable, "-c", SIGNAL_STACK, tmp_path / "graph.xml")
