@@ -320,8 +320,8 @@ def test_what_makes_no_sense(videos: list[Path], capsys: pytest.CaptureFixture) 
         ((*videos, "--formats", "srt"), "--out FOLDER"),
         ((videos[0], "--formats", "srt", "vtt"), "--out FOLDER"),
         ((*videos, "--landmarks", "x.npy"), "one video"),
-        ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4: write each to a folder"),
-        ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 s"),
+        ((videos[0], videos[0], "--out", "x"), f"_{videos[0].stem}_mp4; write them"),
+        ((videos[0].with_name("no.mp4"), "--longest", "0.5"), "expected at least 2 seconds"),
         ((videos[0], "--model", lips), f"{lips}: the subwords of its 127 outputs are neither"),
         (
             (videos[0], "--model", lips, "--dictionary", TEACHER, "--modalities", "both"),
