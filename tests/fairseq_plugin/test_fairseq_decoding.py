@@ -268,7 +268,7 @@ def test_the_mean_of_checkpoints(teacher_data: Path, tmp_path: Path) -> None:
     run_well(*generate(teacher_data, target, tmp_path), **ONE_THREAD)
     assert len(read_decoded(tmp_path / "decoded-test.jsonl")) == 4
     refused = run("avhubert-ext", "model", "average", files[0], target)
-    assert refused.returncode == 1 and "two or more" in refused.stdout
+    assert refused.returncode == 1 and "at least two checkpoints" in refused.stdout
 
 
 def test_validate_and_training_batch_in_the_printed_conditions(
