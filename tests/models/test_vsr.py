@@ -648,9 +648,7 @@ def test_invalid_configurations_are_refused():
 
 def test_joint_decoding_is_not_for_a_model_in_training():
     video = inputs("video", 1, 5)["video"]
-    with pytest.raises(
-        InputError, match=r"in training mode, where dropout is on: call model\.eval"
-    ):
+    with pytest.raises(InputError, match=r"in training mode.* call model\.eval"):
         joint_beam_search(small().train(), None, video, None, JointConfig(2))
 
 
