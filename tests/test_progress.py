@@ -8,12 +8,15 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 from avhubert_ext import progress
 from avhubert_ext.progress import Progress
 
 SYNTH = ["-m", "avhubert_ext.cli", "data", "synth", "--speakers", "5", "--utterances", "1"]
 
 
+@pytest.mark.slow
 def test_a_log_gets_few_lines_and_no_carriage_returns(tmp_path):
     with (tmp_path / "log").open("wb") as log:
         command = [sys.executable, *SYNTH, "--workers", "1", "--out", tmp_path / "corpus"]

@@ -31,6 +31,7 @@ def test_the_plain_loop_computes_the_same() -> None:
     assert plain_loss(teacher, student, audio, video).item() == pytest.approx(loss.item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_benchmark_of_a_distillation(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     report = benchmark_distillation("tiny-7", "teacher-tiny", 2, 5, 1, 1, "float32")

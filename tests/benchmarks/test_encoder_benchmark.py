@@ -93,6 +93,7 @@ def test_benchmark_without_the_teacher_has_no_ratios(tmp_path):
     assert cell["ratio_to_teacher"] is None
 
 
+@pytest.mark.slow
 def test_benchmark_of_other_runtimes(tmp_path):
     backends = ("compile", "onnx")
     assert run(tmp_path / "b.json", "--preset", "teacher-tiny", "--backend", *backends) == 0

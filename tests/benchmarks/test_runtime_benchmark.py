@@ -55,6 +55,7 @@ def test_every_token_of_the_clip_is_decoded(tmp_path, monkeypatch):
     assert {len(h.tokens) for (hypotheses,) in found for h in hypotheses} == {8}
 
 
+@pytest.mark.slow
 def test_models_are_kept_by_decoder(tmp_path):
     for decoder in ("decoder-tiny", "base"):
         options = ("--model", "student-tiny-7", "--decoder", decoder, "--rounds", 1)

@@ -354,6 +354,7 @@ save_model(out / "finetuned.safetensors", load_avhubert_asr(str(finetuned)))
 """
 
 
+@pytest.mark.slow
 def test_exact_weights_in_a_process_without_fairseq(real, tmp_path):
     paths = [real[kind][0] for kind in (avhubert.PRETRAINED, avhubert.FINETUNED)]
     command = [sys.executable, "-c", WITHOUT_TOOLKITS, *paths, tmp_path]

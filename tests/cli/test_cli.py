@@ -249,6 +249,7 @@ def test_the_device_that_is_chosen():
 NAME = os.fsdecode(b"caf\xe9")  # as older systems name a file
 
 
+@pytest.mark.slow
 def test_files_whose_names_are_not_utf_8(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(TEACHER / "model.safetensors", tmp_path)

@@ -48,6 +48,7 @@ def test_text_of_videos(videos: list[Path], capsys: pytest.CaptureFixture) -> No
     assert capsys.readouterr().out == "".join(f"{video}: {words(video)}\n" for video in videos)
 
 
+@pytest.mark.slow
 def test_what_is_used_of_a_file(videos: list[Path], capsys: pytest.CaptureFixture) -> None:
     """Each modality by itself, and what there is."""
     video, sound = videos[0], videos[0].with_suffix(".wav")

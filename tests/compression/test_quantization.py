@@ -317,6 +317,7 @@ def command(data: Path, folder: Path) -> list[object]:
     return words
 
 
+@pytest.mark.slow
 def test_training_logs_what_it_pulls_at(trained: tuple[Path, str]) -> None:
     lines = [json.loads(line) for line in re.findall(r"\{\"epoch.*\}", trained[1])]
     lines = [line for line in lines if "penalty" in line]
@@ -327,6 +328,7 @@ def test_training_logs_what_it_pulls_at(trained: tuple[Path, str]) -> None:
         assert float(line["loss"]) > float(line["loss_attention"]) > 0
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(
     trained: tuple[Path, str], manifests: Path, tmp_path: Path
 ) -> None:

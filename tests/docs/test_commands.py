@@ -30,6 +30,7 @@ def test_transcribe_the_embedded_corpus(
         assert line.split(": ")[1].split() == text.split()
 
 
+@pytest.mark.slow
 def test_transcribe_your_own(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mediapipe")
     write_official(stage / OFFICIAL, stage / "data")
@@ -40,6 +41,7 @@ def test_transcribe_your_own(stage: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(line)["quality"][0]["missing"] == 0
 
 
+@pytest.mark.slow
 def test_serve(stage: Path) -> None:
     pytest.importorskip("fastapi")
     (command,) = shortened("serve")
@@ -74,6 +76,7 @@ def test_word_times(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "modality" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     call(tmp_path, monkeypatch, "complexity")
     assert "student-tiny-7" in capsys.readouterr().out
@@ -81,6 +84,7 @@ def test_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     assert (tmp_path / "benchmark.json").is_file()
 
 
+@pytest.mark.slow
 def test_benchmarks(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(
         stage,

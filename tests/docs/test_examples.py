@@ -35,6 +35,7 @@ def test_transcribe_arrays(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert again["transcript"].seconds == len(clip["video"]) / 25
 
 
+@pytest.mark.slow
 def test_an_exported_folder_hears_the_same(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call(stage, monkeypatch, "deploy-export", "deploy-commands")
     said = utterance(1)
@@ -111,6 +112,7 @@ def test_a_student_of_your_own(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names["output"].predictions[12].shape == (1, 25, 768)
 
 
+@pytest.mark.slow
 def test_a_pruning_method_of_your_own(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_python(stage, monkeypatch, "extend-pruning")
     for mask in names["masks"].values():

@@ -80,6 +80,7 @@ def test_the_command_runs(installed: Path, tmp_path: Path) -> None:
     assert "transcribe" in printed and "evaluate" in printed
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(installed: Path, stage: Path) -> None:
     printed = run_there(installed, stage, "python", "-c", BLOCKS["python"].text)
     assert len(printed.splitlines()) == 6

@@ -237,6 +237,7 @@ def run(capsys, *options: str) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_json_of_all_rows(capsys):
     code, printed, errors = run(capsys, "--json")
     rows = json.loads(printed)
@@ -264,6 +265,7 @@ def test_json_of_a_checkpoint(capsys):
     assert list(row["parts"]["decoder"]) == ["parameters", "flops_per_frame", "flops_per_token"]
 
 
+@pytest.mark.slow
 def test_the_pruned_parameters_of_a_checkpoint_are_shown(capsys, tmp_path):
     path = tmp_path / "half.safetensors"
     assert main(["model", "prune", str(TINY_TEACHER), str(path), "--sparsity", "0.5"]) == 0
@@ -300,6 +302,7 @@ def test_full_names_of_presets(name, same):
     assert preset_cost(name) == replace(preset_cost(same), model=name)
 
 
+@pytest.mark.slow
 def test_text_fits_and_shows_the_papers_numbers_beside(capsys):
     code, printed, _ = run(capsys, "--preset", "teacher", "7", "tiny-7", "base-s")
     lines = printed.splitlines()
@@ -333,6 +336,7 @@ def test_what_is_not_there_gives_one_line(capsys, options, words):
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_seen_enough_is_no_error(unbuffered):
     command = f"{sys.executable} -m avhubert_ext.cli model complexity --preset 7 | true"

@@ -290,6 +290,7 @@ def score(data: Path, out: Path, *options: str) -> int:
     return main([*command, "--device", "cpu", "--model", "t", str(TEACHER), *options])
 
 
+@pytest.mark.slow
 def test_a_missing_corpus_is_no_score(
     unplugged: tuple[Path, Path], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -411,6 +412,7 @@ def test_an_utterance_whose_counts_do_not_fit_is_damaged(tmp_path: Path) -> None
         read_decoded(path)
 
 
+@pytest.mark.slow
 def test_what_is_decoded_is_what_transcribe_uses(config: EvaluationConfig, evaluated: Path) -> None:
     """The fused network; what is reported of it is still that of the file."""
     kinds = {type(module).__name__ for module in Evaluator(config).load(TEACHER).network.modules()}

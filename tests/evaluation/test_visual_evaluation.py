@@ -107,6 +107,7 @@ VISUAL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_file_a_pass_but_one_where_all_would_be_the_same(evaluated: Path) -> None:
     found = passes(evaluated / "lips")
     assert found.keys() == {"clean pass-0", "babble_0dB pass-0"} | VISUAL
@@ -139,6 +140,7 @@ def test_noise_reaches_only_the_models_that_take_it(evaluated: Path) -> None:
         assert scores(teacher[name]) != scores(teacher["clean pass-0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "condition"), [("lips", "block_level10"), ("ears", "babble_0dB")])
 def test_the_same_as_decoded_by_hand(
     models: list[tuple[str, Path]],
@@ -167,6 +169,7 @@ def test_the_same_as_decoded_by_hand(
         assert decoded.score == pytest.approx(best.score, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(
     models: list[tuple[str, Path]], config: EvaluationConfig, evaluated: Path
 ) -> None:
@@ -182,6 +185,7 @@ def test_it_goes_on_where_it_stopped(
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.slow
 def test_what_results_depend_on_is_told_by_family(
     models: list[tuple[str, Path]], config: EvaluationConfig, evaluated: Path
 ) -> None:

@@ -82,6 +82,7 @@ def assert_same(found: Recognition, expected: Recognition) -> None:
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
 def test_the_teacher_recognizes_what_it_does_in_pytorch(teacher_onnx, streams):
     audio, video = clip()
@@ -93,6 +94,7 @@ def test_the_teacher_recognizes_what_it_does_in_pytorch(teacher_onnx, streams):
     assert_same(found, expected.recognize(*given))
 
 
+@pytest.mark.slow
 @pytest.mark.fairseq
 def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
     run_well(
@@ -114,6 +116,7 @@ def test_fairseq_generate_finds_the_same(teacher_onnx, teacher_data, tmp_path):
         assert utterance.score == pytest.approx(expected[name].score, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_ctc_attention_recognizer_of_both_streams(tmp_path):
     config = ConformerConfig("both", layers=1, dim=32, ffn=48, heads=4, width=0.125, fusion=24)
     decoder = DecoderConfig(vocabulary=30, layers=1, dim=32, ffn=48, heads=4, padding_idx=None)
@@ -139,6 +142,7 @@ def small_int8(small: Path, teacher_data: Path, tmp_path_factory: pytest.TempPat
     return folder
 
 
+@pytest.mark.slow
 def test_8_bits_are_near_to_float32(small, small_int8):
     model, recognizer = load_avhubert_asr(small), opened(small_int8)
     assert recognizer.model.precision == "int8"
@@ -160,6 +164,7 @@ def test_8_bits_are_near_to_float32(small, small_int8):
     assert not {"QuantizeLinear", "MatMulInteger"} & operators["audio"]
 
 
+@pytest.mark.slow
 def test_openvino_computes_the_same(small, tmp_path):
     openvino = import_openvino()
     graph = decoder_graph(load_avhubert_asr(small).decoder)

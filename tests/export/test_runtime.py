@@ -65,6 +65,7 @@ def decoder_of(vocabulary: int, ends: float) -> TransformerDecoder:
     return decoder.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", [5, 7, 40])
 @pytest.mark.parametrize("beam", [1, 3, 10])
 @pytest.mark.parametrize(
@@ -87,6 +88,7 @@ def test_the_beam_search_finds_what_the_one_in_pytorch_finds(vocabulary, beam, c
         assert_same(beam_search(TorchRows(decoder, memory), frames, config), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_joint_search_finds_what_the_one_in_pytorch_finds(case, weight):

@@ -230,6 +230,7 @@ def test_missing_stream_is_zeros_after_its_projection(missing):
     assert (found - zero_input).abs().max() > 0.01  # a zero input would be something else
 
 
+@pytest.mark.slow
 @variants
 def test_hidden_states_and_last_hidden_state(config):
     encoder = randomize(AVHubertEncoder(config))
@@ -253,6 +254,7 @@ def test_first_block_gets_the_fused_input_plus_positions():
     torch.testing.assert_close(out.hidden_states[1], encoder.encoder.layers[0](x, None))
 
 
+@pytest.mark.slow
 @variants
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
 def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(config, streams):
@@ -279,6 +281,7 @@ def test_a_clip_gives_the_same_alone_and_in_a_padded_batch(config, streams):
     assert difference.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @variants
 def test_gradient_reaches_every_parameter(config):
     torch.manual_seed(0)
@@ -298,6 +301,7 @@ def test_gradient_reaches_every_parameter(config):
     assert without == [] and zero == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("audio_dropout", "kinds"), [(0.5, 2), (1.0, 1), (0.0, 1)])
 def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
     config = replace(SMALL, modality_dropout=1.0, audio_dropout=audio_dropout, dropout_input=0.0)

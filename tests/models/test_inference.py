@@ -33,6 +33,7 @@ def assert_close(found: EncoderOutput, expected: EncoderOutput, tolerance: float
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
+@pytest.mark.slow
 @variants
 @pytest.mark.parametrize("streams", ["both", "audio", "video"])
 def test_fused_is_the_same_function(config, streams):
@@ -71,6 +72,7 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 def test_fused_lip_reader_is_the_same_function(modality):
     """For any batch and length, with and without padding."""
@@ -101,6 +103,7 @@ def test_fused_recognizer_keeps_its_decoder(tmp_path):
         save_model(tmp_path / "m.safetensors", fast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.PReLU, silu], ids=["prelu", "silu"])
 def test_frames_last_trunk(activation):
     """With few or many frames, in both forms; the input does not change."""
@@ -125,6 +128,7 @@ def test_frames_last_trunk(activation):
     assert x.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 1.0])
 def test_shuffle_free_trunk(width):
     """Without shuffling, every channel is where it belongs at every width."""
@@ -151,6 +155,7 @@ def test_a_fused_encoder_is_not_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @variants
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_close(config, dtype):
@@ -163,6 +168,7 @@ def test_half_precision_is_close(config, dtype):
     assert_close(half, expected, 0.01 if dtype == torch.float16 else 0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["teacher", "7"])
 def test_full_size_encoders_export_with_any_length(name):
     """torch.export at full size, for clips and padded batches."""
@@ -181,6 +187,7 @@ def test_full_size_encoders_export_with_any_length(name):
     assert longer.last_hidden_state.shape == (3, 20, encoder.config.dim)
 
 
+@pytest.mark.slow
 @parts
 def test_an_exported_encoder_gives_the_same(config):
     encoder = trained(config)
@@ -193,6 +200,7 @@ def test_an_exported_encoder_gives_the_same(config):
             assert_close(program.module()(*inputs), encoder(*inputs), 1e-5)
 
 
+@pytest.mark.slow
 @parts
 def test_a_compiled_encoder_gives_the_same(config):
     """Of any length, without breaks of the graph. No code is made, which takes a minute: see the
@@ -207,6 +215,7 @@ def test_a_compiled_encoder_gives_the_same(config):
             assert_close(compiled(*inputs, padding), encoder(*inputs, padding), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_fused_encoder_compiles_to_code_that_gives_the_same():
     encoder = trained(replace(VARIANTS["conformer-shufflenet"], layers=1))
     inputs = clip(frames=7)
@@ -215,6 +224,7 @@ def test_a_fused_encoder_compiles_to_code_that_gives_the_same():
         assert_close(compiled(*inputs), encoder(*inputs), 1e-5)
 
 
+@pytest.mark.slow
 @parts
 def test_onnx_gives_the_same_for_any_batch_and_length(config, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -229,6 +239,7 @@ def test_onnx_gives_the_same_for_any_batch_and_length(config, tmp_path):
         assert (torch.tensor(found) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_onnx_of_a_lip_reader(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder = trained(replace(LIPS, layers=1))

@@ -99,6 +99,7 @@ def base_teacher() -> AVHubertEncoder:
     return teacher.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["1", "2"])
 @torch.no_grad()
 def test_students_1_and_2_start_as_the_teachers_first_two_blocks(base_teacher, name):

@@ -144,6 +144,7 @@ def test_relative_attention_is_its_formula():
         torch.testing.assert_close(found[clip], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 @torch.no_grad()
 def test_a_clip_is_the_same_alone_and_in_a_padded_batch(modality):
@@ -175,6 +176,7 @@ def test_a_single_frame_is_encoded():
     assert encoded.shape == (1, 1, 16) and encoded.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 def test_every_parameter_learns(modality):
     model = small(modality).train()
@@ -470,6 +472,7 @@ def layout_of_2023(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["2025", "2023", "lightning"])
 @torch.no_grad()
 def test_auto_avsr_loads_and_computes_the_same(tmp_path, layout):

@@ -98,6 +98,7 @@ def test_folder_with_broken_files(video, tmp_path, capfd):
     assert files(tmp_path) - before == expected
 
 
+@pytest.mark.slow
 def test_a_rerun_does_only_the_remaining_work(video, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("a", "b", "c"):
@@ -358,6 +359,7 @@ def holds_a_clip_each(data: Path, text: str) -> None:
         assert row.split("\t")[3:] == [str(FRAMES), str(FRAMES * 640)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corpus", "text"),
     [
@@ -375,6 +377,7 @@ def test_corpus_to_manifests(video, tmp_path, corpus, text):
     assert len(list((tmp_path / "work/mouths/sheets").rglob("*.jpg"))) == 3
 
 
+@pytest.mark.slow
 def test_the_recipe_stops_at_failures_unless_they_are_allowed(video, tmp_path):
     lrs3(video, tmp_path / "raw")
     put(video, tmp_path / "raw/trainval/A/50002.mp4")  # without a transcript

@@ -506,6 +506,7 @@ def test_clips_are_forgotten():
         clips.get(first)
 
 
+@pytest.mark.slow
 def test_babble_of_its_own_speech():
     babble = own_babble(SPOKEN.samples)
     assert babble.dtype == np.int16 and len(babble) == len(SPOKEN.samples)

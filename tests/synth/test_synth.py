@@ -140,6 +140,7 @@ def test_transcript_has_the_form_of_lrs3(reference):
 # Same seed, same corpus
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_corpus(reference, short_noise, tmp_path):
     synthesize(tmp_path, **PLAN, workers=2)
     assert_same_corpus(reference, tmp_path)
