@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from avhubert_ext.workers import in_workers
 
 
@@ -13,6 +15,7 @@ def double_or_die(number: int) -> int:
     return 2 * number
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_process_does_not_end_the_batch() -> None:
     for workers in (1, 2):
         found = dict(in_workers(double_or_die, list(range(12)), workers))

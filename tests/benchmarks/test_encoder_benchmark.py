@@ -37,6 +37,7 @@ def run(out: Path, *options: str) -> int:
     return main(["benchmark", "encoder", "--out", str(out), "--rounds", "3", *options])
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path, capsys, monkeypatch):
     """Every cell is there, and the figures fit each other."""
     # The tiny teacher in place of the base one; "teacher-tiny" and "tiny-7" are full and short.

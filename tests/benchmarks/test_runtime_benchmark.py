@@ -22,6 +22,7 @@ def benchmark(out: Path, *options: object, command: tuple[str, ...] = ("benchmar
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("benchmark", "runtime", "--model"), ("benchmark-decoding", "--preset")], ids=str
 )
@@ -45,6 +46,7 @@ def test_presets_in_pytorch(command, tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 100 + len(str(out))
 
 
+@pytest.mark.slow
 def test_every_token_of_the_clip_is_decoded(tmp_path, monkeypatch):
     """By default as many as LRS3 has in that time, and no fewer."""
     found = []

@@ -95,6 +95,7 @@ def benchmark(out, *options):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["vsr-tiny", "tiny-7"])
 def test_benchmark(preset, tmp_path, capsys):
     """It runs, which means that all outputs agree, and its figures fit each other."""

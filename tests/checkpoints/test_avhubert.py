@@ -389,6 +389,7 @@ def test_map_location(real):
     assert {t.device.type for t in load_avhubert(path).state_dict().values()} == {"cpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -660,6 +661,7 @@ def with_call(path: Path, module: str, name: str, argument: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", ".deep"])
 @pytest.mark.parametrize("package", sorted(FOREIGN_PACKAGES))
 def test_a_call_below_an_allowed_package_does_not_run(tmp_path, monkeypatch, package, inside):
@@ -727,6 +729,7 @@ def test_any_other_call_is_refused_by_name(tmp_path, module, name, shown):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_the_package_is_instant_and_shows_its_names():
     code = (
         "import json, sys, avhubert_ext\n"

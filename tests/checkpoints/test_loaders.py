@@ -82,6 +82,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_known_wrappers_and_prefixes_do_not_matter(tmp_path, kind):
     content, wrapped = WRAPPED[kind]

@@ -56,6 +56,7 @@ TASKS: dict[str, Task] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("name", TASKS)
 def test_a_checkpoint_is_read_once(tmp_path: Path, name: str, sparse: bool) -> None:

@@ -70,6 +70,7 @@ def test_another_dictionary_is_refused_and_passed_over(bare: Path) -> None:
         find_subwords(model, bare.parent)
 
 
+@pytest.mark.slow
 def test_models_made_of_a_model_keep_its_subwords(bare: Path) -> None:
     """New files contain them if the digest in the old file fits."""
     shutil.copy(TEACHER / "dict.wrd.txt", bare.parent)

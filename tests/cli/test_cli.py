@@ -71,6 +71,7 @@ def test_every_option_has_help_that_stands_alone(name):
         assert "recogni" + "s" not in option.help, about
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parsers())
 def test_every_help_text_ends_with_examples_that_parse(name):
     found = examples(parsers()[name])

@@ -155,6 +155,7 @@ def test_picture_that_begins_hours_late(
     assert f"{path}: longer than the limit of 3600 s by its time stamps: {reached} s" in line
 
 
+@pytest.mark.slow
 def test_gray_before_the_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The command says what the page says."""
     frames = [np.full((240, 320, 3), 90, np.uint8)] * 40 + list(face_video(30))
@@ -166,6 +167,7 @@ def test_gray_before_the_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     ]
 
 
+@pytest.mark.slow
 def test_silent_landscape(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """With a face in one of its frames words were invented, and nothing was said of it."""
     rng = np.random.default_rng(0)
@@ -213,6 +215,7 @@ def test_picture_is_used_when_the_sound_fails(
     assert "picture alone" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mouth_regions_of_another_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said = utterance(1)
     frames = [

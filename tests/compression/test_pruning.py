@@ -447,6 +447,7 @@ def test_parameters_of_base_l_are_those_of_table_2():
     assert millions == pytest.approx(expected, abs=6e-4)
 
 
+@pytest.mark.slow
 def test_the_mask_of_base_s_is_that_of_table_2():
     """28.9 M parameters at 50%, for equal weights that take no memory."""
     with torch.device("meta"):

@@ -345,6 +345,7 @@ def test_resumed_is_uninterrupted(
             assert tensor.any() and torch.equal(tensor, states[1][part][name]), name
 
 
+@pytest.mark.slow
 def test_training_is_on_the_codebooks_of_the_kept_weights(trained: tuple[Path, str]) -> None:
     stored = read_torch_file(trained[0] / "checkpoint_last.pt")
     target = stored["extra_state"]["SparseVSRTask"]["quantization"]["target"]

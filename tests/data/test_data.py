@@ -812,6 +812,7 @@ def test_workers_give_the_same_batches(manifests, tmp_path):
         assert torch.equal(one.audio, two.audio) and torch.equal(one.video, two.video)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modalities", ["both", "audio", "video"])
 @pytest.mark.parametrize("keep_clean", [False, True])
 def test_samples_are_the_same_with_and_without_a_cache(
@@ -1059,6 +1060,7 @@ def test_one_mask_per_second_or_fraction(length, masks):
     assert (masked == 0).sum() == (min(9, length) if masks else 0)
 
 
+@pytest.mark.slow
 def test_visual_noise_depends_on_pass_and_utterance(manifests):
     noise = VisualNoiseConfig()
     dataset = AVDataset(manifests, "train", DataConfig("video", visual_noise=noise))

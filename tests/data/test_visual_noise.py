@@ -326,6 +326,7 @@ def test_invalid_configurations_are_rejected(options, message):
         VisualNoiseConfig(**options)
 
 
+@pytest.mark.slow
 def test_preview(clip, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(noise_preview, "LEVELS", 2)

@@ -96,6 +96,7 @@ def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]])
         assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beam", [1, 3, 10])
 def test_one_clip_gives_what_fairseq_gives(model, beam, length_penalty):
@@ -104,6 +105,7 @@ def test_one_clip_gives_what_fairseq_gives(model, beam, length_penalty):
     assert_same(beam_search(model, *inputs, config), found_by_fairseq(model, inputs, config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("beam", [1, 3, 10])
 def test_a_batch_with_equal_limits_gives_what_fairseq_gives(model, beam, length_penalty):

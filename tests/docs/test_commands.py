@@ -62,6 +62,7 @@ def test_serve(stage: Path) -> None:
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_data_of_the_embedded_corpus(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_data_of_the_embedded_corpus(
     assert (tmp_path / "data/train.tsv").is_file() and (tmp_path / "noise/babble").is_dir()
 
 
+@pytest.mark.slow
 def test_word_times(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "corpus_words").symlink_to(corpus)
     call(tmp_path, monkeypatch, "benchmark-transcription")

@@ -60,6 +60,7 @@ def run_there(installed: Path, folder: Path, *command: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_is_what_is_imported_and_it_is_complete(installed: Path, tmp_path: Path) -> None:
     code = "import avhubert_ext as a; print(a.__file__, a.__version__)"
     file, version = run_there(installed, tmp_path, "python", "-c", code).split()

@@ -40,6 +40,7 @@ ENCODER_PARTS = ["visual_frontend", "audio_frontend", "fusion", "positional", "b
 tiny = pytest.mark.parametrize("name", ["teacher-tiny", "student-tiny-7"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "recount", "paper"),
     [
@@ -61,6 +62,7 @@ def test_table_1(name, parameters, recount, paper):
     assert (cost.paper_parameters, cost.paper_flops_per_frame) == (paper[0] * 1e6, paper[1] * 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TABLE_1, "teacher-tiny", "tiny-7"])
 def test_parts_add_up_to_the_whole_network(name):
     cost = preset_cost(name)
@@ -93,6 +95,7 @@ def test_depthwise_convolutions_are_what_parts_student_7_from_the_papers_107():
     assert round((flops_per_frame(encoder) - depthwise) / 1e6, 1) == 106.6
 
 
+@pytest.mark.slow
 @tiny
 def test_the_same_on_a_real_device(name):
     """There attention is fused, and its products are not even seen."""
@@ -173,6 +176,7 @@ def test_decoder_attention_is_what_the_counter_sees_of_a_first_token():
     assert seen == memory + token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dim", "ffn", "encoder", "whole"),
     [
@@ -225,6 +229,7 @@ def test_conformer_encoders_of_every_modality(modality):
     )
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_ctc_attention_recognizer(tmp_path):
     path = tmp_path / "lips.safetensors"
     save_model(path, build_vsr("tiny"))
@@ -255,6 +260,7 @@ def test_json_of_all_rows(capsys):
     assert rows[0]["paper_flops_per_frame"] == 875_000_000
 
 
+@pytest.mark.slow
 def test_json_of_a_checkpoint(capsys):
     code, printed, _ = run(capsys, "--checkpoint", str(TINY_TEACHER), "--json")
     (row,) = json.loads(printed)
@@ -289,6 +295,7 @@ def test_a_file_named_like_a_student_is_not_compared_with_it(tmp_path):
     assert "decoder" not in cost.parts and "heads" not in cost.parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "same"),
     [

@@ -68,6 +68,7 @@ def test_a_file_a_pass_and_other_snippets_in_each(evaluated: Path) -> None:
     assert len(snippets) == 16, "4 utterances x 2 levels x 2 passes"
 
 
+@pytest.mark.slow
 def test_punctuation_in_labels_made_elsewhere_costs_nothing(
     config: EvaluationConfig, evaluated: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_results_of_before_the_setting_are_those_of_the_defaults(
     assert "text" in json.loads(record.read_text())
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(
     config: EvaluationConfig, evaluated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ def test_other_settings_do_not_mix_with_old_results(
         evaluate([("teacher", TEACHER)], replace(config, **change), evaluated)
 
 
+@pytest.mark.slow
 def test_other_data_or_noise_under_the_same_name_does_not_mix(
     config: EvaluationConfig, evaluated: Path, noise: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +182,7 @@ def test_names_that_are_no_folders(config: EvaluationConfig, tmp_path: Path, nam
         evaluate([(name, TEACHER)], config, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_subwords_in_another_order_are_refused(
     config: EvaluationConfig, tmp_path: Path
 ) -> None:
@@ -318,6 +322,7 @@ def test_a_missing_corpus_is_no_score(
     assert found["conditions"]["clean"]["passes"][0]["unreadable"] == 0
 
 
+@pytest.mark.slow
 def test_passes_of_older_versions_with_a_missing_corpus_are_decoded_again(
     config: EvaluationConfig, evaluated: Path, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_stem_is_the_3d_formula(training, activation):
     torch.testing.assert_close(module(video), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_of_the_stem_are_exact_enough_on_a_cpu():
     """PyTorch's batch norm has errors of 1e-4 if channels are the last dimension in memory."""
     module = Stem3d(8, nn.ReLU()).train()
@@ -196,6 +197,7 @@ def test_shuffle_unit_formula(stride):
     torch.testing.assert_close(found[:, 1::2], right)
 
 
+@pytest.mark.slow
 def test_fusion_audio_first_then_norm_then_projection():
     encoder = randomize(AVHubertEncoder(SMALL))
     audio, video = clip()
@@ -207,6 +209,7 @@ def test_fusion_audio_first_then_norm_then_projection():
     torch.testing.assert_close(encoder.join(audio, video), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["audio", "video"])
 def test_missing_stream_is_zeros_after_its_projection(missing):
     encoder = randomize(AVHubertEncoder(SMALL))
@@ -321,6 +324,7 @@ def test_modality_dropout_never_leaves_both_streams(audio_dropout, kinds):
         assert seen == {"audio"}
 
 
+@pytest.mark.slow
 def test_modality_dropout_and_layerdrop_do_nothing_in_eval():
     plain = randomize(AVHubertEncoder(SMALL))
     dropping = AVHubertEncoder(replace(SMALL, modality_dropout=1.0, layerdrop=1.0)).eval()

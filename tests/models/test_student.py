@@ -76,6 +76,7 @@ def test_shufflenet_of_student_7():
     assert [len(getattr(trunk, f"stage{n}")) for n in (2, 3, 4)] == [4, 8, 4]
 
 
+@pytest.mark.slow
 def test_any_other_combination():
     """Four heads, a shallow conformer on ResNet, a teacher of another width."""
     teacher = AVHubertEncoder(replace(SMALL, layers=5, dim=48))
@@ -187,6 +188,7 @@ def test_names_and_shapes_are_torchvisions():
     assert not any(name.startswith("stage2.1.branch1") for name in state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("counters", [True, False])  # older files have no num_batches_tracked
 def test_imagenet_weights_fill_the_stages_and_nothing_else(tmp_path, suffix, counters):

@@ -83,6 +83,7 @@ def test_paper_sizes(name, parameters, prunable, parts):
     assert (count(video.frontend), blocks, count(model.decoder), count(model.ctc)) == parts
 
 
+@pytest.mark.slow
 def test_variants_differ_in_the_frontend():
     with torch.device("meta"):
         video, audio, both = (
@@ -547,6 +548,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
         load_avhubert_asr(tmp_path / "m.safetensors")
 
 
+@pytest.mark.slow
 def test_how_padding_is_seen_is_kept_and_can_be_switched(tmp_path):
     save_model(tmp_path / "m.safetensors", small().set_mask_padding(False))
     for given, expected in ((None, False), (True, True), (False, False)):
@@ -557,6 +559,7 @@ def test_how_padding_is_seen_is_kept_and_can_be_switched(tmp_path):
     assert load_auto_avsr(tmp_path / "peer.pth").encoder.config.mask_padding
 
 
+@pytest.mark.slow
 def test_a_fresh_model_starts_as_auto_avsrs():
     """Dropout rates and initial weights are those of its code."""
     torch.manual_seed(0)
@@ -583,6 +586,7 @@ def test_a_fresh_model_starts_as_auto_avsrs():
     assert not torch.equal(model.ctc_log_probs(features), model.ctc_log_probs(features))
 
 
+@pytest.mark.slow
 def test_convert_keeps_every_weight(tmp_path):
     torch.save(peer_state(), tmp_path / "peer.pth")
     for source, target in (("peer.pth", "m.safetensors"), ("m.safetensors", "m.pt")):
@@ -700,6 +704,7 @@ def test_units_that_are_none_are_refused(tmp_path, capsys):
     assert "expected `unit id` in each line with ids 1, 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", [False, True])
 def test_the_frontend_starts_from_a_pruned_or_8_bit_lip_reader(tmp_path, codebook):
     source = small()

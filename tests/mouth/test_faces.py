@@ -40,6 +40,7 @@ def refused(path: Path, **options) -> str:
 # ---- quality
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seen", "frames"), [(1, 75), (3, 75), (12, 60)])
 def test_a_rarely_seen_face_is_rejected(tmp_path: Path, seen: int, frames: int) -> None:
     """A single frame with a face must not become the mouth region of all 75."""
@@ -74,6 +75,7 @@ def robot(number: int) -> np.ndarray:
     return image
 
 
+@pytest.mark.slow
 def test_objects_detected_as_a_face_are_rejected(tmp_path: Path) -> None:
     """The detector finds faces in drawings and a rocket; its score of a real face is high."""
     for name, image in (("a", robot(159)), ("b", robot(307)), ("c", data.rocket()[:426])):
@@ -221,6 +223,7 @@ def poster_and_speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(path, beside_poster(talking(9 * SYLLABLES)), audio=sound_of(SYLLABLES))
 
 
+@pytest.mark.slow
 def test_the_speaker_is_chosen_not_the_poster(poster_and_speaker: Path) -> None:
     (found,) = mouth_clips(poster_and_speaker, "speaking")
     assert found.face == 2 and found.notes == ("2 faces; using face 2 (right), which speaks",)
@@ -229,6 +232,7 @@ def test_the_speaker_is_chosen_not_the_poster(poster_and_speaker: Path) -> None:
     assert largest.face == 1 and largest.notes == ("2 faces; using the largest",)
 
 
+@pytest.mark.slow
 def test_nobody_speaks_or_there_is_no_sound(tmp_path: Path) -> None:
     frames = beside_poster(talking(np.zeros(30)))
     (found,) = mouth_clips(write_clip(tmp_path / "a.mp4", frames), "speaking")
@@ -337,6 +341,7 @@ def two_passes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return crops, np.array(known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_crops_are_those_of_two_passes(tmp_path: Path, monkeypatch, scale: float) -> None:
     """With gaps, a late start, and an early end, although the video is decoded only once."""
@@ -429,6 +434,7 @@ def test_unused_sound_is_reported(tmp_path: Path) -> None:
     assert note == "0.0 s of sound before the first frame and 1.8 s after the last are not used"
 
 
+@pytest.mark.slow
 def test_mediapipe_prints_nothing(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "face.mp4", moved(movement(15, SIZE), SIZE))
     code = (

@@ -113,6 +113,7 @@ def test_frames_without_a_face_are_interpolated(tmp_path, motion):
     assert off_center(clip, still)[0].max() < 3
 
 
+@pytest.mark.slow
 def test_several_faces(tmp_path, motion):
     """The second face is half as large and appears later."""
     frames = []

@@ -175,6 +175,7 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 def test_a_killed_run_leaves_no_workers_and_is_resumed(corpus, tmp_path):
     for copy in "abc":
@@ -246,6 +247,7 @@ def test_subwords_of_another_folder_are_reused(small, manifests, tmp_path):
 # ---- bad clips among good ones
 
 
+@pytest.mark.slow
 def test_bad_clips_are_reported_and_the_others_are_read(corpus, tmp_path, capfd):
     """More than 1% of them needs an option to write manifests. The exit code is never 0."""
     copy, out = tmp_path / "corpus", tmp_path / "m"
@@ -559,6 +561,7 @@ def test_babble_is_mixed_again_only_for_other_talkers(tmp_path):
     assert not any(path.read_bytes() == content for path, (_, content) in before.items())
 
 
+@pytest.mark.slow
 def test_a_split_of_one_speaker_has_no_second_talker(corpus, manifests, tmp_path, capsys):
     command = ["data", "noise", "--musan", str(corpus / "musan"), "--out", str(tmp_path / "noise")]
     assert main([*command, "--manifests", str(manifests)]) == 1

@@ -73,6 +73,7 @@ def test_one_video(video, tmp_path):
     assert quality["frames"] == FRAMES and quality["missing"] == 0
 
 
+@pytest.mark.slow
 def test_folder_with_broken_files(video, tmp_path, capfd):
     """Each is reported and counted, the others are written, and nothing outside the folder."""
     raw = tmp_path / "raw"
@@ -156,6 +157,7 @@ def test_clips_of_other_settings_are_removed(video, tmp_path):
     assert files(out) == {"clip.mp4", "clip.wav", "report.jsonl"}
 
 
+@pytest.mark.slow
 def test_videos_with_the_same_stem_get_unique_names(video, tmp_path, capfd):
     """In one run or several; nothing is overwritten."""
     out = tmp_path / "out"
@@ -179,6 +181,7 @@ def test_videos_with_the_same_stem_get_unique_names(video, tmp_path, capfd):
     assert f"y/a.mkv becomes a_2.mp4, as {first} has" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(video, tmp_path):
     """They are processed like others; the report and the terminal show them escaped."""
     raw, out = tmp_path / "raw", os.fsdecode(os.fsencode(tmp_path) + b"/out\xe9")
@@ -238,6 +241,7 @@ def test_the_bar_counts_each_frame_once(video, tmp_path, capfd):
     assert f"{FRAMES} of {FRAMES}" in told and str(2 * FRAMES) not in told.replace("24-", "")
 
 
+@pytest.mark.slow
 def test_a_killed_run_can_be_resumed(video, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(6):
@@ -257,6 +261,7 @@ def test_a_killed_run_can_be_resumed(video, tmp_path, capfd):
     assert not list(out.rglob("*.part*")) and not list(out.rglob("*.lock"))
 
 
+@pytest.mark.slow
 def test_shards_make_up_the_whole(video, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for name in ("a", "b", "c"):

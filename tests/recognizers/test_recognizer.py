@@ -53,6 +53,7 @@ def teacher() -> Recognizer:
     return Recognizer.from_file(TEACHER, device="cpu", threads=1)
 
 
+@pytest.mark.slow
 def test_five_lines(
     talk: tuple[Path, str],
     tmp_path: Path,
@@ -105,6 +106,7 @@ def test_what_cannot_be_transcribed(teacher: Recognizer, tmp_path: Path) -> None
         Recognizer.from_file(tmp_path / "gone.safetensors")
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_clips_and_what_the_decoder_s_search_finds(teacher_data: Path) -> None:
     """Fused, with the settings that were given: the whole hypotheses, not the best alone."""
     settings = BeamConfig(beam=3, length_penalty=0.5)
@@ -137,6 +139,7 @@ def test_search_settings_by_family() -> None:
         SearchConfig(beam=0).applied_to(JointConfig(), "m")
 
 
+@pytest.mark.slow
 def test_the_encoder_of_any_file(tmp_path: Path) -> None:
     encoder = load(TEACHER, device="cpu")
     assert isinstance(encoder, AVHubertEncoder) and not encoder.training

@@ -282,6 +282,7 @@ def read_frontier(folder: Path) -> dict[str, dict[str, str]]:
         return {row["model"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_frontier(made: Evaluation, sizes: Path, tmp_path: Path) -> None:
     frontier([sizes], tmp_path)
     found = read_frontier(tmp_path)
@@ -312,6 +313,7 @@ def test_frontier_of_another_condition(made: Evaluation, sizes: Path, tmp_path: 
         frontier([sizes], tmp_path, "fog")
 
 
+@pytest.mark.slow
 def test_only_safetensors_as_evaluated_have_a_size(made: Evaluation, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
     files = {name: made.store(name) for name in ("good", "gone", "changed")}
@@ -351,6 +353,7 @@ def test_the_same_name_in_two_folders(made: Evaluation, sizes: Path, tmp_path: P
     assert "All models: split test of" in text
 
 
+@pytest.mark.slow
 def test_the_command_lines(
     sweep: Path, sizes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def reported(request, tmp_path_factory):
     return Reported(masks, sparse_report(out / "mask.safetensors", out), out)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_masks(reported):
     masks, text = reported.masks, reported.text
     rows = list(csv.DictReader((reported.out / "sparsity.csv").open()))
@@ -167,6 +168,7 @@ def test_every_kind_of_file(tmp_path, capsys):
     assert len(printed) == 1
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_says(tmp_path, capsys):
     pruned, out = tmp_path / "pruned.safetensors", tmp_path / "out"
     assert main(["model", "prune", str(TINY_TEACHER), str(pruned), "--sparsity", "0.3"]) == 0

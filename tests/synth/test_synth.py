@@ -90,6 +90,7 @@ def child_pids(pid: int) -> list[int]:
 # Layout
 
 
+@pytest.mark.slow
 def test_layout_is_that_of_lrs3_with_unseen_test_speakers(reference):
     trained = {path.name for path in (reference / "trainval").iterdir()}
     tested = {path.name for path in (reference / "test").iterdir()}
@@ -166,6 +167,7 @@ def test_speech_does_not_depend_on_what_was_said_before():
 # Interrupted runs
 
 
+@pytest.mark.slow
 def test_missing_and_empty_files_are_made_again(reference, short_noise, tmp_path):
     synthesize(tmp_path, **PLAN, workers=1)
     folder = tmp_path / "trainval" / "spk0001"
@@ -207,6 +209,7 @@ synthesize(Path(sys.argv[1]), **eval(sys.argv[2]), workers=2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for workers in /proc")
 def test_a_killed_run_is_resumed_to_the_same_corpus(reference, short_noise, tmp_path):
     command = [sys.executable, "-c", RUN, tmp_path, repr(PLAN)]
@@ -327,6 +330,7 @@ def test_every_voice_exists_and_talkers_are_not_speakers():
     assert len(talkers) == 12 and not talkers & set(variants)
 
 
+@pytest.mark.slow
 def test_noises_are_bounded_and_differ():
     counts = {kind: noise.COUNTS[kind] for kind in ("music", "noise")}
     waves = [noise.make_noise(kind, 1, n) for kind, count in counts.items() for n in range(count)]

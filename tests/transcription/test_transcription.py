@@ -212,6 +212,7 @@ def test_recognition_adds_up(teacher: Recognizer, clips: Clips) -> None:
     assert found.text == " ".join(word.text for word in words_of(found))
 
 
+@pytest.mark.slow
 def test_files_of_one_model_say_the_same(teacher: Recognizer, clips: Clips, tmp_path: Path) -> None:
     """As safetensors of halves, as a fairseq checkpoint, and pruned of nothing."""
     model = load_avhubert_asr(TEACHER / "model.safetensors")
@@ -226,6 +227,7 @@ def test_files_of_one_model_say_the_same(teacher: Recognizer, clips: Clips, tmp_
         assert found.attention == pytest.approx(expected.attention, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["video", "audio", "both"])
 def test_ctc_recognizers(clips: Clips, tmp_path: Path, modality: str) -> None:
     """Untrained: they say nonsense, in the clip's time."""
@@ -485,6 +487,7 @@ def test_long_clip_is_its_utterances(teacher: Recognizer, corpus: Path, modaliti
         assert mean_error(found.words, expected) < 0.06
 
 
+@pytest.mark.slow
 def test_measure_of_times_and_cuts(teacher: Recognizer, corpus: Path) -> None:
     told: list[str] = []
     report = benchmark_transcription(teacher, corpus, 3.0, told.append)
